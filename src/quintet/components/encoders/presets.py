@@ -1,0 +1,131 @@
+"""Published vision encoders as data: shape, picture preparation, weights' name on the hub and licence.
+
+Shapes and picture preparation are those of the `config.json` and `preprocessor_config.json` next to the weights.
+Use them with `.at(layer=…, select=…, size=…)`. Licences are those of the weights (the model cards).
+"""
+
+from quintet.components.encoders.vision import Vision
+from quintet.components.roles import ImageSpec
+
+__all__ = [
+    "CLIP_B_32",
+    "CLIP_L",
+    "CLIP_L_336",
+    "DINOV2_B",
+    "DINOV2_L",
+    "SIGLIP_B_224",
+    "SIGLIP_SO400M_384",
+]
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+_CLIP_GREY = (122, 116, 104)  # its mean in 0 … 255: what LLaVA-1.5 pads with, so that padding becomes zeros
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CLIP_224 = ImageSpec(size=(224, 224), fit="crop", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY)
+_CLIP_336 = ImageSpec(size=(336, 336), fit="crop", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY)
+_DINOV2 = ImageSpec(size=(224, 224), fit="crop", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, background=(124, 116, 104))
+
+CLIP_L = Vision.Config(
+    family="clip",
+    width=1024,
+    depth=24,
+    heads=16,
+    ffn=4096,
+    patch=14,
+    trained_size=224,
+    act="quick_gelu",
+    eps=1e-5,
+    image=_CLIP_224,
+    source="openai/clip-vit-large-patch14",
+    licence="MIT",
+)
+CLIP_L_336 = Vision.Config(
+    family="clip",
+    width=1024,
+    depth=24,
+    heads=16,
+    ffn=4096,
+    patch=14,
+    trained_size=336,
+    act="quick_gelu",
+    eps=1e-5,
+    image=_CLIP_336,
+    source="openai/clip-vit-large-patch14-336",
+    licence="MIT",
+)
+CLIP_B_32 = Vision.Config(
+    family="clip",
+    width=768,
+    depth=12,
+    heads=12,
+    ffn=3072,
+    patch=32,
+    trained_size=224,
+    act="quick_gelu",
+    eps=1e-5,
+    image=_CLIP_224,
+    source="openai/clip-vit-base-patch32",
+    licence="MIT",
+)
+SIGLIP_SO400M_384 = Vision.Config(
+    family="siglip",
+    width=1152,
+    depth=27,
+    heads=16,
+    ffn=4304,
+    patch=14,
+    trained_size=384,
+    act="gelu_pytorch_tanh",
+    eps=1e-6,
+    image=ImageSpec(size=(384, 384), fit="squash", background=(128, 128, 128)),
+    source="google/siglip-so400m-patch14-384",
+    licence="Apache-2.0",
+)
+SIGLIP_B_224 = Vision.Config(
+    family="siglip",
+    width=768,
+    depth=12,
+    heads=12,
+    ffn=3072,
+    patch=16,
+    trained_size=224,
+    act="gelu_pytorch_tanh",
+    eps=1e-6,
+    image=ImageSpec(size=(224, 224), fit="squash", background=(128, 128, 128)),
+    source="google/siglip-base-patch16-224",
+    licence="Apache-2.0",
+)
+DINOV2_L = Vision.Config(
+    family="dinov2",
+    width=1024,
+    depth=24,
+    heads=16,
+    ffn=4096,
+    patch=14,
+    trained_size=518,
+    act="gelu",
+    eps=1e-6,
+    image=_DINOV2,
+    layer=-1,
+    norm=True,
+    source="facebook/dinov2-large",
+    licence="Apache-2.0",
+)
+DINOV2_B = Vision.Config(
+    family="dinov2",
+    width=768,
+    depth=12,
+    heads=12,
+    ffn=3072,
+    patch=14,
+    trained_size=518,
+    act="gelu",
+    eps=1e-6,
+    image=_DINOV2,
+    layer=-1,
+    norm=True,
+    source="facebook/dinov2-base",
+    licence="Apache-2.0",
+)

@@ -1,0 +1,191 @@
+"""One attention rule, four ways to compute it.
+
+    t may look at u   ⇔   enter[u] ≤ enter[t] < exit[u]   and   order[u] ≤ order[t]
+
+`plan` looks at the vectors of a forward once and picks a strategy; the layers then only call it.
+
+  causal     every row is one path from its first column on: plain causal attention, no mask at all
+  documents  every row is a sequence of separate paths: they are gathered into a padded [documents, L], attended
+             causally and scattered back; right padding is harmless under causality
+  flex       a block mask for `flex_attention`, on CUDA, for any tree
+  dense      a bool mask [B, T, U] for trees, spans that look both ways, sliding windows, and decoding with a cache
+
+On a CPU, rows of 1,024 columns with 8 documents of mixed length cost a third of the dense mask's time as documents
+(tests/unit/test_attention.py has the shapes). Letters: B rows, T queries, U keys, H heads, K width of a head.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quintet.components.llms.cache import Columns, KVCache, Span
+from quintet.components.llms.flex import flex_kernel
+from quintet.components.llms.rope import Tables, rotate
+from quintet.components.roles import Context
+from quintet.values import visible
+
+__all__ = ["Attend", "Strategy", "attend_with", "choose", "dense_mask", "path_starts", "plan"]
+
+Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Strategy(StrEnum):
+    """How the rule is computed; all give the same numbers."""
+
+    CAUSAL = "causal"
+    DOCUMENTS = "documents"
+    FLEX = "flex"
+    DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class Attend:
+    """Attention of one forward: what `Context.attention` holds.
+
+    Called with (layer, q float[B, H, T, K], k and v float[B, Hkv, T, K]) it turns q and k to their positions, keeps
+    k and v in the cache if there is one, and attends by the rule. q and k come unrotated, so a fusion with
+    projections of its own (a visual expert) need not know about positions.
+    """
+
+    strategy: Strategy
+    kernel: Kernel
+    rope: Tables
+    cache: KVCache | None = None
+    span: Span | None = None
+
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k = rotate(q, self.rope), rotate(k, self.rope)
+        if self.cache is None or self.span is None:
+            return self.kernel(q, k, v)
+        held_k, held_v = self.cache.write(layer, self.span, k, v)
+        # The first forward sees only itself: no need to read back what was just written.
+        return self.kernel(q, k, v) if self.span.start == 0 else self.kernel(q, held_k, held_v)
+
+
+def plan(ctx: Context, *, rope: Tables, window: int | None = None) -> Attend:
+    """The cheapest strategy that is exact for the columns of `ctx`, ready to be called by every layer.
+
+    With a cache the columns are appended to it here. `window`, in tokens along the path, is how far back a token
+    looks (Mistral v0.1); None is all the way.
+    """
+    assert bool((ctx.enter < ctx.exit).all()), "a column that cannot see itself: its interval is empty"
+    if ctx.cache is not None and ctx.cache.length > 0:
+        return attend_with(Strategy.DENSE, ctx, rope=rope, window=window)
+    return attend_with(choose(ctx, window=window), ctx, rope=rope, window=window)
+
+
+def choose(ctx: Context, *, window: int | None = None) -> Strategy:
+    """The cheapest exact strategy where the columns see nothing but each other."""
+    if window is None or int(ctx.positions.max()) < window:
+        starts = path_starts(ctx)
+        if starts is not None:
+            return Strategy.DOCUMENTS if bool(starts[:, 1:].any()) else Strategy.CAUSAL
+    return Strategy.FLEX if ctx.enter.is_cuda else Strategy.DENSE
+
+
+def attend_with(strategy: Strategy, ctx: Context, *, rope: Tables, window: int | None = None) -> Attend:
+    """Attention by a given strategy; whether it is exact for `ctx` is the caller's to know (see `choose`)."""
+    cache: KVCache | None = ctx.cache
+    span = cache.extend(ctx) if cache is not None else None
+    if strategy is Strategy.CAUSAL:
+        kernel: Kernel = _causal
+    elif strategy is Strategy.DOCUMENTS:
+        starts = path_starts(ctx)
+        assert starts is not None, "these rows are trees, not separate paths"
+        kernel = _Documents(starts)
+    elif strategy is Strategy.FLEX:
+        kernel = flex_kernel(ctx, window=window)
+    else:
+        kernel = _Dense(dense_mask(ctx, window=window))
+    return Attend(strategy, kernel, rope, cache, span)
+
+
+def path_starts(ctx: Context) -> Tensor | None:
+    """bool[B, T], true where a path begins, if the rows are paths laid end to end; None if they are not.
+
+    A column begins a path when its interval lies behind all before it. Any other column must continue the path: its
+    interval lies within its neighbour's (equal to it, or an only child's) and its order is greater.
+    """
+    enter, end, order = ctx.enter, ctx.exit, ctx.order
+    starts = torch.ones_like(enter, dtype=torch.bool)
+    starts[:, 1:] = enter[:, 1:] >= end.cummax(dim=1).values[:, :-1]
+    inside = (enter[:, 1:] >= enter[:, :-1]) & (end[:, 1:] <= end[:, :-1]) & (order[:, 1:] > order[:, :-1])
+    return starts if bool((starts[:, 1:] | inside).all()) else None
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
+def dense_mask(ctx: Context, *, window: int | None) -> Tensor:
+    """The rule as bool[B, 1, T, U]; U is the cache's length, with the columns of `ctx` already in it."""
+    cache: Columns | None = ctx.cache
+    if cache is None:
+        seen = visible(ctx.enter, ctx.order, key_exit=ctx.exit)
+        key_positions = ctx.positions
+    else:
+        enter, end, order, key_positions = (
+            vector[:, : cache.length] for vector in (cache.enter, cache.exit, cache.order, cache.positions)
+        )
+        seen = visible(ctx.enter, ctx.order, key_enter=enter, key_exit=end, key_order=order)
+    if window is not None:
+        seen = seen & (ctx.positions[:, :, None] - key_positions[:, None, :] < window)
+    return seen[:, None]
+
+
+@dataclass(frozen=True)
+class _Dense:
+    mask: Tensor
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class _Documents:
+    """Paths of like length side by side.
+
+    Sorted by length and cut into buckets, so that no path is padded to more than `_SLACK` times its length.
+    """
+
+    _SLACK = 1.1
+
+    def __init__(self, starts: Tensor) -> None:
+        columns = starts.numel()
+        first = starts.flatten().nonzero().flatten().tolist()
+        lengths = [b - a for a, b in zip(first, [*first[1:], columns], strict=True)]
+        by_length = sorted(range(len(first)), key=lambda i: lengths[i])
+        buckets: list[list[int]] = []
+        for i in by_length:
+            if not buckets or lengths[i] > self._SLACK * lengths[buckets[-1][0]]:
+                buckets.append([])
+            buckets[-1].append(i)
+        self.shapes: list[tuple[int, int]] = []
+        pick: list[Tensor] = []
+        inverse = torch.empty(columns, dtype=torch.long)
+        offset = 0
+        for bucket in buckets:
+            width = lengths[bucket[-1]]
+            begin, length = torch.tensor([first[i] for i in bucket]), torch.tensor([lengths[i] for i in bucket])
+            column = torch.arange(width)
+            source = begin[:, None] + column.clamp(max=length[:, None] - 1)
+            real = column < length[:, None]
+            pick.append(source.flatten())
+            inverse[source[real]] = offset + real.flatten().nonzero().flatten()
+            self.shapes.append((len(bucket), width))
+            offset += len(bucket) * width
+        self.pick, self.inverse = torch.cat(pick).to(starts.device), inverse.to(starts.device)
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        rows, heads, columns, width = q.shape
+        q, k, v = (x.transpose(1, 2).flatten(0, 1).index_select(0, self.pick) for x in (q, k, v))
+        sizes = [documents * length for documents, length in self.shapes]
+        outs: list[Tensor] = []
+        for shape, *qkv in zip(self.shapes, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
+            out = _causal(*(x.unflatten(0, shape).transpose(1, 2) for x in qkv))
+            outs.append(out.transpose(1, 2).flatten(0, 1))
+        back = torch.cat(outs).index_select(0, self.inverse)
+        return back.view(rows, columns, heads, width).transpose(1, 2)

@@ -1,0 +1,241 @@
+"""The roles of the play, as contracts. A part is any module that keeps its role's promises; nothing is registered.
+
+    media ─► Encoder ─► Features ─► Connector ─► Features ─► Fusion ─► LLM ─► hidden
+
+Every part has a nested `Config` with `build(**widths)`; a published encoder's or LLM's config also knows its small
+stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.values`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from quintet.config.base import Config
+from quintet.errors import AlignmentError
+from quintet.values import Batch, Features, Layout, MediaBatch, Targets
+
+__all__ = [
+    "LLM",
+    "Around",
+    "Cache",
+    "Connector",
+    "ConnectorConfig",
+    "Context",
+    "Encoder",
+    "EncoderConfig",
+    "Fusion",
+    "FusionConfig",
+    "ImageSpec",
+    "LLMConfig",
+    "plain",
+    "splice",
+]
+
+
+# ---- encoders ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec(Config):
+    """How a picture becomes the pixels that an encoder was trained on. Sizes are (height, width) in pixels.
+
+    `fit`: "pad" keeps the aspect and pads to the size with `background`; "crop" scales the short side and cuts the
+    centre; "squash" scales both sides; "native" keeps the picture, rounded up to multiples of `multiple`.
+    """
+
+    size: tuple[int, int]
+    fit: Literal["pad", "crop", "squash", "native"] = "squash"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    background: tuple[int, int, int] = (0, 0, 0)
+    multiple: int = 1
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every picture becomes `size`, so that a header need not be read to count tokens."""
+        return self.fit != "native"
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """What a picture of this size becomes."""
+        if self.fixed:
+            return self.size
+        m = self.multiple
+        return -(-height // m) * m, -(-width // m) * m
+
+
+class Encoder(Protocol):
+    """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself."""
+
+    dim: int
+    """Width of its features."""
+
+    def layout(self, size: tuple[int, ...]) -> Layout:
+        """Features of an item of this size (after `spec`): a pure function, no weights."""
+        ...
+
+    def __call__(self, values: tuple[Tensor, ...]) -> Features: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig(Config):
+    """Settings of an encoder. `spec` says how media are prepared, `layout` counts features without weights."""
+
+    @property
+    def spec(self) -> ImageSpec:
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        raise NotImplementedError
+
+    def layout(self, size: tuple[int, ...]) -> Layout:
+        raise NotImplementedError
+
+    def build(self) -> nn.Module:
+        raise NotImplementedError
+
+
+# ---- connectors --------------------------------------------------------------------------------------------------
+class Connector(Protocol):
+    """`Features` at the encoder's width → `Features` at the LLM's."""
+
+    sees_prompt: bool
+    """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions."""
+
+    def __call__(self, features: Features) -> Features: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectorConfig(Config):
+    """Settings of a connector. `layout` maps the encoder's layout to the one that reaches the LLM, without weights."""
+
+    def layout(self, layout: Layout) -> Layout:
+        """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
+        raise NotImplementedError
+
+    def build(self, *, d_in: int, d_out: int) -> nn.Module:
+        raise NotImplementedError
+
+
+# ---- the LLM -----------------------------------------------------------------------------------------------------
+class Cache(Protocol):
+    """Keys and values of columns that were already read. Append-only; the attention rule decides who sees what."""
+
+    @property
+    def length(self) -> int:
+        """Columns held."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every block may know besides its hidden states.
+
+    `enter`, `exit`, `order`, `positions` int64[B, T] are those of the columns being read now; with a `cache` the
+    columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
+    (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
+    `memory` is whatever the fusion computed once. `targets` is there for encoder–decoders, which must know where the
+    answer begins.
+    """
+
+    enter: Tensor
+    exit: Tensor
+    order: Tensor
+    positions: Tensor
+    targets: Targets | None = None
+    memory: Any = None
+    cache: Any = None
+    attention: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
+
+
+Around = Callable[[int, nn.Module, Tensor, Context], Tensor]
+"""(layer, block, hidden float[B, T, D], ctx) → hidden: how fusion stands around a block."""
+
+
+def plain(index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
+    """The `around` that does nothing: the block alone."""
+    return block(hidden, ctx)
+
+
+class LLM(Protocol):
+    """embed → blocks, each called through `around` → hidden → logits."""
+
+    dim: int
+    depth: int
+    vocab: int
+
+    def embed(self, tokens: Tensor) -> Tensor: ...
+    def __call__(self, embeds: Tensor, ctx: Context, around: Around = plain) -> Tensor: ...
+    def head(self, hidden: Tensor) -> Tensor: ...
+    def new_cache(self, rows: int, columns: int) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLMConfig(Config):
+    """Settings of an LLM."""
+
+    @property
+    def dim(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def depth(self) -> int:
+        raise NotImplementedError
+
+    def build(self, *, vocab: int | None = None) -> nn.Module:
+        """The module; `vocab` widens the embedding for added tokens."""
+        raise NotImplementedError
+
+
+# ---- fusion ------------------------------------------------------------------------------------------------------
+class Fusion(nn.Module):
+    """How connector output enters the LLM: three hooks, each doing nothing by default. It owns its layers."""
+
+    def inputs(self, embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
+        """Writes tokens: embeds float[B, T, D] → float[B, T, D]."""
+        return embeds
+
+    def memory(self, features: Mapping[str, Features], batch: Batch) -> Any:
+        """What the blocks will look at, computed once."""
+        return None
+
+    def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
+        """Runs the block, and whatever stands around it."""
+        return block(hidden, ctx)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig(Config):
+    """Settings of a fusion. `columns` says how many columns of text an item of n features takes."""
+
+    @property
+    def needs_blocks(self) -> bool:
+        """Whether it stands around blocks, which only our own decoder offers."""
+        return False
+
+    def columns(self, num_features: int) -> int:
+        raise NotImplementedError
+
+    def build(self, *, dim: int, depth: int) -> Fusion:
+        raise NotImplementedError
+
+
+def splice(embeds: Tensor, features: Features, media: MediaBatch, kind: str) -> Tensor:
+    """`embeds` float[B, T, D] with the features written at their slots.
+
+    Raises:
+        AlignmentError: an item's count differs from the columns that the text reserves for it. Equal totals are not
+            enough: items with 1 and 3 features in slots for 3 and 1 would each take the other's.
+    """
+    if features.counts != list(media.counts):
+        pairs = [
+            f"item {i}: {r} columns, {m} features"
+            for i, (r, m) in enumerate(zip(media.counts, features.counts, strict=False))
+            if r != m
+        ]
+        raise AlignmentError(
+            f"{kind}: text and features disagree ({'; '.join(pairs[:4]) or f'{len(media.counts)} items in the text, {len(features.counts)} encoded'})"
+        )
+    flat = embeds.flatten(0, 1).index_copy(0, media.slots, features.values.to(embeds.dtype))
+    return flat.view_as(embeds)

@@ -1,0 +1,107 @@
+"""Rows of tokens and their media → `Batch`. The shift from tokens to targets is here and nowhere else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quintet.values import Batch, Item, Layout, MediaBatch, Targets, Tokens
+
+__all__ = ["Loaded", "collate"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A medium in memory: raw (`layout` None) or as the frozen encoder's features float[count, D] with their layout."""
+
+    value: Tensor
+    layout: Layout | None = None
+
+
+Row = Sequence[Tokens]
+"""Samples that share a row."""
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An item with its row, and its sample's column and node offsets."""
+
+    item: Item
+    row: int
+    column: int
+    enter: int
+    exit: int
+
+
+def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width: int | None = None) -> Batch:
+    """Packs each row's samples side by side.
+
+    `media` maps the running number of an item (over rows, samples and items, in that order) to what was loaded.
+    `width` pads to a fixed number of columns; the default is the longest row.
+    """
+    lengths = tuple(sum(len(t) for t in row) for row in rows)
+    width = width or max(lengths)
+    assert max(lengths) <= width, f"a row of {max(lengths)} columns in a batch of {width}"
+    vectors: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "enter", "exit", "order", "positions")}
+    targets: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    placed: list[_Placed] = []
+    nodes = 0
+    for r, row in enumerate(rows):
+        column = enter = 0
+        parts: dict[str, list[Tensor]] = {name: [] for name in vectors}
+        for t in row:
+            parts["tokens"].append(t.ids)
+            parts["enter"].append(t.enter + enter)
+            parts["exit"].append(t.exit + enter)
+            parts["order"].append(t.order + column)
+            parts["positions"].append(t.position)
+            targets.append(_targets(t, base=r * width + column, nodes=nodes))
+            placed += [
+                _Placed(i, r, column, int(t.enter[i.start]) + enter, int(t.exit[i.start]) + enter) for i in t.items
+            ]
+            column, enter, nodes = column + len(t), enter + t.nodes, nodes + t.nodes
+        _pad(parts, width - column, enter, column, pad)
+        for name, pieces in parts.items():
+            vectors[name].append(torch.cat(pieces))
+    stacked = {name: torch.stack(values) for name, values in vectors.items()}
+    merged = Targets(*(torch.cat(column) for column in zip(*targets, strict=True)))
+    return Batch(**stacked, targets=merged, media=_media(placed, media, width), lengths=lengths)
+
+
+def _targets(t: Tokens, *, base: int, nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Every learnt token that has a predecessor: predicted from its parent's column."""
+    learnt = ((t.weight != 0) & (t.parent >= 0)).nonzero().squeeze(1)
+    return t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes
+
+
+def _pad(parts: dict[str, list[Tensor]], n: int, enter: int, column: int, pad: int) -> None:
+    """Padding is one causal node of its own at the end of the row: it sees itself, and nobody sees it."""
+    columns = torch.arange(n)
+    fills = {"tokens": torch.full((n,), pad), "positions": columns, "order": columns + column}
+    fills |= {"enter": torch.full((n,), enter), "exit": torch.full((n,), enter + 1)}
+    for name, fill in fills.items():
+        parts[name].append(fill)
+
+
+def _media(placed: list[_Placed], loaded: Mapping[int, Loaded], width: int) -> dict[str, MediaBatch]:
+    found: dict[str, MediaBatch] = {}
+    for kind in dict.fromkeys(p.item.kind for p in placed):
+        numbers = [n for n, p in enumerate(placed) if p.item.kind == kind]
+        of = [placed[n] for n in numbers]
+        values = [loaded[n] for n in numbers]
+        starts = [p.row * width + p.column + p.item.start for p in of]
+        spans = [torch.arange(s, s + p.item.columns) for s, p in zip(starts, of, strict=True)]
+        layouts = tuple(v.layout for v in values if v.layout is not None)
+        assert len(layouts) in (0, len(values)), "cached and raw media in one batch"
+        found[kind] = MediaBatch(
+            values=tuple(v.value for v in values),
+            slots=torch.cat(spans),
+            counts=tuple(p.item.columns for p in of),
+            row=torch.tensor([p.row for p in of]),
+            enter=torch.tensor([p.enter for p in of]),
+            exit=torch.tensor([p.exit for p in of]),
+            order=torch.tensor([p.column + p.item.start for p in of]),
+            layouts=layouts or None,
+        )
+    return found

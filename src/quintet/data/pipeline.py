@@ -1,0 +1,287 @@
+"""From sources to the batches of a training step, the same for any number of ranks and workers.
+
+A step is exactly `batch` samples, taken from a seeded order; they are packed into rows among themselves, so no buffer
+survives a step and the whole state of the data is the number of the step. Every rank plans every step (text only) and
+loads the media of its own rows; so the count that a step's loss is divided by is known before any of it is computed,
+and the plan is the same for every world size.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from quintet.components.roles import ImageSpec
+from quintet.data.collate import Loaded, collate
+from quintet.data.media import image_size, load_image
+from quintet.data.pack import pack, share
+from quintet.data.template import Template
+from quintet.data.tokenizer import Tokenizer
+from quintet.errors import DataError, TrainingError
+from quintet.log import logger
+from quintet.values import Batch, Item, Media, Sample, Tokens
+
+__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with"]
+
+log = logger(__name__)
+
+
+class Source(Protocol):
+    """A random-access table of samples."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+    def sample(self, index: int) -> Sample: ...
+
+
+Columns = Callable[[str, tuple[int, ...]], int]
+"""(kind, size) → columns of text: `MLLM.Config.columns`."""
+
+
+def measure_with(specs: dict[str, ImageSpec], columns: Columns) -> Callable[[Media], tuple[tuple[int, ...], int]]:
+    """The template's measure: a medium's size after preparation and the columns it takes.
+
+    A header is read only where the size policy depends on it.
+    """
+
+    def measure(medium: Media) -> tuple[tuple[int, ...], int]:
+        if medium.kind not in specs:
+            raise DataError(
+                "no-encoder",
+                f"{medium.ref.name} is of kind {medium.kind!r}; this model takes {sorted(specs) or 'text only'}",
+            )
+        spec = specs[medium.kind]
+        size = spec.size if spec.fixed else spec.output_size(*image_size(medium.ref))
+        return size, columns(medium.kind, size)
+
+    return measure
+
+
+@dataclass
+class Drops:
+    """Samples that were left out, by kind of fault; past a share of all that were seen the run stops."""
+
+    limit: float
+    seen: int = 0
+    faults: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.faults.values())
+
+    def add(self, error: DataError) -> None:
+        """Counts one, says so, and stops the run when there are too many.
+
+        Raises:
+            TrainingError: more than `limit` of at least 100 samples were dropped.
+        """
+        self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
+        log.warning("sample dropped: %s", error)
+        if self.seen >= 100 and self.dropped > self.limit * self.seen:
+            counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
+            raise TrainingError(
+                f"{self.dropped} of {self.seen} samples were dropped ({counts}), more than the limit of {self.limit:.0%}; "
+                f"the last: {error}. Run `quintet data check` on the file"
+            )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step: the samples of this rank's micro-batches, row by row, and the whole step's numbers."""
+
+    step: int
+    micro: tuple[tuple[tuple[Tokens, ...], ...], ...]
+    count: float
+    """Sum of the target weights over all ranks: what the step's loss is divided by."""
+    tokens: int
+    """Columns that are not padding, over all ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers that shape a stage's steps."""
+
+    batch: int
+    """Samples in a step, over all ranks."""
+    steps: int
+    row: int
+    """Columns of a row."""
+    micro: int
+    """Columns of a micro-batch on one rank; at least one row."""
+    seed: int
+    packing: bool = True
+    rank: int = 0
+    world: int = 1
+    too_long: str = "drop"
+    drop_limit: float = 0.01
+
+
+class Planner:
+    """Which samples make which step."""
+
+    def __init__(
+        self,
+        source: Source,
+        template: Template,
+        tokenizer: Tokenizer,
+        measure: Callable[[Media], tuple[tuple[int, ...], int]],
+        plan: Plan,
+    ) -> None:
+        self.source, self.template, self.tokenizer, self.measure, self.plan = source, template, tokenizer, measure, plan
+        self.drops = Drops(plan.drop_limit)
+        if not len(source):
+            raise DataError("no-rows", "there is no row to train on", file=source.name)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def index(self, n: int) -> int:
+        """The row of the n-th sample of the run: each epoch is a permutation of its own."""
+        epoch, at = divmod(n, len(self.source))
+        if epoch != self._epoch:
+            self._epoch, self._order = (
+                epoch,
+                np.random.default_rng((self.plan.seed, epoch)).permutation(len(self.source)),
+            )
+        return int(self._order[at])
+
+    def tokens(self, index: int) -> Tokens | None:
+        """The sample as tokens, or None when it was dropped and counted."""
+        self.drops.seen += 1
+        try:
+            sample = self.source.sample(index)
+            made = self.template.tokens(sample, self.tokenizer, self.measure)
+            if len(made) > self.plan.row:
+                raise DataError(
+                    "too-long",
+                    f"{len(made)} tokens; a row holds {self.plan.row}. Raise the stage's `row` or shorten the sample",
+                    file=sample.origin.file,
+                    row=sample.origin.row,
+                )
+        except DataError as error:
+            where = error if error.file else error.at(file=self.source.name, row=index + 1)
+            if error.fault == "too-long" and self.plan.too_long == "error":
+                raise where from None
+            self.drops.add(where)
+            return None
+        return made
+
+    def step(self, step: int) -> StepPlan:
+        """The plan of one step."""
+        p = self.plan
+        made = [t for n in range(step * p.batch, (step + 1) * p.batch) if (t := self.tokens(self.index(n)))]
+        if not made:
+            raise TrainingError(
+                f"step {step}: every one of its {p.batch} samples was dropped ({dict(self.drops.faults)})"
+            )
+        lengths = [len(t) for t in made]
+        rows = pack(lengths, capacity=p.row) if p.packing else [[i] for i in range(len(made))]
+        mine = share([sum(lengths[i] for i in row) for row in rows], parts=p.world)
+        micro = [_micro_batches(rows, deal, lengths, p.micro) for deal in mine]
+        # Ranks step together: whoever has fewer micro-batches gets empty ones.
+        most = max(map(len, micro))
+        own = micro[p.rank] + [()] * (most - len(micro[p.rank]))
+        return StepPlan(
+            step=step,
+            micro=tuple(tuple(tuple(made[i] for i in rows[r]) for r in group) for group in own),
+            count=sum(t.count for t in made),
+            tokens=sum(lengths),
+        )
+
+
+def _micro_batches(rows: list[list[int]], deal: list[int], lengths: list[int], columns: int) -> list[tuple[int, ...]]:
+    """Rows of similar length together, as many as fit into `columns` when padded to the longest of them."""
+    width = {r: sum(lengths[i] for i in rows[r]) for r in deal}
+    groups: list[list[int]] = []
+    for r in sorted(deal, key=lambda r: (-width[r], r)):
+        if groups and (len(groups[-1]) + 1) * width[groups[-1][0]] <= columns:
+            groups[-1].append(r)
+        else:
+            groups.append([r])
+    return [tuple(g) for g in groups]
+
+
+class MediaLoader:
+    """Turns an item's bytes into what the encoder takes, or its cached features. Lives in the workers."""
+
+    def __init__(self, specs: dict[str, ImageSpec], cache: Callable[[Item], Loaded | None] | None = None) -> None:
+        self.specs, self.cache = specs, cache
+
+    def __call__(self, item: Item) -> Loaded:
+        if self.cache and (found := self.cache(item)):
+            return found
+        return Loaded(load_image(item.ref, self.specs[item.kind]))
+
+
+@dataclass(frozen=True)
+class Micro:
+    """A micro-batch that is ready: None when this rank has nothing to do, and what was lost on the way."""
+
+    batch: Batch | None
+    lost: tuple[DataError, ...] = ()
+
+
+class _Loading(Dataset[Micro]):
+    """Plans of micro-batches in, batches out; runs in workers."""
+
+    def __init__(self, load: Callable[[Item], Loaded], pad: int) -> None:
+        self.load, self.pad = load, pad
+
+    def __getitem__(self, rows: tuple[tuple[Tokens, ...], ...]) -> Micro:
+        if not rows:
+            return Micro(None)
+        media: dict[int, Loaded] = {}
+        lost: list[DataError] = []
+        kept = []
+        for row in rows:
+            good = []
+            for t in row:
+                try:
+                    loaded = [self.load(item) for item in t.items]
+                except DataError as error:
+                    lost.append(error.at(file=t.origin.file, row=t.origin.row))
+                    continue
+                media |= {len(media) + n: value for n, value in enumerate(loaded)}
+                good.append(t)
+            if good:
+                kept.append(good)
+        return Micro(collate(kept, media, pad=self.pad) if kept else None, tuple(lost))
+
+
+def batches(
+    plans: Iterator[StepPlan], load: Callable[[Item], Loaded], *, pad: int, workers: int = 0
+) -> Iterator[tuple[StepPlan, list[Micro]]]:
+    """Steps with their micro-batches loaded, in order, whatever the number of workers."""
+    pending: list[StepPlan] = []
+
+    def rows() -> Iterator[tuple[tuple[Tokens, ...], ...]]:
+        for plan in plans:
+            pending.append(plan)
+            yield from plan.micro
+
+    loader = DataLoader(
+        _Loading(load, pad),
+        batch_size=None,
+        sampler=_Once(rows()),
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=False,
+    )
+    ready: list[Micro] = []
+    for micro in loader:
+        ready.append(micro)
+        if len(ready) == len(pending[0].micro):
+            yield pending.pop(0), ready
+            ready = []
+
+
+class _Once(torch.utils.data.Sampler[Sequence[tuple[Tokens, ...]]]):
+    """Hands a generator to the loader as its sampler."""
+
+    def __init__(self, rows: Iterator[tuple[tuple[Tokens, ...], ...]]) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tokens, ...], ...]]:
+        return self.rows

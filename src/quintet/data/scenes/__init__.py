@@ -1,0 +1,71 @@
+"""Scenes, the built-in world: seeded pictures of coloured shapes, digits and words, whose whole truth is known.
+
+    World ──sample_scene──► Scene ──render──► picture
+                              └──► captions, questions, boxes, conversations, text maps, dense labels
+
+`make_scenes` writes them in the field's formats; `stream` gives them without files.
+"""
+
+from quintet.data.scenes.conversations import conversation, pretrain
+from quintet.data.scenes.language import (
+    BRIEF,
+    DETAILED,
+    KINDS,
+    Occurrences,
+    Question,
+    ask,
+    caption,
+    cell_map,
+    dense_labels,
+    grounding,
+    mentions,
+    objects_of,
+    pope,
+    pope_candidates,
+    questions,
+    refer,
+)
+from quintet.data.scenes.render import render
+from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, SPLITS, WORDS
+from quintet.data.scenes.world import Digit, Object, Scene, Word, World, sample_scene, stream
+from quintet.data.scenes.write import Truth, make_scenes, read_truth, split_sizes
+
+__all__ = [
+    "BRIEF",
+    "COLOURS",
+    "DETAILED",
+    "KINDS",
+    "OBJECTS",
+    "PLACES",
+    "SHAPES",
+    "SIZES",
+    "SPLITS",
+    "WORDS",
+    "Digit",
+    "Object",
+    "Occurrences",
+    "Question",
+    "Scene",
+    "Truth",
+    "Word",
+    "World",
+    "ask",
+    "caption",
+    "cell_map",
+    "conversation",
+    "dense_labels",
+    "grounding",
+    "make_scenes",
+    "mentions",
+    "objects_of",
+    "pope",
+    "pope_candidates",
+    "pretrain",
+    "questions",
+    "read_truth",
+    "refer",
+    "render",
+    "sample_scene",
+    "split_sizes",
+    "stream",
+]

@@ -1,0 +1,277 @@
+"""From a tree of turns to tokens: how a conversation is spelt, and which of its tokens are learnt.
+
+Ids and weights are made together, piece by piece; rendered text is never parsed back. Training and chat use the same
+function: a prompt is a sample whose last answer is left `open`, so it is a prefix of the training tokens by
+construction. Every medium reserves exactly the columns that the model's config computes for its size.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from quintet.config.base import Config
+from quintet.data.tokenizer import Tokenizer
+from quintet.errors import ConfigError, DataError
+from quintet.values import Item, Media, Node, Part, Sample, Text, Tokens, Turn
+
+__all__ = ["Frame", "Measure", "Template"]
+
+Measure = Callable[[Media], tuple[tuple[int, ...], int]]
+"""Medium → (the size that the encoder will see, columns of text)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame(Config):
+    """What stands before and after a piece, special tokens allowed."""
+
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A run's raw material: text or a medium. `control`: special tokens in it count. `learnt`: part of an answer."""
+
+    text: str = ""
+    medium: Media | None = None
+    weight: float = 0.0
+    control: bool = False
+    learnt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template(Config):
+    """The published spelling of a system's conversations, as data."""
+
+    name: str
+    system: str = ""
+    """The system message; a sample's own replaces it."""
+    system_frame: Frame = Frame(after=" ")
+    user: Frame = Frame()
+    assistant: str = ""
+    """The header that an answer follows. It is never learnt."""
+    answer: str = " "
+    """What stands between the header and the answer, learnt with it."""
+    end: str
+    """The end marker, learnt; generation stops at it."""
+    bos: bool = True
+    media: Mapping[str, Frame] = field(default_factory=dict)
+    """Frames around media, such as <Img> … </Img>."""
+    joint: str = "\n"
+    """Between a medium and the text next to it."""
+    place: Literal["written", "front", "random"] = "written"
+    """Where a turn's media stand: as written, before its text, or (by the sample's hash) before or after it."""
+    questions: bool = True
+    """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Special tokens that the tokenizer must have: those in angle brackets in frames and the end marker."""
+        return tuple(t for t in (self.end,) if t.startswith("<") and t.endswith(">"))
+
+    # ---- rendering ----------------------------------------------------------------------------------------------
+    def _turn(self, turn: Turn, flip: bool) -> list[_Piece]:
+        if turn.role == "system":
+            return []
+        if turn.role == "assistant":
+            header = _Piece(self.assistant, control=True)
+            learnt = [
+                _Piece(part.text, weight=turn.weight * part.weight, learnt=True)
+                if isinstance(part, Text)
+                else _Piece(medium=_as_media(part))
+                for part in turn.parts
+            ]
+            before = _Piece(self.answer, weight=turn.weight, learnt=True)
+            end = _Piece(self.end, weight=turn.weight, control=True, learnt=True)
+            return [header, before, *learnt, end]
+        if turn.role != "user":
+            raise DataError(
+                "unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has system, user, assistant"
+            )
+        frame = self.user
+        return [
+            _Piece(frame.before, control=True),
+            *self._user_parts(turn.parts, flip),
+            _Piece(frame.after, control=True),
+        ]
+
+    def _user_parts(self, parts: tuple[Part, ...], flip: bool) -> list[_Piece]:
+        kept = [p for p in parts if self.questions or isinstance(p, Media)]
+        if self.place != "written":
+            media, words = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
+            kept = words + media if self.place == "random" and flip else media + words
+        pieces: list[_Piece] = []
+        for i, part in enumerate(kept):
+            # The joint stands once between a medium and each neighbour; plain pre-training has no neighbours.
+            if i and (isinstance(part, Media) or isinstance(kept[i - 1], Media)):
+                pieces.append(_Piece(self.joint, control=True))
+            if isinstance(part, Media):
+                frame = self.media.get(part.kind, Frame())
+                pieces += [_Piece(frame.before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
+            else:
+                pieces.append(_Piece(_as_text(part).text))
+        return pieces
+
+    def _node(self, node: Node, flip: bool, *, root: bool) -> list[_Piece]:
+        pieces: list[_Piece] = []
+        if root:
+            own = [_as_text(p).text for t in node.turns if t.role == "system" for p in t.parts]
+            system = "\n".join(own) if own else self.system
+            if system:
+                frame = self.system_frame
+                pieces = [_Piece(frame.before, control=True), _Piece(system), _Piece(frame.after, control=True)]
+        for turn in node.turns:
+            pieces += self._turn(turn, flip)
+        return pieces
+
+    # ---- tokens -------------------------------------------------------------------------------------------------
+    def tokens(self, sample: Sample, tokenizer: Tokenizer, measure: Measure, *, open: bool = False) -> Tokens:
+        """The sample as tokens. With `open`, every leaf ends in the header of the answer to come.
+
+        Raises:
+            DataError: nothing to learn (unless `open`), or a sample whose branches begin where nothing stands before.
+        """
+        flip = bool(hashlib.sha256(str(sample.origin).encode()).digest()[0] & 1)
+        rows = _Rows(tokenizer, measure)
+        if self.bos and tokenizer.bos:
+            rows.put(tokenizer.id(tokenizer.bos), 0.0)
+        self._visit(sample.root, rows, flip, open=open, root=True)
+        made = rows.tokens(sample)
+        if not open and made.count == 0:
+            raise DataError("nothing-to-learn", "no token of this sample is learnt; it needs an answer with words")
+        return made
+
+    def _visit(self, node: Node, rows: "_Rows", flip: bool, *, open: bool, root: bool = False) -> None:
+        pieces = self._node(node, flip, root=root)
+        if open and not node.children:
+            pieces.append(_Piece(self.assistant, control=True))
+        rows.write(pieces)
+        for child in node.children:
+            with rows.branch():
+                self._visit(child, rows, flip, open=open)
+
+    def stop_id(self, tokenizer: Tokenizer) -> int | None:
+        """The token that ends an answer, if the end marker is one token; else generation compares text."""
+        if self.end in tokenizer.specials:
+            return tokenizer.specials[self.end]
+        ids, _ = tokenizer.encode(self.end)
+        return ids[0] if len(ids) == 1 else None
+
+
+def _as_text(part: Part) -> Text:
+    if not isinstance(part, Text):
+        raise DataError("unsupported-part", f"this template spells no {type(part).__name__}; only text and media")
+    return part
+
+
+def _as_media(part: Part) -> Media:
+    if not isinstance(part, Media):
+        raise DataError("unsupported-part", f"this template spells no {type(part).__name__} in an answer")
+    return part
+
+
+class _Rows:
+    """The growing columns of one sample: a depth-first walk that numbers nodes and remembers who predicts whom."""
+
+    def __init__(self, tokenizer: Tokenizer, measure: Measure) -> None:
+        self.tokenizer, self.measure = tokenizer, measure
+        self.ids: list[int] = []
+        self.weight: list[float] = []
+        self.node: list[int] = []
+        self.position: list[int] = []
+        self.parent: list[int] = []
+        self.items: list[Item] = []
+        self.exits: list[int] = [0]
+        self._here, self._last = 0, -1
+
+    def put(self, token: int, weight: float) -> None:
+        """One column."""
+        column = len(self.ids)
+        self.ids.append(token)
+        self.weight.append(weight)
+        self.node.append(self._here)
+        self.position.append(self.position[self._last] + 1 if self._last >= 0 else 0)
+        self.parent.append(self._last)
+        self._last = column
+
+    def write(self, pieces: list[_Piece]) -> None:
+        """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own."""
+        run: list[tuple[str, float]] = []
+        learnt = False
+        for piece in pieces:
+            if piece.learnt != learnt or piece.medium:
+                self._flush(run)
+                run, learnt = [], piece.learnt
+            if piece.medium:
+                self._medium(piece.medium)
+                continue
+            for text in self.tokenizer.split(piece.text) if piece.control else [piece.text]:
+                if piece.control and text in self.tokenizer.specials:
+                    self._flush(run)
+                    run = []
+                    self.put(self.tokenizer.specials[text], piece.weight)
+                elif text:
+                    run.append((text, piece.weight))
+        self._flush(run)
+
+    def _flush(self, run: list[tuple[str, float]]) -> None:
+        if not run:
+            return
+        ends: list[int] = []
+        for text, _ in run:
+            ends.append((ends[-1] if ends else 0) + len(text))
+        ids, offsets = self.tokenizer.encode("".join(text for text, _ in run))
+        span = 0
+        for token, (_, stop) in zip(ids, offsets, strict=True):
+            # A token belongs to the span of its last character: a leading space goes with its word.
+            while span < len(ends) - 1 and stop > ends[span]:
+                span += 1
+            self.put(token, run[span][1])
+
+    def _medium(self, medium: Media) -> None:
+        size, columns = self.measure(medium)
+        if columns < 1:
+            raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
+        self.items.append(Item(medium.kind, medium.ref, size, len(self.ids), columns))
+        for _ in range(columns):
+            self.put(self.tokenizer.pad_id, 0.0)
+
+    def branch(self) -> "_Branch":
+        """A context in which columns belong to a new child of the current node."""
+        return _Branch(self)
+
+    def tokens(self, sample: Sample) -> Tokens:
+        """All columns as tensors."""
+        node = torch.tensor(self.node, dtype=torch.int64)
+        return Tokens(
+            ids=torch.tensor(self.ids, dtype=torch.int64),
+            weight=torch.tensor(self.weight, dtype=torch.float32),
+            enter=node,
+            exit=torch.tensor(self.exits, dtype=torch.int64)[node] + 1,
+            order=torch.arange(len(self.ids)),
+            position=torch.tensor(self.position, dtype=torch.int64),
+            parent=torch.tensor(self.parent, dtype=torch.int64),
+            items=tuple(self.items),
+            origin=sample.origin,
+        )
+
+
+class _Branch:
+    def __init__(self, rows: _Rows) -> None:
+        self.rows = rows
+
+    def __enter__(self) -> None:
+        rows = self.rows
+        self.saved = (rows._here, rows._last)
+        rows._here = len(rows.exits)
+        rows.exits.append(rows._here)
+
+    def __exit__(self, *_: object) -> None:
+        rows = self.rows
+        last_below = len(rows.exits) - 1
+        rows.exits[rows._here] = last_below
+        rows._here, rows._last = self.saved
+        rows.exits[rows._here] = last_below

@@ -1,0 +1,114 @@
+"""A tokenizer that never mistakes a user's text for a control token, and that says where its tokens stand.
+
+Template strings may hold special tokens (`</s>`); a user's text that happens to contain one is spelt out. Text is
+encoded run by run; `Tokenizer.encode` gives character offsets, so weights of spans reach tokens without any parsing
+back of rendered text.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from quintet.errors import CheckpointError, ConfigError
+
+__all__ = ["Tokenizer"]
+
+
+class Tokenizer:
+    """A `tokenizers` backend with its control tokens."""
+
+    def __init__(self, backend: Backend, *, bos: str | None, eos: str, pad: str | None = None) -> None:
+        self.backend = backend
+        added = backend.get_added_tokens_decoder()
+        self.specials = {token.content: index for index, token in added.items() if token.special}
+        for name in (bos, eos, pad):
+            if name and name not in self.specials:
+                backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+                self.specials[name] = backend.token_to_id(name)
+        # Special tokens in running text are then ordinary characters; ours are inserted by id.
+        backend.encode_special_tokens = True
+        self.bos, self.eos = bos, eos
+        self.pad_id = self.specials[pad] if pad else self.specials[eos]
+        self._split = self._splitter()
+        # SentencePiece models put a space before every run; then a run's own leading space must go.
+        self.adds_space = (
+            backend.encode("a", add_special_tokens=False).ids == backend.encode(" a", add_special_tokens=False).ids
+        )
+
+    def _splitter(self) -> re.Pattern[str]:
+        return re.compile("(" + "|".join(re.escape(s) for s in sorted(self.specials, key=len, reverse=True)) + ")")
+
+    @property
+    def vocab(self) -> int:
+        """Ids are below this."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def add(self, *tokens: str) -> None:
+        """Adds special tokens that are not there yet."""
+        new = [t for t in tokens if t not in self.specials]
+        self.backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in new])
+        self.specials |= {t: self.backend.token_to_id(t) for t in new}
+        self._split = self._splitter()
+
+    def id(self, special: str) -> int:
+        """The id of a special token."""
+        if special not in self.specials:
+            raise ConfigError(
+                f"the tokenizer has no special token {special!r}; it has {', '.join(sorted(self.specials))}"
+            )
+        return self.specials[special]
+
+    def split(self, text: str) -> list[str]:
+        """A template's string, cut at its special tokens, which stay as members of their own."""
+        return [piece for piece in self._split.split(text) if piece]
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a run of ordinary text and the characters [start, end) that each stands for."""
+        skip = 1 if self.adds_space and text.startswith(" ") else 0
+        encoding = self.backend.encode(text[skip:], add_special_tokens=False)
+        return encoding.ids, [(a + skip, b + skip) for a, b in encoding.offsets]
+
+    def decode(self, ids: list[int], *, keep_special: bool = False) -> str:
+        """Text of ids."""
+        return self.backend.decode(ids, skip_special_tokens=not keep_special)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any id or merge does."""
+        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()[:16]
+
+    def save(self, folder: Path) -> None:
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers reads too."""
+        hf = self.to_transformers()
+        hf.save_pretrained(folder)
+
+    def to_transformers(self) -> Any:
+        """The same tokenizer as transformers' class."""
+        from transformers import PreTrainedTokenizerFast
+
+        copy = Backend.from_str(self.backend.to_str())
+        names = {i: s for s, i in self.specials.items()}
+        return PreTrainedTokenizerFast(
+            tokenizer_object=copy, bos_token=self.bos, eos_token=self.eos, pad_token=names[self.pad_id]
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer of a transformers folder; no code of the folder is run."""
+        from transformers import AutoTokenizer
+
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is no folder with a tokenizer")
+        try:
+            hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder}: no tokenizer can be read there ({error})") from None
+        if not getattr(hf, "is_fast", False) or hf.eos_token is None:
+            raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend, or no end token")
+        return cls(
+            Backend.from_str(hf.backend_tokenizer.to_str()), bos=hf.bos_token, eos=hf.eos_token, pad=hf.pad_token
+        )

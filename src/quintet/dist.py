@@ -1,0 +1,65 @@
+"""The processes of a run: how many there are, which one this is, and sums over all of them.
+
+Every function works unchanged in a single process without `torchrun`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import distributed as dist
+
+__all__ = ["barrier", "device", "group", "is_first", "rank", "total", "world"]
+
+
+def world() -> int:
+    """Processes in the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes what is written once."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def total(*values: float) -> list[float]:
+    """Each value summed over all processes, in double precision."""
+    if world() == 1:
+        return list(values)
+    sums = torch.tensor(values, dtype=torch.float64, device=device())
+    dist.all_reduce(sums)
+    return sums.tolist()
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def group() -> Iterator[None]:
+    """Joins the processes that `torchrun` started; without it, does nothing."""
+    if "RANK" not in os.environ or dist.is_initialized():
+        yield
+        return
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    dist.init_process_group("cuda:nccl,cpu:gloo" if torch.cuda.is_available() else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

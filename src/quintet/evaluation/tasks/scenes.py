@@ -1,0 +1,114 @@
+"""The tasks of Scenes: what is asked is beside the pictures, in `<split>.truth.jsonl`.
+
+scenes.vqa        ten kinds of questions, exact match          scenes.caption    short captions, CIDEr-D
+scenes.digits     handwritten digits, exact match                 scenes.chair      objects made up in long captions
+scenes.ocr        written words, ANLS                             scenes.grounding  boxes, IoU ≥ 0.5
+scenes.pope       yes or no, F1 on the random setting; popular and adversarial as kinds
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from quintet.data.scenes import BRIEF, DETAILED, Question, Scene, Truth, caption, mentions, objects_of, read_truth
+from quintet.errors import DataError
+from quintet.evaluation.metrics.anls import Anls
+from quintet.evaluation.metrics.boxes import BoxAccuracy
+from quintet.evaluation.metrics.chair import Chair
+from quintet.evaluation.metrics.cider import Cider
+from quintet.evaluation.metrics.exact import ExactMatch
+from quintet.evaluation.metrics.metric import Metric
+from quintet.evaluation.metrics.pope import Pope
+from quintet.evaluation.task import Item, Task
+from quintet.values import Media, Origin, Ref, Text
+
+__all__ = ["NAMES", "scenes_task"]
+
+_NUM_REFERENCES = 5  # captions a picture, as in COCO; objects come in a random order in each
+
+_Maker = Callable[[Truth], Iterator[tuple[str, str, object, str]]]
+"""One picture → what is asked about it: id within the picture, prompt, truth, kind."""
+
+
+def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
+    """A task of `NAMES` over one split of a Scenes folder."""
+    metric, make, headline = _TASKS[name]
+    return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline)
+
+
+def named_mentions(text: str) -> list[str]:
+    """The objects that `text` names, as 'red circle'."""
+    return [f"{colour} {shape}" for colour, shape in mentions(text)]
+
+
+def _items(folder: Path, split: str, make: _Maker) -> list[Item]:
+    path = folder / f"{split}.truth.jsonl"
+    if not path.is_file():
+        message = f"no Scenes of split {split!r} here; make them with `quintet data make scenes --out {folder}`"
+        raise DataError("missing-file", message, file=str(path))
+    return [
+        Item(f"{truth.image.stem}/{key}", _parts(truth, folder, prompt), right, kind, Origin(str(path), row, key))
+        for row, truth in enumerate(read_truth(path), start=1)
+        for key, prompt, right, kind in make(truth)
+    ]
+
+
+def _parts(truth: Truth, folder: Path, prompt: str) -> tuple[Media, Text]:
+    name = truth.image.relative_to(folder).as_posix()
+    return Media("image", Ref(name, path=truth.image)), Text(prompt)
+
+
+def _asked(questions: list[Question], prefix: str = "") -> Iterator[tuple[str, str, object, str]]:
+    for i, question in enumerate(questions):
+        yield f"{prefix}{question.kind}-{i}", question.text, question.answer, question.kind
+
+
+def _vqa(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    return _asked(truth.questions)
+
+
+def _only(kind: str, truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    return _asked([question for question in truth.questions if question.kind == kind])
+
+
+def _pope(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    for rule, questions in truth.pope.items():
+        for i, question in enumerate(questions):
+            yield f"{rule}-{i}", question.text, question.answer, rule
+
+
+def _grounding(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    for i, question in enumerate(truth.grounding):
+        thing = truth.scene.objects[question.about[0]]
+        # The exact box: the answer's text is rounded to hundredths.
+        yield f"box-{i}", question.text, list(thing.box), thing.size
+
+
+def _caption(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    yield "caption", BRIEF[0], _references(truth.scene, truth.image.stem, "short"), "all"
+
+
+def _chair(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
+    objects = sorted(f"{colour} {shape}" for colour, shape in objects_of(truth.scene))
+    captions = _references(truth.scene, truth.image.stem, "long")
+    yield "caption", DETAILED[0], {"objects": objects, "captions": captions}, "all"
+
+
+def _references(scene: Scene, seed: str, style: Literal["short", "long"]) -> list[str]:
+    made = (caption(scene, random.Random(f"{seed}/{i}"), style) for i in range(_NUM_REFERENCES))
+    return list(dict.fromkeys(made))
+
+
+_TASKS: dict[str, tuple[Metric, _Maker, str]] = {
+    "scenes.vqa": (ExactMatch(), _vqa, ""),
+    "scenes.pope": (Pope(), _pope, "random"),
+    "scenes.caption": (Cider(), _caption, ""),
+    "scenes.chair": (Chair(named_mentions), _chair, ""),
+    "scenes.grounding": (BoxAccuracy(), _grounding, ""),
+    "scenes.ocr": (Anls(), partial(_only, "word"), ""),
+    "scenes.digits": (ExactMatch(), partial(_only, "digit"), ""),
+}
+
+NAMES = tuple(_TASKS)

@@ -1,0 +1,105 @@
+"""A trained model as a folder: `config.json`, one safetensors file per part. No pickle is written or read.
+
+Files are written beside their place and renamed, so a folder is either the old or the new one, never half of each.
+Equal weights give equal files.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from quintet.errors import CheckpointError, ConfigError
+from quintet.model.mllm import MLLM
+
+__all__ = ["load_model", "load_part", "read_json", "replace_folder", "save_model", "write_json"]
+
+FORMAT = 1
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes JSON whole or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    aside.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON; a missing or broken file is a CheckpointError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is no JSON: {error}") from None
+
+
+def replace_folder(aside: Path, place: Path) -> None:
+    """Puts a finished folder in its place; an older one goes away only after the new one is whole."""
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        place.rename(old)
+    aside.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_model(model: MLLM, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
+    """Writes the model. `state` replaces its own state dict (gathered from several ranks)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(model.state_dict() if state is None else state)
+    parts = list(model.parts())
+    for part in parts:
+        own = {n.removeprefix(part + "."): t for n, t in state.items() if n.startswith(part + ".")}
+        tensors = {n: t.detach().to("cpu").contiguous() for n, t in sorted(own.items())}
+        aside = folder / f".{part}.{os.getpid()}"
+        save_file(tensors, aside, metadata={"format": "pt"})
+        aside.replace(folder / f"{part}.safetensors")
+    config = {"format": FORMAT, "model": model.config.to_json(), "vocab": model.llm.vocab, "parts": parts}
+    write_json(folder / "config.json", config)
+
+
+def load_model(folder: Path) -> MLLM:
+    """The model of a folder, on the CPU, in the numbers it was saved in.
+
+    Raises:
+        CheckpointError: a missing file or key, an unknown format, a shape that does not fit; the message names it.
+    """
+    data = read_json(folder / "config.json")
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CheckpointError(f"{folder / 'config.json'} is not a model of format {FORMAT}; was it written by Quintet?")
+    try:
+        config = MLLM.Config.from_json(data["model"])
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+    with torch.device("meta"):
+        model = config.build(vocab=data["vocab"])
+    model.to_empty(device="cpu")
+    for part, module in model.parts().items():
+        load_part(module, folder / f"{part}.safetensors", part=part)
+    return model
+
+
+def load_part(module: torch.nn.Module, path: Path, *, part: str) -> None:
+    """Fills a part from its file, key by key."""
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; the part {part!r} needs it") from None
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        raise CheckpointError(f"{path} does not fit {part!r}: missing {missing[:4]}, unexpected {extra[:4]}")
+    wrong = [f"{n}: {list(tensors[n].shape)} for {list(own[n].shape)}" for n in own if tensors[n].shape != own[n].shape]
+    if wrong:
+        raise CheckpointError(f"{path} does not fit {part!r}: {'; '.join(wrong[:4])}")
+    module.load_state_dict(tensors, strict=True, assign=False)

@@ -1,0 +1,242 @@
+"""transformers' `LlavaForConditionalGeneration` ⇄ `MLLM`: the same parts under other names, both ways.
+
+    model.vision_tower           ⇄  encoders.image        CLIP or SigLIP (`Vision`)
+    model.multi_modal_projector  ⇄  connectors.image      two linear layers (`Mlp`)
+    model.language_model         ⇄  llm                   Llama, Mistral, Qwen2 or Qwen3 (`Decoder`)
+
+Only names move; weights are copied as they are. What the class cannot express is refused with the reason.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from quintet.components.connectors.mlp import Activation, Mlp
+from quintet.components.encoders.hf_config import from_hf as vision_from_hf
+from quintet.components.encoders.hf_config import to_hf as vision_to_hf
+from quintet.components.encoders.vision import Select, Vision, resize_positions
+from quintet.components.encoders.weights import load_hf_state as load_vision
+from quintet.components.encoders.weights import to_hf_state as vision_state
+from quintet.components.fusion.token import TokenFusion
+from quintet.components.llms.decoder import Decoder
+from quintet.components.llms.hf_config import from_hf as llm_from_hf
+from quintet.components.llms.hf_config import to_hf as llm_to_hf
+from quintet.components.llms.weights import load_hf_state as load_llm
+from quintet.components.llms.weights import to_hf_state as llm_state
+from quintet.components.roles import ImageSpec
+from quintet.errors import CheckpointError, ConfigError
+from quintet.model.mllm import MLLM
+
+__all__ = ["from_llava_config", "load_llava_state", "to_llava_config", "to_llava_state"]
+
+_ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
+_EMBEDDING, _HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
+
+
+# ---- settings ----------------------------------------------------------------------------------------------------
+def from_llava_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
+    """The composition that a LLaVA `config.json` describes; `config` has all its defaults filled in.
+
+    `image` gives the preparation of pictures for the tower's size in pixels. Everything of the tower is kept, so that
+    an export gives back every weight.
+
+    Raises:
+        ConfigError: a tower, a text model or a setting that our parts do not have.
+    """
+    tower = vision_from_hf(config["vision_config"])
+    if tower.family == "dinov2":
+        raise ConfigError("a DINOv2 tower: LLaVA folders with CLIP or SigLIP towers can be imported")
+    act, layer = config["projector_hidden_act"], config["vision_feature_layer"]
+    if act not in _ACTIVATIONS:
+        raise ConfigError(f"projector_hidden_act is {act!r}; ours are {', '.join(_ACTIVATIONS)}")
+    # "default" cuts the first token whatever it is: CLIP's class token, SigLIP's top left patch.
+    first_cut: Select = "patch" if tower.extra else "rest"
+    encoder = replace(
+        tower,
+        image=image(tower.trained_size),
+        layer=layer if isinstance(layer, int) else tuple(layer),
+        select=first_cut if config["vision_feature_select_strategy"] == "default" else "full",
+        keep_unused=True,
+    )
+    text = dict(config["text_config"])
+    text["tie_word_embeddings"] = bool(config["tie_word_embeddings"] or text.get("tie_word_embeddings"))
+    return MLLM.Config(
+        encoders={"image": encoder},
+        connectors={"image": Mlp.Config(bias=config["multimodal_projector_bias"], act=_ACTIVATIONS[act])},
+        fusion=TokenFusion.Config(),
+        llm=llm_from_hf(text),
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The three parts of a model that the class can express."""
+
+    encoder: Vision
+    connector: Mlp
+    llm: Decoder
+
+
+def _parts(model: MLLM) -> _Parts:
+    """The parts, or why the class cannot hold them."""
+
+    def refuse(what: str) -> ConfigError:
+        return ConfigError(
+            f"{what}; transformers' LlavaForConditionalGeneration is a CLIP or SigLIP tower, two linear layers and a "
+            "Llama, Mistral, Qwen2 or Qwen3 decoder, and no other class fits; use the model through Quintet"
+        )
+
+    kinds = sorted(model.encoders)
+    if kinds != ["image"]:
+        raise refuse(f"this model takes {', '.join(kinds) or 'no media'}")
+    encoder, connector, llm = model.encoders["image"], model.connectors["image"], model.llm
+    if not isinstance(encoder, Vision) or encoder.config.family == "dinov2":
+        raise refuse(f"the encoder is {_describe(model.config.encoders['image'])}")
+    if encoder.config.select == "cls" or encoder.config.norm:
+        raise refuse(f"the features are select={encoder.config.select!r}, norm={encoder.config.norm}")
+    if not isinstance(connector, Mlp) or connector.config.depth != 2:
+        raise refuse(f"the connector is {_describe(model.config.connectors['image'])}")
+    if type(model.fusion) is not TokenFusion:
+        raise refuse(f"the fusion is {_describe(model.config.fusion)}")
+    if not isinstance(llm, Decoder):
+        raise refuse(f"the LLM is {_describe(model.config.llm)}")
+    height, width = encoder.config.spec.size
+    if not encoder.config.spec.fixed or height != width:
+        raise refuse(f"pictures are {height} × {width}, fit={encoder.config.spec.fit!r}, not of one square size")
+    return _Parts(encoder, connector, llm)
+
+
+def _describe(config: object) -> str:
+    name = type(config).__qualname__.removesuffix(".Config")
+    return f"{name} ({config.family})" if isinstance(config, Vision.Config) else f"{name}: {config}"
+
+
+def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
+    """The `config.json` of transformers for this model.
+
+    Raises:
+        ConfigError: the class cannot express the composition; the message says why.
+    """
+    parts = _parts(model)
+    encoder = parts.encoder.config
+    side = encoder.spec.size[0]
+    vision = vision_to_hf(encoder) | {"image_size": side}
+    vision.pop("architectures")
+    # Without the layers after it, the deepest feature layer is the last one.
+    depth = encoder.depth if encoder.keep_unused else encoder.num_run
+    layers = [index - depth - 1 for index in encoder.indices]
+    text = llm_to_hf(parts.llm.cfg) | {"vocab_size": max(parts.llm.vocab, image_token_id + 1)}
+    text.pop("architectures")
+    acts = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+    cuts_first = encoder.select == "rest" or (encoder.select == "patch" and encoder.extra > 0)
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "image_token_index": image_token_id,
+        "image_seq_length": encoder.layout((side, side)).count,
+        "projector_hidden_act": acts[parts.connector.config.act],
+        "multimodal_projector_bias": parts.connector.config.bias,
+        "vision_feature_layer": layers[0] if isinstance(encoder.layer, int) else layers,
+        "vision_feature_select_strategy": "default" if cuts_first else "full",
+        "tie_word_embeddings": parts.llm.cfg.tie_head,
+        "dtype": str(parts.llm.embedding.weight.dtype).removeprefix("torch."),
+        "vision_config": vision,
+        "text_config": text,
+    }
+
+
+# ---- weights -----------------------------------------------------------------------------------------------------
+def to_llava_state(model: MLLM, *, image_token_id: int) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk, for the config of `to_llava_config`.
+
+    Positions for another picture size are resized here, once, as the encoder does at every forward. An image token
+    past the vocabulary gets rows of its own: the mean of all rows, which nothing reads.
+    """
+    parts = _parts(model)
+    encoder, spec = parts.encoder, parts.encoder.config.spec
+    vision = vision_state(encoder)
+    vision["embeddings.position_embedding.weight"] = resize_positions(
+        encoder.positions, extra=encoder.config.extra, side=encoder.config.table, grid=encoder.config.grid(spec.size)
+    )
+    state = {f"vision_tower.{name}": value for name, value in vision.items()}
+    for number, layer in enumerate(parts.connector.project.layers, start=1):
+        for name, value in layer.named_parameters():
+            state[f"multi_modal_projector.linear_{number}.{name}"] = value
+    state |= {f"language_model.{name}": value for name, value in llm_state(parts.llm).items()}
+    for name in (_EMBEDDING, _HEAD):
+        if name in state and (more := image_token_id + 1 - len(state[name])) > 0:
+            mean = state[name].float().mean(0).to(state[name].dtype)
+            state[name] = torch.cat([state[name], mean.expand(more, -1)])
+    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+
+
+def load_llava_state(model: MLLM, state: Mapping[str, Tensor]) -> None:
+    """Copies a LLaVA file's weights into a model of `from_llava_config`.
+
+    Raises:
+        CheckpointError: missing or unexpected names, or a shape that does not fit.
+    """
+    parts = _parts(model)
+    found: dict[str, dict[str, str]] = {"vision": {}, "projector": {}, "text": {}}
+    unknown: list[str] = []
+    for name in state:
+        for part, pattern, ours in _SPELLINGS:
+            if match := pattern.fullmatch(name):
+                found[part][ours + match[1]] = name
+                break
+        else:
+            unknown.append(name)
+    if unknown:
+        raise CheckpointError(
+            f"{len(unknown)} weights are none of LlavaForConditionalGeneration's: {', '.join(sorted(unknown)[:4])}"
+        )
+    load_vision(parts.encoder, _Renamed(state, found["vision"]))
+    load_llm(parts.llm, _Renamed(state, found["text"]))
+    _load_projector(parts.connector, _Renamed(state, found["projector"]))
+
+
+_SPELLINGS = [
+    ("vision", re.compile(r"(?:model\.)?vision_tower\.(.+)"), ""),
+    ("projector", re.compile(r"(?:model\.)?multi_modal_projector\.(.+)"), ""),
+    # On disk a whole causal LM stands below `language_model`; in memory its body, with the head beside it.
+    ("text", re.compile(r"language_model\.((?:model|lm_head)\..+)"), ""),
+    ("text", re.compile(r"model\.language_model\.(.+)"), "model."),
+    ("text", re.compile(r"(lm_head\..+)"), ""),
+]
+"""Names on disk, names in memory, and the hub's of 2023: all three are in the wild."""
+
+
+class _Renamed(Mapping[str, Tensor]):
+    """Weights read one by one under other names."""
+
+    def __init__(self, state: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        self._state, self._names = state, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._state[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+@torch.no_grad()
+def _load_projector(connector: Mlp, state: Mapping[str, Tensor]) -> None:
+    layers = [cast(torch.nn.Linear, layer) for layer in connector.project.layers]
+    wanted = {f"linear_{i}.{n}": p for i, layer in enumerate(layers, start=1) for n, p in layer.named_parameters()}
+    if wanted.keys() != set(state):
+        missing, extra = sorted(wanted.keys() - set(state)), sorted(set(state) - wanted.keys())
+        raise CheckpointError(f"the projector does not fit: missing {missing}, unexpected {extra}")
+    for name, weight in wanted.items():
+        value = state[name]
+        if value.shape != weight.shape:
+            raise CheckpointError(
+                f"multi_modal_projector.{name} is {tuple(value.shape)} in the file, {tuple(weight.shape)} in the model"
+            )
+        weight.copy_(value)

@@ -1,0 +1,178 @@
+"""The composition: encoders → connectors → fusion → LLM, one forward for every family.
+
+    embeds   = llm.embed(tokens)
+    features = connector(encoder(media))          per modality
+    embeds   = fusion.inputs(embeds, features)    token level
+    memory   = fusion.memory(features)            feature level
+    hidden   = llm(embeds, around=fusion.around)
+
+The model never sees text or pictures as files; it gets a `Batch`.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from quintet.components.fusion.token import TokenFusion
+from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
+from quintet.config.base import Config
+from quintet.errors import ConfigError, nearest
+from quintet.values import Batch, Features, Layout, Targets
+
+__all__ = ["MLLM", "Output"]
+
+LOGIT_BYTES = 256 * 2**20
+"""Logits of this many bytes are made at once, the rest chunk by chunk and again in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward gives: `hidden` float[B, T, D] after the LLM's last norm."""
+
+    hidden: Tensor
+
+
+class MLLM(nn.Module):
+    """One LLM, one fusion, and per modality an encoder and a connector."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Config):
+        encoders: Mapping[str, EncoderConfig] = field(default_factory=dict)
+        """Modality → encoder."""
+        connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
+        """Modality → connector; the same keys."""
+        fusion: FusionConfig = TokenFusion.Config()
+        llm: LLMConfig
+
+        def __post_init__(self) -> None:
+            if set(self.encoders) != set(self.connectors):
+                raise ConfigError(
+                    f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; each modality needs both"
+                )
+
+        def spec(self, kind: str) -> ImageSpec:
+            """How media of this kind are prepared."""
+            return self._encoder(kind).spec
+
+        def layout(self, kind: str, size: tuple[int, ...]) -> Layout:
+            """The features of an item of this size as they reach the LLM: pure arithmetic, no weights."""
+            return self.connectors[kind].layout(self._encoder(kind).layout(size))
+
+        def columns(self, kind: str, size: tuple[int, ...]) -> int:
+            """Columns of text that an item of this size takes."""
+            return self.fusion.columns(self.layout(kind, size).count)
+
+        def _encoder(self, kind: str) -> EncoderConfig:
+            if kind not in self.encoders:
+                raise ConfigError(f"this model takes no {kind}{nearest(kind, self.encoders)}")
+            return self.encoders[kind]
+
+        def build(self, *, vocab: int | None = None) -> "MLLM":
+            """The model, with random weights. Under `torch.device("meta")` it takes no memory."""
+            return MLLM(self, vocab=vocab)
+
+    def __init__(self, config: Config, *, vocab: int | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoders = nn.ModuleDict({k: e.build() for k, e in config.encoders.items()})
+        self.llm: Any = config.llm.build(vocab=vocab)
+        self.connectors = nn.ModuleDict(
+            {k: c.build(d_in=config.encoders[k].dim, d_out=config.llm.dim) for k, c in config.connectors.items()}
+        )
+        self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
+        self.frozen_encoders: frozenset[str] = frozenset()
+        """Encoders that run without a graph: none of their weights train."""
+        self.run_all_parts = False
+        """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
+
+    def forward(self, batch: Batch, *, cache: Any = None) -> Output:
+        """Hidden states of every column. With a `cache`, `batch` holds the new columns only, and no media."""
+        embeds = self.llm.embed(batch.tokens)
+        features = {kind: self.connectors[kind](self.encode(kind, batch)) for kind in batch.media}
+        embeds = self.fusion.inputs(embeds, features, batch)
+        if self.run_all_parts:
+            embeds = embeds + self._idle(batch)
+        memory = self.fusion.memory(features, batch) if features else None
+        ctx = Context(
+            enter=batch.enter,
+            exit=batch.exit,
+            order=batch.order,
+            positions=batch.positions,
+            targets=batch.targets,
+            memory=memory,
+            cache=cache,
+        )
+        around = self.fusion.around if self.config.fusion.needs_blocks else plain
+        return Output(self.llm(embeds, ctx, around))
+
+    def encode(self, kind: str, batch: Batch) -> Features:
+        """What the encoder makes of one modality's items; cached features pass through."""
+        media = batch.media[kind]
+        if media.encoded:
+            return media.features()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
+            return self.encoders[kind](media.values)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """float[…, D] → float32[…, V]."""
+        return self.llm.head(hidden).float()
+
+    def target_logps(self, output: Output, targets: Targets) -> Tensor:
+        """Log-probability of each supervised token, float32[P], in nats.
+
+        Logits exist only where something is learnt, and in chunks that are recomputed in the backward pass once they
+        would take more than `LOGIT_BYTES`.
+        """
+        hidden = output.hidden.flatten(0, 1).index_select(0, targets.slots)
+        chunk = max(1, LOGIT_BYTES // (4 * self.llm.vocab))
+        if len(hidden) <= chunk:
+            return self._logps(hidden, targets.ids)
+        pieces = zip(hidden.split(chunk), targets.ids.split(chunk), strict=True)
+        return torch.cat([checkpoint(self._logps, h, ids, use_reentrant=False) for h, ids in pieces])  # type: ignore[arg-type]
+
+    def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        return -F.cross_entropy(self.logits(hidden), ids, reduction="none")
+
+    def _idle(self, batch: Batch) -> Tensor:
+        """Zero, computed through every part that this batch does not use.
+
+        A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters are
+        gathered and reduced by all ranks together, or by none (the hang of peers.md section 2, row 8).
+        """
+        total = torch.zeros((), device=batch.tokens.device)
+        for kind in self.encoders.keys() - batch.media.keys():
+            height, width = self.config.spec(kind).size
+            blank = torch.zeros(3, height, width, dtype=torch.uint8, device=batch.tokens.device)
+            with torch.set_grad_enabled(kind not in self.frozen_encoders):
+                features = self.encoders[kind]((blank,))
+            total = total + self.connectors[kind](features).values.sum() * 0.0
+        return total
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`."""
+        found: dict[str, nn.Module] = {}
+        for kind, encoder in self.encoders.items():
+            found[f"encoders.{kind}"] = encoder
+        for kind, connector in self.connectors.items():
+            found[f"connectors.{kind}"] = connector
+        if any(True for _ in self.fusion.parameters()):
+            found["fusion"] = self.fusion
+        found["llm"] = self.llm
+        return found
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without a graph, then back to what was."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)

@@ -1,0 +1,170 @@
+"""Runs a model and its transformers twin on the same random inputs and keeps the largest difference of their logits.
+
+Rows differ in text, in number of pictures and in where the pictures stand, so a tower, a projector or a splice that is
+wrong anywhere shows. Letters: T columns, V vocabulary.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quintet.components.encoders.vision import Vision
+from quintet.errors import CheckpointError
+from quintet.model.mllm import MLLM
+from quintet.values import Batch, MediaBatch, Targets
+
+__all__ = ["Parity", "verify"]
+
+ROWS = ((3, 1, 4), (5, 2, 0), (2, 3, 2, 1), (9,))
+"""Words between pictures: three words, a picture, one word, a picture, four words; and so on. The last has no picture."""
+LARGE = 1_000_000_000
+"""Weights from which a 16-bit model is compared in 16 bits: twice in float32 would not fit common machines."""
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Allowed difference as a share of the largest logit. Both sides do the same sums in the same type, in kernels that may
+round differently; on one machine float32 was measured at 0 (tests/parity/test_llava.py)."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What was compared and how near it is."""
+
+    max_abs_logit_difference: float
+    max_abs_logit: float
+    picture_effect: float
+    """How much the logits change with other pictures: what a wrong tower or projector would be seen by."""
+    dtype: str
+    shapes: tuple[dict[str, int], ...] = ()
+    """Columns and pictures of each row that was tried."""
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """parity.json."""
+        return {
+            "max_abs_logit_difference": self.max_abs_logit_difference,
+            "max_abs_logit": self.max_abs_logit,
+            "picture_effect": self.picture_effect,
+            "dtype": self.dtype,
+            "shapes": list(self.shapes),
+            "seed": self.seed,
+            "reference": "transformers LlavaForConditionalGeneration",
+        }
+
+
+def verify(model: MLLM, folder: Path, *, image_token_id: int, seed: int = 0) -> Parity:
+    """Compares the model with the LLaVA folder as transformers loads it.
+
+    Raises:
+        CheckpointError: transformers finds missing, unexpected or misshapen weights, or the logits differ.
+    """
+    reference = _reference(folder)
+    dtype = next(model.llm.parameters()).dtype
+    if dtype != torch.float32 and sum(p.numel() for p in model.parameters()) < LARGE:
+        dtype = torch.float32
+    ours = model if next(model.llm.parameters()).dtype == dtype else copy.deepcopy(model).to(dtype)
+    reference = reference.to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    worst = largest = effect = 0.0
+    shapes = []
+    with ours.inference():
+        for words in ROWS:
+            row = _Row.random(words, model, image_token_id, generator)
+            theirs = row.through(reference, ours)
+            mine = ours.logits(ours(row.batch()).hidden)[0]
+            worst = max(worst, float((mine - theirs[:, : mine.shape[1]]).abs().max()))
+            largest = max(largest, float(mine.abs().max()))
+            other = ours.logits(ours(row.with_other_pictures().batch()).hidden)[0]
+            effect = max(effect, float((mine - other).abs().max()))
+            shapes.append({"columns": len(row.tokens), "pictures": len(row.pictures)})
+    found = Parity(worst, largest, effect, str(dtype).removeprefix("torch."), tuple(shapes), seed)
+    if not worst <= TOLERANCES[dtype] * largest:
+        raise CheckpointError(
+            f"the logits of {folder} and of the model differ by {worst:.3g} ({found.dtype}, largest logit "
+            f"{largest:.3g}); at most {TOLERANCES[dtype] * largest:.3g} was expected"
+        )
+    return found
+
+
+def _reference(folder: Path) -> Any:
+    """The folder as transformers loads it, whole."""
+    from transformers import LlavaForConditionalGeneration
+
+    model, info = LlavaForConditionalGeneration.from_pretrained(
+        str(folder), local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
+    )
+    wrong = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise CheckpointError(f"transformers does not load {folder} whole: {wrong}")
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One row of random words and pictures."""
+
+    tokens: Tensor
+    pictures: tuple[Tensor, ...]
+    slots: Tensor
+    count: int
+
+    @classmethod
+    def random(cls, words: tuple[int, ...], model: MLLM, image_token_id: int, generator: torch.Generator) -> "_Row":
+        """`words` text tokens between pictures of the size that the encoder takes."""
+        height, width = model.config.spec("image").size
+        count = model.config.columns("image", (height, width))
+        pieces: list[Tensor] = []
+        for number, length in enumerate(words):
+            if number:
+                pieces.append(torch.full((count,), image_token_id))
+            # Ids below the image token, or above it where it is the first of all.
+            ids = torch.randint(0, model.llm.vocab - 1, (length,), generator=generator)
+            pieces.append(ids + (ids >= image_token_id))
+        tokens = torch.cat(pieces)
+        pictures = tuple(
+            torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in words[1:]
+        )
+        return cls(tokens, pictures, (tokens == image_token_id).nonzero()[:, 0], count)
+
+    def with_other_pictures(self) -> "_Row":
+        """The same words with every picture inverted."""
+        return replace(self, pictures=tuple(255 - picture for picture in self.pictures))
+
+    def batch(self) -> Batch:
+        """The row for our model. An image token past our vocabulary becomes 0: its embedding is written over."""
+        columns = torch.arange(len(self.tokens))[None]
+        zeros = torch.zeros_like(columns)
+        place = torch.zeros(len(self.pictures), dtype=torch.int64)
+        tokens = self.tokens.clone()
+        tokens[self.slots] = 0
+        media = MediaBatch(
+            values=self.pictures,
+            slots=self.slots,
+            counts=(self.count,) * len(self.pictures),
+            row=place,
+            enter=place,
+            exit=place + 1,
+            order=self.slots[:: self.count],
+        )
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return Batch(
+            tokens=tokens[None],
+            enter=zeros,
+            exit=zeros + 1,
+            order=columns,
+            positions=columns,
+            targets=Targets(nothing, nothing, nothing.float(), nothing),
+            media={"image": media} if self.pictures else {},
+            lengths=(len(tokens),),
+        )
+
+    def through(self, reference: Any, model: MLLM) -> Tensor:
+        """The reference's logits float32[T, V]."""
+        inputs: dict[str, Tensor] = {"input_ids": self.tokens[None]}
+        if self.pictures:
+            encoder = model.encoders["image"]
+            assert isinstance(encoder, Vision)
+            inputs["pixel_values"] = encoder.normalise(torch.stack(self.pictures)).to(reference.dtype)
+        return reference(**inputs).logits[0].float()

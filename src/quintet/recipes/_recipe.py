@@ -1,0 +1,53 @@
+"""What a recipe is: one model, its stages, its paper. A recipe is a module with a function `recipe()`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from quintet.config.base import Config
+from quintet.data.template import Template
+from quintet.errors import ConfigError, nearest
+from quintet.model.mllm import MLLM
+from quintet.training.stage import Stage
+
+__all__ = ["Paper", "Recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper(Config):
+    """Where a system comes from, and the figures it gives that a build can be held against."""
+
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+    published: Mapping[str, int] = field(default_factory=dict)
+    """Part → parameters as the paper, or arithmetic on its table, gives them."""
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Modality → tokens an item takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Config):
+    """A system of the surveys: structure, stages and paper. Its scale is chosen apart (`at_scale`)."""
+
+    model: MLLM.Config
+    stages: tuple[Stage, ...]
+    paper: Paper
+
+    def __post_init__(self) -> None:
+        names = [s.name for s in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"stages are {names}; a recipe needs at least one, each with a name of its own")
+
+    @property
+    def template(self) -> Template:
+        """How the finished model is talked to: as in its last stage."""
+        return self.stages[-1].template
+
+    def only(self, names: list[str]) -> tuple[Stage, ...]:
+        """The stages of these names, in the recipe's order."""
+        known = [s.name for s in self.stages]
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"no stage {name!r}{nearest(name, known)}")
+        return tuple(s for s in self.stages if s.name in names)

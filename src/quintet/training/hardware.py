@@ -1,0 +1,85 @@
+"""What this machine computes with: its number formats, its measured matrix-product peak, its memory."""
+
+import ctypes
+import platform
+import resource
+import sys
+import time
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+
+from quintet.errors import ConfigError
+
+__all__ = ["Precision", "autocast", "keep_memory", "matmul_peak", "peak_memory", "pick_precision"]
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def pick_precision(asked: Precision, device: torch.device) -> Literal["fp32", "bf16"]:
+    """bf16 where the processor has instructions for it, decided by what it is and not by a measurement.
+
+    A choice that depended on a timing would differ between two runs of the same command.
+    """
+    if asked != "auto":
+        return asked
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type != "cpu":
+        raise ConfigError(f"no precision is known for device {device}; ask for fp32 or bf16")
+    return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_products() else "fp32"
+
+
+def _has_bf16_products() -> bool:
+    """AVX512-BF16 or AMX. Plain AVX512 has bf16 too, emulated and slower than fp32."""
+    if sys.platform != "linux":
+        return False
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def autocast(precision: Literal["fp32", "bf16"], device: torch.device) -> Any:
+    """The context in which a forward runs."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def matmul_peak(device: torch.device, precision: Literal["fp32", "bf16"]) -> float:
+    """FLOP/s of a square matrix product, the best of a few runs: what this machine can do at most."""
+    side = 8192 if device.type == "cuda" else 1536
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.ones(side, side, dtype=dtype, device=device)
+    best = float("inf")
+    for _ in range(4):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that the device's allocator held, or on a CPU that this process held."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_memory() -> None:
+    """Tells glibc to keep freed blocks instead of returning them to the system after every step.
+
+    Activations of a CPU step are large blocks that are freed and asked for again; handing them back costs a page
+    fault for each page. Measured on a 2-core virtual machine: a ViT step of 5.3 s became 1.4 s (docs/log.md).
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+    libc.mallopt(top_pad, 1 << 26)

@@ -1,0 +1,327 @@
+"""The training loop. There is one: every recipe, stage, scale and world size runs through `train_stage`.
+
+A step takes exactly `batch` samples, packed; its loss is the sum over its targets divided by the whole step's count,
+over micro-batches and ranks. Between steps the state is the weights that train, the optimizer's moments and the
+number of the step: data order and random numbers follow from that number. So a checkpoint at a step is all there is,
+and a run that was killed goes on bit for bit.
+"""
+
+import json
+import math
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from quintet import dist
+from quintet.data.collate import collate
+from quintet.data.features import FeatureCache
+from quintet.data.pipeline import MediaLoader, Micro, Plan, Planner, Source, StepPlan, batches, measure_with
+from quintet.data.tokenizer import Tokenizer
+from quintet.errors import CheckpointError, TrainingError
+from quintet.log import logger
+from quintet.model.checkpoint import write_json
+from quintet.model.mllm import MLLM
+from quintet.training.folder import Checkpoint, Metrics, RunFolder
+from quintet.training.hardware import Precision, autocast, keep_memory, peak_memory, pick_precision
+from quintet.training.objectives import OBJECTIVES
+from quintet.training.optim import make_optimizer, schedule, set_trainable, trainable
+from quintet.training.parallel import Step, full_state, load_state, save_state, shard, training_state
+from quintet.training.stage import Stage
+from quintet.values import Batch, Tokens
+
+__all__ = ["Interrupted", "Progress", "Result", "Settings", "train_stage"]
+
+log = logger(__name__)
+
+Progress = Callable[[dict[str, Any]], None]
+"""Told of every step: stage, step, steps, loss, lr, tokens, seconds and the rest of a metrics line."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; a checkpoint has been written."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, where the recipe says what to run."""
+
+    seed: int = 0
+    precision: Precision = "auto"
+    workers: int = 0
+    """Processes that decode media; 0 decodes in this one."""
+    compile: bool = False
+    save_seconds: float = 300.0
+    """Time between checkpoints."""
+    save_steps: int | None = None
+    """Steps between checkpoints instead."""
+    stop_after: int | None = None
+    """Stop with a checkpoint after this many steps of a stage (tests, time slots)."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage did. Losses are per target, in nats."""
+
+    steps: int
+    seconds: float
+    first_loss: float
+    last_loss: float
+    tokens: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def train_stage(
+    model: MLLM,
+    stage: Stage,
+    source: Source,
+    tokenizer: Tokenizer,
+    *,
+    run: RunFolder,
+    settings: Settings,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Trains one stage in place and writes the parts it trained; continues from its newest checkpoint, if any.
+
+    Raises:
+        Interrupted: a signal asked to stop; the checkpoint is written.
+        TrainingError: the loss or the gradient is not finite, or too many samples were dropped.
+    """
+    if dist.device().type == "cpu":
+        keep_memory()
+    loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, cache=cache)
+    with _signals() as asked:
+        result = loop.run(asked, progress)
+    loop.finish(result)
+    return result
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: MLLM,
+        stage: Stage,
+        source: Source,
+        tokenizer: Tokenizer,
+        *,
+        run: RunFolder,
+        settings: Settings,
+        cache: FeatureCache | None,
+    ) -> None:
+        self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
+        self.device = dist.device()
+        self.precision = pick_precision(settings.precision, self.device)
+        rates = set_trainable(model, stage.train)
+        model.to(self.device)
+        self.step = Step(model, OBJECTIVES[stage.objective])
+        shard(self.step, precision=self.precision)
+        if settings.compile:
+            for block in model.llm.blocks:
+                block.compile(dynamic=True)
+        self.optimizer = make_optimizer(model, rates, stage)
+        self.steps = stage.num_steps(len(source))
+        plan = Plan(
+            batch=stage.batch,
+            steps=self.steps,
+            row=stage.row,
+            micro=stage.micro,
+            seed=settings.seed,
+            packing=stage.packing,
+            rank=dist.rank(),
+            world=dist.world(),
+            too_long=stage.too_long,
+            drop_limit=stage.drop_limit,
+        )
+        specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
+        self.planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.config.columns), plan)
+        self.load = MediaLoader(specs, cache.lookup if cache else None)
+        self.pad = tokenizer.pad_id
+        self.metrics = Metrics(run.metrics)
+        self.seconds = 0.0
+        self.losses: list[float] = []
+
+    # ---- the run ------------------------------------------------------------------------------------------------
+    def run(self, asked: "list[int]", progress: Progress | None) -> Result:
+        start = self._resume()
+        log.info("stage %s: steps %d to %d, %s", self.stage.name, start, self.steps, self._facts())
+        self.step.train()
+        saved, begun = time.monotonic(), time.monotonic()
+        tokens = 0
+        plans = (self.planner.step(n) for n in range(start, self.steps))
+        for plan, micro in batches(plans, self.load, pad=self.pad, workers=self.settings.workers):
+            now = time.monotonic()
+            row = self._one(plan, micro)
+            tokens += plan.tokens
+            self.seconds += time.monotonic() - begun
+            begun = time.monotonic()
+            row |= {"seconds": round(self.seconds, 3), "step_seconds": round(begun - now, 4), "steps": self.steps}
+            self.metrics.write(row)
+            if progress:
+                progress(row)
+            done = plan.step + 1
+            last = done == self.steps
+            stop = bool(dist.total(float(bool(asked)))[0]) or done - start == self.settings.stop_after
+            if not last and (stop or self._due(done, saved)):
+                self.save(done)
+                saved = time.monotonic()
+            if stop and not last:
+                self.metrics.close()
+                raise Interrupted(f"stopped after step {done} of stage {self.stage.name!r}; a checkpoint is written")
+        self.metrics.close()
+        drops = self.planner.drops
+        return Result(self.steps, self.seconds, self.losses[0] if self.losses else float("nan"),
+                      self.losses[-1] if self.losses else float("nan"), tokens, dict(drops.faults))  # fmt: skip
+
+    def _one(self, plan: StepPlan, micro: list[Micro]) -> dict[str, Any]:
+        """One optimizer step; returns its line of metrics."""
+        # Random numbers follow from the step, so there is no state of theirs to save.
+        torch.manual_seed(_seed(self.settings.seed, plan.step))
+        for error in (e for m in micro for e in m.lost):
+            self.planner.drops.add(error)
+        count, columns = dist.total(
+            sum(m.batch.targets.count for m in micro if m.batch),
+            sum(m.batch.tokens.numel() for m in micro if m.batch),
+        )
+        if count == 0:
+            raise TrainingError(f"step {plan.step}: nothing to learn in it; every sample was dropped")
+        rate = schedule(plan.step, steps=self.steps, stage=self.stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        total = 0.0
+        for m in micro:
+            batch = (m.batch or _empty(self.pad)).to(self.device)
+            with autocast(self.precision, self.device):
+                loss = self.step(batch)
+            total += float(loss.detach())
+            # Sharded gradients are averaged over ranks; the sum is what a sum of losses needs.
+            (loss * (dist.world() / count)).backward()
+        loss_value = dist.total(total)[0] / count
+        norm = _clip([p for _, p in trainable(self.model)], self.stage.clip)
+        if not (math.isfinite(loss_value) and math.isfinite(norm)):
+            raise TrainingError(
+                f"step {plan.step} of stage {self.stage.name!r}: loss {loss_value}, gradient norm {norm}; "
+                "lower the learning rate, or look at the step's samples with `quintet doctor`"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.losses.append(loss_value)
+        return {
+            "stage": self.stage.name,
+            "step": plan.step + 1,
+            "loss": loss_value,
+            "grad_norm": norm,
+            "lr": rate,
+            "targets": count,
+            "tokens": plan.tokens,
+            "fill": round(plan.tokens / columns, 4),
+            "dropped": self.planner.drops.dropped,
+            "memory": peak_memory(self.device),
+        }
+
+    def _facts(self) -> str:
+        count = sum(p.numel() for _, p in trainable(self.model))
+        parts = ", ".join(f"{name} at {rate.lr:g}" for name, rate in self.stage.train.items())
+        return f"training {parts} ({count:,} parameters), {self.precision} on {self.device}, {dist.world()} process(es)"
+
+    # ---- checkpoints --------------------------------------------------------------------------------------------
+    def _due(self, done: int, saved: float) -> bool:
+        if self.settings.save_steps is not None:
+            return done % self.settings.save_steps == 0
+        # Ranks must agree, and their clocks may not.
+        return dist.total(float(time.monotonic() - saved > self.settings.save_seconds))[0] > 0
+
+    def save(self, done: int) -> Checkpoint:
+        """Writes a checkpoint after `done` steps."""
+        name = f"{self.stage.name}-{done:07d}"
+        aside = self.run_folder.aside(name)
+        save_state(training_state(self.model, self.optimizer), aside / "state")
+        self.run_folder.commit(
+            aside, {"stage": self.stage.name, "step": done, "steps": self.steps, "seconds": self.seconds, "losses": self.losses[:1],
+                    "drops": {"seen": self.planner.drops.seen, "faults": self.planner.drops.faults}},
+        )  # fmt: skip
+        return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
+
+    def _resume(self) -> int:
+        found = self.run_folder.latest(self.stage.name)
+        if found is None:
+            self.metrics.rewind(self.stage.name, 0)
+            return 0
+        facts = json.loads((found.path / "state.json").read_text(encoding="utf-8"))
+        if facts["steps"] != self.steps:
+            raise CheckpointError(
+                f"{found.path} is of a run of {facts['steps']} steps, this one has {self.steps}; use the same data and settings, or another --out"
+            )
+        state = training_state(self.model, self.optimizer)
+        load_state(state, found.path / "state")
+        with torch.no_grad():
+            for name, parameter in trainable(self.model):
+                moments = self.optimizer.state[parameter]
+                moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
+        self.seconds, self.losses = facts["seconds"], facts["losses"]
+        self.planner.drops.seen, self.planner.drops.faults = facts["drops"]["seen"], facts["drops"]["faults"]
+        self.metrics.rewind(self.stage.name, found.step)
+        return found.step
+
+    def finish(self, result: Result) -> None:
+        """Writes the parts that the stage trained; from here on its checkpoints are not needed."""
+        state = full_state(self.model)
+        if dist.is_first():
+            folder = self.run_folder.stage(self.stage.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            learnt = {name for name, _ in trainable(self.model)}
+            save_file(
+                {n: t.contiguous() for n, t in sorted(state.items()) if n in learnt}, folder / "trained.safetensors"
+            )
+            write_json(folder / "stage.json", {"name": self.stage.name, **asdict(result)})
+            for old in self.run_folder.checkpoints.glob(f"{self.stage.name}-*"):
+                shutil.rmtree(old)
+        dist.barrier()
+
+
+def _seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step * 1_009 + dist.rank()) % (1 << 62)
+
+
+def _clip(parameters: list[torch.nn.Parameter], most: float) -> float:
+    norm = torch.nn.utils.clip_grad_norm_(parameters, most)
+    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+
+def _empty(pad: int) -> Batch:
+    """A batch that asks for nothing: what a rank computes when it has no rows left in a step."""
+    one = torch.zeros(2, dtype=torch.int64)
+    tokens = Tokens(one + pad, one.float(), one, one + 1, torch.arange(2), torch.arange(2), one - 1, ())
+    return collate([[tokens]], {}, pad=pad)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of them; a second one does what it always did."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            signal.signal(number, old[number])
+            signal.raise_signal(number)
+        asked.append(number)
+
+    old: dict[int, Any] = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            old[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread: signals are somebody else's
+        yield asked
+        return
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

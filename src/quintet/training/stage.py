@@ -1,0 +1,88 @@
+"""A stage of training as data: what is learnt from what, which parts train and how fast."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from quintet.components.lora import Lora
+from quintet.config.base import Config
+from quintet.data.template import Template
+from quintet.errors import ConfigError
+
+__all__ = ["Data", "Rate", "Stage"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate(Config):
+    """How a part trains. What trains and how fast is one fact: a part without a rate is frozen."""
+
+    lr: float
+    """Peak learning rate of AdamW."""
+    lora: Lora | None = None
+    """Low-rank adapters instead of the part's own weights."""
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ConfigError(f"lr is {self.lr}; leave the part out of `train` to freeze it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Config):
+    """Which rows a stage learns from: the published set's name, and what kind of rows they are.
+
+    At full scale `path` names the file (by `--data STAGE=PATH`); at the starter and tiny scales rows of the same kind
+    come from Scenes.
+    """
+
+    name: str
+    kind: Literal["captions", "instructions", "text"]
+    rows: int | None = None
+    """Rows of the published set, for the planner; None if it is not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Config):
+    """One run of the loop."""
+
+    name: str
+    data: Data
+    template: Template
+    train: Mapping[str, Rate]
+    """Part → rate, by prefix of the part's name: `connectors`, `llm`, `encoders.image`, `fusion`."""
+    batch: int
+    """Samples in a step, over all ranks and micro-batches."""
+    epochs: float = 1.0
+    steps: int | None = None
+    """Steps instead of epochs."""
+    warmup: float = 0.03
+    """Share of the steps in which the rate rises linearly from 0."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    final: float = 0.0
+    """The last step's rate as a share of the peak."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    """On matrices; vectors (norms, biases) have none."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    objective: Literal["lm"] = "lm"
+    row: int = 2048
+    """Columns of a row; no sample may be longer."""
+    micro: int = 8192
+    """Columns of a micro-batch on one rank."""
+    packing: bool = True
+    too_long: Literal["drop", "error"] = "drop"
+    """What happens to a sample of more than `row` tokens; it is never cut."""
+    drop_limit: float = 0.01
+    """The share of dropped samples at which the run stops."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Settings of the objective."""
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError(f"stage {self.name!r} trains no part")
+        if self.batch < 1:
+            raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
+
+    def num_steps(self, rows: int) -> int:
+        """Steps of the stage over a source of `rows` rows."""
+        return self.steps if self.steps is not None else max(1, -(-int(rows * self.epochs) // self.batch))

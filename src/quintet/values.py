@@ -1,0 +1,338 @@
+"""The values that travel from a source's row to the loss.
+
+    row ─► Sample ─► Tokens ─► Batch ─► Features ─► hidden ─► (sum, count)
+
+A `Sample` is a tree of turns. Every token carries the interval that its node takes in a depth-first walk over the
+row (`enter`, `exit`) and its rank for causal attention (`order`), and then one rule is all of attention:
+
+    t may look at u   ⇔   enter[u] ≤ enter[t] < exit[u]   and   order[u] ≤ order[t]
+
+Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors contain. Letters in shapes:
+B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "Features",
+    "Item",
+    "Layout",
+    "Media",
+    "MediaBatch",
+    "Node",
+    "Origin",
+    "Part",
+    "Ref",
+    "Region",
+    "Sample",
+    "Targets",
+    "Text",
+    "Tokens",
+    "Turn",
+    "visible",
+]
+
+
+# ---- what a source makes: a tree of turns ------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Where the bytes of a medium are: a file, a slice of a file (a tar member), or the bytes themselves."""
+
+    name: str
+    path: Path | None = None
+    offset: int = 0
+    length: int | None = None
+    data: bytes | None = None
+
+    def read(self) -> bytes:
+        """The bytes; raises OSError when the file is not there."""
+        if self.data is not None:
+            return self.data
+        assert self.path is not None, f"{self.name}: neither a path nor bytes"
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(-1 if self.length is None else self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words of a turn. `weight` multiplies the turn's; `mark` names a span for objectives that need one."""
+
+    text: str
+    weight: float = 1.0
+    mark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """A medium at its place in a turn. `kind` is a key of the model's encoders: image, video, audio and so on."""
+
+    kind: str
+    ref: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A place in a medium: a box (x1, y1, x2, y2), a point (x, y) or a polygon, in shares of width and height."""
+
+    points: tuple[float, ...]
+    of: int = 0
+    """Which medium of the sample, counted from 0."""
+
+
+Part = Text | Media | Region
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one speaker says. Only an assistant's turns are learnt, `weight` times."""
+
+    role: str
+    parts: tuple[Part, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A straight run of turns, then continuations that must not see each other."""
+
+    turns: tuple[Turn, ...]
+    children: tuple["Node", ...] = ()
+
+    def walk(self) -> Iterator["Node"]:
+        """This node and all below it, depth first."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a sample comes from, for every message about it. `row` counts from 1."""
+
+    file: str = "<memory>"
+    row: int = 0
+    id: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A tree of turns and where it comes from. A conversation is a tree of one node."""
+
+    root: Node
+    origin: Origin = Origin()
+
+    def turns(self) -> Iterator[Turn]:
+        """All turns, depth first."""
+        for node in self.root.walk():
+            yield from node.turns
+
+    def media(self) -> list[Media]:
+        """All media in the order of the text."""
+        return [part for turn in self.turns() for part in turn.parts if isinstance(part, Media)]
+
+
+# ---- what encoders and connectors speak about --------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the features of one item are laid out: `extra` tokens (a class token), then a grid in raster order.
+
+    >>> Layout((24, 24)).count, Layout((24, 24), extra=1).count
+    (576, 577)
+    """
+
+    grid: tuple[int, ...]
+    extra: int = 0
+
+    @property
+    def count(self) -> int:
+        return self.extra + prod(self.grid)
+
+
+@dataclass(frozen=True)
+class Features:
+    """Packed features of N items: `values` float[S, D], one `Layout` an item; S is the sum of their counts."""
+
+    values: Tensor
+    layouts: tuple[Layout, ...]
+
+    @property
+    def counts(self) -> list[int]:
+        return [layout.count for layout in self.layouts]
+
+    def split(self) -> tuple[Tensor, ...]:
+        """One float[count, D] an item."""
+        return self.values.split(self.counts)
+
+    def groups(self) -> Iterator[tuple[Layout, list[int], Tensor]]:
+        """Items of equal layout together: the layout, their indices, float[n, count, D]."""
+        pieces = self.split()
+        by_layout: dict[Layout, list[int]] = {}
+        for index, layout in enumerate(self.layouts):
+            by_layout.setdefault(layout, []).append(index)
+        for layout, indices in by_layout.items():
+            yield layout, indices, torch.stack([pieces[i] for i in indices])
+
+    @staticmethod
+    def join(pieces: list[tuple[Layout, list[int], Tensor]]) -> "Features":
+        """The inverse of `groups`: items go back to their order, whatever their new layouts are."""
+        placed = {
+            i: (layout, value) for layout, indices, values in pieces for i, value in zip(indices, values, strict=True)
+        }
+        order = [placed[i] for i in range(len(placed))]
+        return Features(torch.cat([value for _, value in order]), tuple(layout for layout, _ in order))
+
+
+# ---- what the template makes -------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A medium in a row of tokens: its columns are `start … start + columns - 1`.
+
+    `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
+    for token-level fusion, and fewer for feature-level fusion (the marker alone).
+    """
+
+    kind: str
+    ref: Ref
+    size: tuple[int, ...]
+    start: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One sample as tokens: int64[T] vectors, float32[T] weights, and its media.
+
+    `weight[t]` says how much token t is learnt (0: not at all), `parent[t]` is the column that predicts it (-1: none).
+    """
+
+    ids: Tensor
+    weight: Tensor
+    enter: Tensor
+    exit: Tensor
+    order: Tensor
+    position: Tensor
+    parent: Tensor
+    items: tuple[Item, ...]
+    origin: Origin = Origin()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nodes(self) -> int:
+        return int(self.enter.max()) + 1
+
+    @property
+    def count(self) -> float:
+        """Sum of the weights that have a column to be predicted from: what this sample adds to a step's count."""
+        return float(self.weight[self.parent >= 0].sum())
+
+
+# ---- what the model gets -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class MediaBatch:
+    """The items of one modality in a batch.
+
+    `values` holds one tensor an item (uint8[3, H, W] for an image), or, when `encoded`, what the frozen encoder made
+    of it (float[count, D]) with its `layouts`. `slots` int64[S] are flat indices into B·T, `counts` the columns
+    of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion.
+    """
+
+    values: tuple[Tensor, ...]
+    slots: Tensor
+    counts: tuple[int, ...]
+    row: Tensor
+    enter: Tensor
+    exit: Tensor
+    order: Tensor
+    layouts: tuple[Layout, ...] | None = None
+
+    @property
+    def encoded(self) -> bool:
+        return self.layouts is not None
+
+    def features(self) -> Features:
+        """The cached features."""
+        assert self.layouts is not None, "these values are raw media"
+        return Features(torch.cat(self.values), self.layouts)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is learnt: from column `slots` (flat, into B·T) predict `ids`, `weights` times.
+
+    All int64[P] or float32[P]. The shift by one is here and nowhere else. `node` numbers the node of the tree that
+    the target belongs to, over the whole batch, so that sums per answer are one `index_add`. A column may stand more
+    than once: the last shared token of two branches predicts the first of each.
+    """
+
+    slots: Tensor
+    ids: Tensor
+    weights: Tensor
+    node: Tensor
+
+    @property
+    def count(self) -> float:
+        return float(self.weights.sum())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of packed trees. All vectors are int64[B, T]; padding is a node of its own at the end of a row."""
+
+    tokens: Tensor
+    enter: Tensor
+    exit: Tensor
+    order: Tensor
+    positions: Tensor
+    targets: Targets
+    media: Mapping[str, MediaBatch] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    """Columns of each row that are not padding."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Everything on `device`."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        def move_media(m: MediaBatch) -> MediaBatch:
+            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order")}
+            return replace(m, values=tuple(map(move, m.values)), **vectors)
+
+        return replace(
+            self,
+            targets=Targets(*(move(getattr(self.targets, f.name)) for f in fields(Targets))),
+            media={kind: move_media(m) for kind, m in self.media.items()},
+            **{name: move(getattr(self, name)) for name in ("tokens", "enter", "exit", "order", "positions")},
+        )
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are not padding."""
+        return sum(self.lengths)
+
+
+def visible(
+    enter: Tensor, order: Tensor, *, key_enter: Tensor | None = None, key_exit: Tensor, key_order: Tensor | None = None
+) -> Tensor:
+    """The attention rule as bool[B, T, U]: may token t of the queries look at token u of the keys?
+
+    Queries are `enter`, `order` int64[B, T]; keys are `key_enter`, `key_exit`, `key_order` int64[B, U], which default
+    to the queries' own.
+    """
+    key_enter = enter if key_enter is None else key_enter
+    key_order = order if key_order is None else key_order
+    inside = (key_enter[:, None, :] <= enter[:, :, None]) & (enter[:, :, None] < key_exit[:, None, :])
+    return inside & (key_order[:, None, :] <= order[:, :, None])
