@@ -1,7 +1,7 @@
 """Our vision encoders against transformers' own classes, random weights, float32.
 
-Tolerance 1e-5 on features of standard deviation 3 to 5: kernels for other shapes may round differently. Measured worst case
-over all cases below: 0.0, the same numbers to the last bit (torch 2.13, one thread, AVX-512).
+Tolerance 1e-5 on features of standard deviation 3 to 5: kernels for other shapes may round differently. Measured
+worst case over all cases below: 0.0, the same numbers to the last bit (torch 2.13, one thread, AVX-512).
 """
 
 from collections.abc import Callable
@@ -169,7 +169,9 @@ def test_a_published_folder_is_read_and_written_so_that_transformers_loads_it_wh
     load_hf_folder(encoder, tmp_path / "theirs")
     save_hf_folder(encoder, tmp_path / "ours")
     again, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
     assert again.config.num_hidden_layers == (DEPTH if keep else DEPTH - 1)
     (picture,) = pictures((32, 32))
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Decoding with a cache: alone = batched = packed = as a branch of a tree, token for token. 3 s.
 
-Tolerance of logits (size about 1): float32, other kernels for other shapes. Worst measured: CACHE_WORST.
+Tolerance of logits (up to 1.5): float32, other kernels for other shapes. Worst measured: 9.5e-7.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from quintet.components.presets_llm import MISTRAL_7B, QWEN2_0_5B, QWEN3_0_6B
 from quintet.components.roles import Context
 from quintet.errors import ConfigError
 
-TOLERANCE = 2e-5
+TOLERANCE = 5e-6
 STEPS = 6
 
 

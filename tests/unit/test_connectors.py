@@ -1,4 +1,4 @@
-"""Connectors and token fusion: layouts are what is made, neighbours are merged rightly, misfits are refused in words."""
+"""Connectors and token fusion: layouts are what is made, neighbours merge rightly, misfits are refused in words."""
 
 import json
 from typing import Any
@@ -61,7 +61,8 @@ def test_an_item_alone_gives_what_it_gives_among_others(name: str) -> None:
 def test_every_weight_learns_and_nothing_is_made_of_nothing(name: str) -> None:
     connector = built(ALL[name])
     empty = connector(Features(torch.zeros(0, D_IN), ()))
-    assert empty.layouts == () and empty.values.shape == (0, D_OUT)
+    assert empty.layouts == ()
+    assert empty.values.shape == (0, D_OUT)
     connector(features(*LAYOUTS)).values.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in connector.parameters())
 
@@ -138,7 +139,11 @@ def test_pixel_shuffle_is_that_of_idefics3_and_of_internvl() -> None:
 @pytest.mark.parametrize(
     ("config", "layout", "message"),
     [
-        (AveragePool.Config(factor=3), Layout((4, 4)), r"4 × 4 patches does not divide by 3; factors that do: 2, 4;.* 3 × 3"),
+        (
+            AveragePool.Config(factor=3),
+            Layout((4, 4)),
+            r"4 × 4 patches does not divide by 3; factors that do: 2, 4;.* 3 × 3",
+        ),
         (PixelShuffle.Config(factor=2), Layout((27, 27)), r"27 × 27 .* by 2; factors that do: 3, 9, 27;.* 28 × 28"),
         (PixelShuffle.Config(factor=2), Layout((5, 7)), "factors that do: none"),
         (AveragePool.Config(), Layout((16,)), "not a grid of rows and columns"),
@@ -179,12 +184,14 @@ def test_token_fusion_writes_features_at_their_slots_and_nowhere_else() -> None:
     given = features(Layout((1, 2)), Layout((1, 1)), dim=2)
     fused = TokenFusion.Config().build(dim=2, depth=1).inputs(embeds, {"image": given}, batch((2, 1), [1, 2, 6]))
     assert torch.equal(fused[0, [1, 2, 6]], given.values)
-    assert fused[0, [0, 3, 4, 5, 7]].abs().sum() == 0 and embeds.abs().sum() == 0
+    assert fused[0, [0, 3, 4, 5, 7]].abs().sum() == 0
+    assert embeds.abs().sum() == 0
 
 
 def test_token_fusion_takes_a_column_a_feature_and_owns_no_weights() -> None:
     config = TokenFusion.Config()
-    assert config.columns(576) == 576 and not config.needs_blocks
+    assert config.columns(576) == 576
+    assert not config.needs_blocks
     assert not list(config.build(dim=2, depth=1).parameters())
 
 

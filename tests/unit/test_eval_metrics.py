@@ -66,7 +66,10 @@ def test_vqa_cleans_nothing_where_all_references_agree_unless_asked() -> None:
         ("Im", "im"),  # the official key `Im` never meets a lower-cased word
         ("somebody'd", "somebodyd"),
         ("black-and-white", "black and white"),  # no space beside the mark: replaced by one
-        ("black -white", "black white"),  # a space beside it: deleted
+        ("black -white", "black white"),
+        ("one-way -street", "oneway street"),  # a space beside one of them: all are deleted
+        ("x-;y-z", "x y z"),
+        ("x;-y-z", "x y z"),  # the space that the first mark leaves does not count as one beside the second
         ("red, blue-green", "red blue green"),
         ("1,000 birds; many", "1000 birds many"),  # digit, comma, digit: every mark is deleted
         ("1,000-year/old", "1000yearold"),
@@ -106,6 +109,7 @@ def test_pope_counts_give_the_known_scores() -> None:
         ("no, there is not.", "no"),
         ("There is not a dog.", "no"),
         ("Well, no", "no"),
+        ("No, a cat.", "no"),  # the comma goes before words are told apart
         ("NO", "yes"),  # only No, no and not are negations
         ("No!", "yes"),
         ("There is none.", "yes"),
@@ -213,6 +217,7 @@ def test_iou_by_hand() -> None:
     assert iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert iou((0, 0, 2, 1), (0, 0, 2, 2)) == 0.5
     assert iou((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    assert iou((0, 0, 1, 1), (2, 2, 3, 3)) == 0, "apart along both axes: minus times minus is not overlap"
 
 
 def test_half_by_the_digits_written_is_half() -> None:
@@ -271,6 +276,12 @@ def test_anls_forgives_less_than_half_and_takes_the_best_reference() -> None:
     assert similarity("  Two  Words ", "two words") == 1
     assert similarity("", "") == 1
     assert score(Anls(), ["abc", "x"], [["zzz", "abcd"], "x"]) == pytest.approx((0.75 + 1) / 2)
+
+
+def test_guesses_are_the_commonest_truths() -> None:
+    truths = [f"rare{i}" for i in range(20)] + ["usual"] * 2
+    assert ExactMatch().best_guess(truths) == "usual"
+    assert ExactMatch().best_guess(truths[::-1]) == "usual"
 
 
 # ---- shared ------------------------------------------------------------------------------------------------------

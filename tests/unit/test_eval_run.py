@@ -192,6 +192,14 @@ def test_no_item_keeps_its_media_and_every_medium_is_used_as_often_as_others_let
     assert {item.media for item in swapped.values()} == {item.media for item in made}
 
 
+def test_who_gets_whose_media_does_not_depend_on_the_order_of_the_items() -> None:
+    made = items()
+    forth = {item.id: item for item in shuffled(made, seed=0).values()}
+    back = {item.id: item for item in shuffled(made[::-1], seed=0).values()}
+    assert forth == back
+    assert forth != {item.id: item for item in shuffled(made, seed=1).values()}
+
+
 def test_media_go_to_items_with_as_many_of_the_same_kind() -> None:
     def video(name: str) -> Media:
         return Media("video", Ref(name, data=name.encode()))
@@ -292,10 +300,12 @@ def test_every_item_has_a_line_that_says_how_it_was_scored(tmp_path: Path) -> No
 
 
 def test_writing_leaves_nothing_but_the_two_files_and_replaces_older_ones(tmp_path: Path) -> None:
-    for n in (9, 6):
-        evaluate(sees, task_of(items(n)), out=tmp_path)
+    for limit in (9, 6):
+        evaluate(sees, task_of(items(12)), limit=limit, out=tmp_path)
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == ["toy.json", "toy.jsonl"]
-    assert len((tmp_path / "eval/toy.jsonl").read_text().splitlines()) == 6
+    ids = [json.loads(line)["id"] for line in (tmp_path / "eval/toy.jsonl").read_text().splitlines()]
+    assert len(ids) == 6
+    assert ids == sorted(ids)
 
 
 def test_other_data_has_another_fingerprint() -> None:

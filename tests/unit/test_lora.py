@@ -1,11 +1,9 @@
-"""Low-rank adapters: what they change, what they do not, and peft's files in both directions. 8 s, half of it peft.
+"""Low-rank adapters: what they change, what they do not, and peft's files in both directions. 9 s, half of it peft's import.
 
-Tolerance: the adapter's two thin products in float32, summed in another order; outputs of size 1. Measured: 1.2e-6.
+Tolerance: the adapter's two thin products in float32, summed in another order; outputs up to 5. Measured: 3.8e-6 (DoRA, merged).
 """
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from quintet.components.llms.decoder import Decoder
-from quintet.components.llms.hf_config import from_hf
-from quintet.components.llms.weights import hf_name, load_hf_state, to_hf_state
+from quintet.components.llms.hf_config import to_hf
+from quintet.components.llms.weights import hf_name, to_hf_state
 from quintet.components.lora import Lora, LoraLinear, apply, disabled, load, lora_parameters, merge, save
 from quintet.components.presets_llm import QWEN2_0_5B
 from quintet.components.roles import Context
@@ -193,54 +191,29 @@ def test_layers_that_are_not_here_are_named(decoder: Decoder, tmp_path: Path) ->
         load(fresh(), tmp_path, rename=hf_name)
 
 
-PEFT = """
-import sys, torch
-from pathlib import Path
-from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
-
-folder, kind = Path(sys.argv[1]), sys.argv[2]
-base = AutoModelForCausalLM.from_pretrained(folder / "base")
-tokens = torch.arange(9)[None] * 7
-with torch.no_grad():
-    loaded = PeftModel.from_pretrained(base, folder / "ours")
-    ours = loaded(tokens).logits
-    base = loaded.unload()
-    extra = {"dora": {"use_dora": True}, "rslora": {"use_rslora": True}}.get(kind, {})
-    targets = "all-linear" if kind == "all linear" else ["q_proj", "v_proj"]
-    model = get_peft_model(base, LoraConfig(r=3, lora_alpha=7, target_modules=targets, **extra))
-    torch.manual_seed(3)
-    for name, p in model.named_parameters():
-        if "lora_" in name:
-            p.copy_(torch.randn_like(p) * 0.3 + (p.ndim == 1))
-    model.save_pretrained(folder / "theirs")
-    save_file({"ours": ours, "theirs": model(tokens).logits}, folder / "out.safetensors")
-"""
-
-
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21 uses it
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_and_we_load_each_others_files_with_equal_logits(decoder: Decoder, tmp_path: Path, kind: str) -> None:
-    """In a process of its own: importing peft warns about other packages, and warnings are errors here."""
-    from safetensors.torch import load_file
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from quintet.components.llms.hf_config import to_hf
-
-    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**to_hf(decoder.cfg)))
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model(**to_hf(decoder.cfg))).eval()
     base.load_state_dict(to_hf_state(decoder), strict=False)
     base.tie_weights()
-    base.save_pretrained(tmp_path / "base")
+    tokens = torch.arange(9)[None] * 7
     apply(decoder, KINDS[kind])
     stir(decoder)
     save(decoder, tmp_path / "ours", rename=hf_name)
-    done = subprocess.run(
-        [sys.executable, "-c", PEFT, str(tmp_path), kind], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    out = load_file(tmp_path / "out.safetensors")
-    torch.testing.assert_close(decoder.head(hidden(decoder)), out["ours"], atol=TOLERANCE, rtol=0)
-    other = from_hf(to_hf(decoder.cfg)).build()
-    load_hf_state(other, base.state_dict())
+    loaded = PeftModel.from_pretrained(base, tmp_path / "ours")
+    torch.testing.assert_close(decoder.head(hidden(decoder)), loaded(tokens).logits, atol=TOLERANCE, rtol=0)
+
+    settings = {"use_dora": kind == "dora", "use_rslora": kind == "rslora"}
+    targets = "all-linear" if kind == "all linear" else list(QV)
+    theirs = get_peft_model(loaded.unload(), LoraConfig(r=3, lora_alpha=7, target_modules=targets, **settings))
+    for name, p in theirs.named_parameters():
+        if "lora_" in name:
+            nn.init.normal_(p, mean=float(p.ndim == 1), std=0.3)
+    theirs.save_pretrained(tmp_path / "theirs")
+    other = fresh()
     load(other, tmp_path / "theirs", rename=hf_name)
-    torch.testing.assert_close(other.head(hidden(other)), out["theirs"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(other.head(hidden(other)), theirs(tokens).logits, atol=TOLERANCE, rtol=0)

@@ -48,6 +48,10 @@ class FeatureCache:
         self.size = torch.empty(0, dtype=dtype).element_size()
         self.places: dict[str, _Place] = {}
         self.digests: dict[Ref, str] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Reads the indexes again: other ranks may have added to them."""
         for index in sorted(self.folder.glob("*.jsonl")):
             self._read_index(index)
 

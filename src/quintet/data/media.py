@@ -25,8 +25,10 @@ whatever colour lies hidden, which is often black, and black on black for a draw
 
 Pixels are those of transformers' PIL processors (CLIP, SigLIP, LLaVA-1.5 with padding), but resampled by torch's
 8-bit kernel, which is five to nine times faster than Pillow's and rounds its filter more coarsely: at most 2 levels of
-255 off, at under 1 % of the values of a photograph (tests/unit/test_media.py holds the bound). JPEG's scaled decoding
-(`draft`) is not used: it saves a third of the decoding and was up to 28 levels off.
+255 off, at under 1 % of the values (tests/unit/test_media.py holds the bound). Columns are scaled before rows, as
+Pillow did when the published encoders were trained; since version 13 it turns that round for tall pictures that lose
+more height than width ("squash" only), which moves a photograph's pixels by up to 6 levels, in the reference too.
+JPEG's scaled decoding (`draft`) is not used: it saves a third of the decoding and was up to 28 levels off.
 """
 
 import io
@@ -144,11 +146,15 @@ def fit_image(pixels: Tensor, spec: ImageSpec) -> Tensor:
     if spec.fit == "native":
         return _canvas(pixels, (rows, cols), (0, 0), spec.background).contiguous()
     if spec.fit == "pad":
-        outer = max(height, math.ceil(width * rows / cols)), max(width, math.ceil(height * cols / rows))
-        if outer[0] * outer[1] > MAX_PIXELS:
-            # Only giants: halved (thirded, …) by plain averages, so that a long panorama needs no square of memory.
-            return fit_image(_reduce(pixels, math.ceil(math.sqrt(outer[0] * outer[1] / MAX_PIXELS))), spec)
+        outer = max(height, -(-width * rows // cols)), max(width, -(-height * cols // rows))
         corner = (outer[0] - height) // 2, (outer[1] - width) // 2
+        if corner[0]:
+            # Columns first, as both kernels do: then the rows of background, which that step leaves as they are, are
+            # added to a picture that is narrow already.
+            pixels, outer, corner = _scale(pixels, (height, cols), spec), (outer[0], cols), (corner[0], 0)
+        if outer[0] * outer[1] > MAX_PIXELS:
+            # Only giants: halved (thirded, …) by plain averages, so that a tall strip needs no square of memory.
+            return fit_image(_reduce(pixels, math.ceil(math.sqrt(outer[0] * outer[1] / MAX_PIXELS))), spec)
         pixels = _canvas(pixels, outer, corner, spec.background)
     if spec.fit == "crop":
         wide = width * rows >= height * cols
@@ -301,7 +307,7 @@ def _guard(ref: Ref) -> Iterator[None]:
 
 @contextmanager
 def _pillow_warnings_raise() -> Iterator[None]:
-    """Pillow's warnings raise inside. Filters are the process's own: threads share one change; the last out undoes it."""
+    """Pillow's warnings raise inside. Filters belong to the process: threads share a change, the last undoes it."""
     global _warnings_depth, _warnings_saved
     with _warnings_lock:
         if _warnings_depth == 0:

@@ -91,13 +91,13 @@ def evaluate(
     """
     start = time.monotonic()
     items = _kept(task.items(), limit, seed)
+    if task.headline and all(item.kind != task.headline for item in items):
+        message = f"{task.name} has no item of kind {task.headline!r} among {len(items)}; raise the limit"
+        raise DataError("no-items", message)
     swapped = shuffled(items, seed=seed)
     outputs = ask(answer, [*items, *swapped.values()], batch_size=batch_size, progress=progress)
     own, others = outputs[: len(items)], outputs[len(items) :]
     score = _scored(task, items, own)
-    if not score.n:
-        message = f"{task.name} has no item of kind {task.headline!r} among {len(items)}; raise the limit"
-        raise DataError("no-items", message)
     blind = _scored(task, list(swapped.values()), others) if swapped else None
     majority, majority_answers = task.majority(items)
     result = Result(

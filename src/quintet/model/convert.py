@@ -92,7 +92,9 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
         source=folder.name,
     )
     if facts.image_token_id >= facts.vocab:
-        raise CheckpointError(f"{folder}: the image token {facts.image_token_id} is past the {facts.vocab} of the vocabulary")
+        raise CheckpointError(
+            f"{folder}: the image token {facts.image_token_id} is past the {facts.vocab} of the vocabulary"
+        )
     return model.eval(), facts
 
 
@@ -143,7 +145,7 @@ def export_llava(model: MLLM, folder: Path, *, image_token_id: int, image_token:
 def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     """`quintet export`: a run's model as a LLaVA folder, its tokenizer with an image token, and parity.json.
 
-    `chat_template` is the conversation's spelling in Jinja for transformers and vLLM; empty keeps what the tokenizer has.
+    `chat_template` is the conversation's spelling in Jinja, for transformers and vLLM; empty keeps the tokenizer's.
     """
     place = run / "model"
     model = load_model(place).eval()

@@ -20,7 +20,7 @@ from quintet.values import Batch, MediaBatch, Targets
 __all__ = ["Parity", "verify"]
 
 ROWS = ((3, 1, 4), (5, 2, 0), (2, 3, 2, 1), (9,))
-"""Words between pictures: three words, a picture, one word, a picture, four words; and so on. The last has no picture."""
+"""Words between pictures: three, a picture, one, a picture, four; and so on. The last row has no picture."""
 LARGE = 1_000_000_000
 """Weights from which a 16-bit model is compared in 16 bits: twice in float32 would not fit common machines."""
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -92,12 +92,16 @@ def _reference(folder: Path) -> Any:
     """The folder as transformers loads it, whole."""
     from transformers import LlavaForConditionalGeneration
 
-    model, info = LlavaForConditionalGeneration.from_pretrained(
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
     )
+    model, info = loaded
     wrong = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise CheckpointError(f"transformers does not load {folder} whole: {wrong}")
+    if model.config.vision_feature_layer == 0:
+        # transformers 5.23 takes a 0 for "no hidden states"; from the end it means the same.
+        model.config.vision_feature_layer = -1 - model.config.vision_config.num_hidden_layers
     return model.eval()
 
 

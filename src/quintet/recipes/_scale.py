@@ -1,8 +1,8 @@
 """One recipe, three scales. A scale swaps the pretrained parts, their sizes and the amounts; never the structure.
 
-  full      the published parts by their hub names, the published batches and rates
-  starter   the small trained parts that ship with the package, Scenes as data; minutes on two cores
-  tiny      random weights of a few thousand parameters; milliseconds, for tests
+full      the published parts by their hub names, the published batches and rates
+starter   the small trained parts that ship with the package, Scenes as data; minutes on two cores
+tiny      random weights of a few thousand parameters; milliseconds, for tests
 """
 
 from collections.abc import Mapping

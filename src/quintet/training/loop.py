@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -58,6 +58,8 @@ class Settings:
     workers: int = 0
     """Processes that decode media; 0 decodes in this one."""
     compile: bool = False
+    features: Literal["auto", "on", "off"] = "auto"
+    """Whether a frozen encoder's features are kept on disk; "auto" decides by arithmetic."""
     save_seconds: float = 300.0
     """Time between checkpoints."""
     save_steps: int | None = None

@@ -17,6 +17,8 @@ class Linear(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ConnectorConfig):
+        """Whether the layer has a bias."""
+
         bias: bool = True
 
         def layout(self, layout: Layout) -> Layout:

@@ -22,7 +22,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 class Stack(nn.Module):
     """`depth` linear layers: d_in → d_out, then d_out → d_out, the activation between them.
 
-    `layers` holds the linear layers alone, so that the weights are named `layers.0`, `layers.1` … whatever stands between.
+    `layers` holds the linear layers alone, so that the weights are `layers.0`, `layers.1` … whatever stands between.
     """
 
     def __init__(self, *, d_in: int, d_out: int, depth: int, bias: bool = True, act: Activation = "gelu") -> None:
@@ -49,6 +49,8 @@ class Mlp(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ConnectorConfig):
+        """How many layers, and what is between them."""
+
         depth: int = 2
         """Linear layers; with 1 it is a `Linear`."""
         bias: bool = True

@@ -44,12 +44,14 @@ def merged_grid(layout: Layout, factor: int) -> tuple[int, int]:
 
 
 class AveragePool(nn.Module):
-    """The mean of each square of `factor` × `factor` patches, then `depth` linear layers. A class token passes as it is."""
+    """The mean of each square of `factor` × `factor` patches, then linear layers. A class token passes as it is."""
 
     sees_prompt = False
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ConnectorConfig):
+        """How many patches become one, and what projects them."""
+
         factor: int = 2
         """Side of the square, in patches."""
         depth: int = 1

@@ -35,6 +35,8 @@ class PixelShuffle(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(ConnectorConfig):
+        """How many patches become one, and what projects them."""
+
         factor: int = 2
         """Side of the square, in patches; an image takes factor² times fewer tokens."""
         depth: int = 2

@@ -45,7 +45,7 @@ _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 
 
 def from_hf(config: Mapping[str, Any], *, image: ImageSpec | None = None) -> Vision.Config:
-    """The encoder that a `config.json` describes, with the published choice of features (the last hidden state but one).
+    """The encoder that a `config.json` describes; its features are the last hidden state but one.
 
     A CLIP or SigLIP pair of towers gives its vision tower. Without `image`, pictures are squashed to the trained size
     and normalised to -1 … 1.
@@ -53,7 +53,7 @@ def from_hf(config: Mapping[str, Any], *, image: ImageSpec | None = None) -> Vis
     Raises:
         ConfigError: a class or a setting that our encoder does not have.
     """
-    found: Mapping[str, Any] = config["vision_config"] if "vision_config" in config else config
+    found: Mapping[str, Any] = config.get("vision_config", config)
     pair = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
     kind = pair.get(str(found.get("model_type")), found.get("model_type"))
     if kind is None and config.get("model_type") in pair:
@@ -117,7 +117,8 @@ def image_spec(processor: Mapping[str, Any], *, size: int) -> ImageSpec:
     """
     kind = str(processor.get("image_processor_type", "CLIPImageProcessor")).lower()
     clip = "siglip" not in kind
-    processor = {"do_center_crop": clip} | {name: value for name, value in processor.items() if value is not None}
+    given: dict[str, Any] = {name: value for name, value in processor.items() if value is not None}
+    processor = dict[str, Any](do_center_crop=clip) | given
     sides = processor.get("crop_size" if processor.get("do_center_crop") else "size") or size
     shortest = None if isinstance(sides, int) else sides.get("shortest_edge")
     height, width = (sides, sides) if isinstance(sides, int) else (sides.get("height"), sides.get("width"))
@@ -180,7 +181,10 @@ def _activation(name: str) -> str:
 
 
 def as_published(config: Vision.Config) -> Vision.Config:
-    """The settings that decide what weights mean, without the choice of features: two folders are one if these are equal."""
+    """The settings that decide what weights mean, without the choice of features.
+
+    Two folders hold the same encoder if these are equal.
+    """
     return replace(
         config,
         layer=-1,

@@ -34,6 +34,8 @@ class Vision(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):
+        """Shape as published, picture preparation, and which features are taken."""
+
         family: Family
         width: int
         depth: int

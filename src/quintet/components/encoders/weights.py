@@ -50,7 +50,7 @@ _SPELLINGS += [("attention.attention.value", "attention.v_proj"), ("attention.ou
 
 
 def load_hf_state(encoder: Vision, state: Mapping[str, Tensor]) -> None:
-    """Copies published weights into the encoder, cast to its dtype. Those after the feature layer go to `unused`, if kept.
+    """Copies published weights into the encoder, cast to its dtype; those it has no use for are left.
 
     Raises:
         CheckpointError: missing or unexpected names, or a shape that does not fit; nothing is copied then.
@@ -129,12 +129,11 @@ def _own(name: str, config: Vision.Config, known: Iterable[str]) -> str | None:
         name = name.removeprefix(prefix)
     if _FOREIGN.fullmatch(name) or _DERIVED.fullmatch(name):
         return ""
-    for theirs, ours in _NAMES[config.family].items():
-        if name == theirs or name.startswith(theirs + "."):
-            rest = name[len(theirs) :]
-            break
-    else:
+    named = [pair for pair in _NAMES[config.family].items() if name == pair[0] or name.startswith(pair[0] + ".")]
+    if not named:
         return None
+    ((theirs, ours),) = named
+    rest = name[len(theirs) :]
     if ours == "layers":
         index, _, weight = rest[1:].partition(".")
         if not index.isdecimal() or int(index) >= config.depth:

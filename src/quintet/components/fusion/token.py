@@ -19,6 +19,8 @@ class TokenFusion(Fusion):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(FusionConfig):
+        """Nothing to set."""
+
         def columns(self, num_features: int) -> int:
             return num_features
 

@@ -58,7 +58,8 @@ class Attend:
     span: Span | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k = rotate(q, self.rope), rotate(k, self.rope)
+        # Under autocast the rotation comes out in float32 and the values in bfloat16: the kernels want one type.
+        q, k = (rotate(x, self.rope).to(v.dtype) for x in (q, k))
         if self.cache is None or self.span is None:
             return self.kernel(q, k, v)
         held_k, held_v = self.cache.write(layer, self.span, k, v)

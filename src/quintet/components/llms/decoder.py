@@ -21,7 +21,7 @@ from quintet.components.llms.rope import Rope, tables
 from quintet.components.roles import Around, Context, LLMConfig, plain
 from quintet.errors import ConfigError
 
-__all__ = ["Attention", "Block", "Decoder", "FeedForward"]
+__all__ = ["Attention", "Block", "Decoder", "FeedForward", "RMSNorm"]
 
 INIT_STD = 0.02
 """Standard deviation of every initial weight, as in all four families."""
@@ -109,7 +109,7 @@ class Decoder(nn.Module):
         self.dim, self.depth, self.vocab = cfg.dim, cfg.depth, cfg.vocab
         self.embedding = nn.Embedding(cfg.vocab, cfg.dim)
         self.blocks = nn.ModuleList(Block(cfg, index=i) for i in range(cfg.depth))
-        self.norm = nn.RMSNorm(cfg.dim, eps=cfg.norm_eps)
+        self.norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
         # A tied head is no module: the weight exists once, in memory and on disk.
         self.lm_head = None if cfg.tie_head else nn.Linear(cfg.dim, cfg.vocab, bias=False)
         self.reset_parameters()
@@ -158,9 +158,9 @@ class Block(nn.Module):
     def __init__(self, cfg: Decoder.Config, *, index: int) -> None:
         super().__init__()
         self.index = index
-        self.attend_norm = nn.RMSNorm(cfg.dim, eps=cfg.norm_eps)
+        self.attend_norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
         self.attn = Attention(cfg, index=index)
-        self.feed_norm = nn.RMSNorm(cfg.dim, eps=cfg.norm_eps)
+        self.feed_norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
         self.mlp = FeedForward(cfg)
 
     def forward(self, hidden: Tensor, ctx: Context) -> Tensor:
@@ -187,8 +187,8 @@ class Attention(nn.Module):
         self.k_proj = nn.Linear(cfg.dim, cfg.kv_heads * width, bias=bias)
         self.v_proj = nn.Linear(cfg.dim, cfg.kv_heads * width, bias=bias)
         self.o_proj = nn.Linear(cfg.heads * width, cfg.dim, bias=False)
-        self.q_norm = nn.RMSNorm(width, eps=cfg.norm_eps) if cfg.qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(width, eps=cfg.norm_eps) if cfg.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(width, eps=cfg.norm_eps) if cfg.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(width, eps=cfg.norm_eps) if cfg.qk_norm else nn.Identity()
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         assert ctx.attention is not None, "Decoder.forward sets ctx.attention"
@@ -196,6 +196,13 @@ class Attention(nn.Module):
         k = self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, -1))).transpose(1, 2)
         v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         return self.o_proj(ctx.attention(self.index, q, k, v).transpose(1, 2).flatten(2))
+
+
+class RMSNorm(nn.RMSNorm):
+    """Root-mean-square norm in the weight's precision: under autocast the input comes in bfloat16 (query norms)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
 
 
 class FeedForward(nn.Module):

@@ -92,7 +92,7 @@ class HFConfig(LLMConfig):
         """The `PreTrainedConfig`.
 
         Raises:
-            ConfigError: a model type that this version of transformers does not have.
+            ConfigError: a model type that this version of transformers does not have, or that is no language model.
         """
         return _config(json.dumps(dict(self.config), sort_keys=True))
 
@@ -223,9 +223,13 @@ def _config(text: str) -> Any:
 
     given = json.loads(text)
     try:
-        return AutoConfig.for_model(**given)
+        config = AutoConfig.for_model(**given)
     except ValueError as error:
         raise ConfigError(f"transformers knows no model_type {given['model_type']!r}: {error}") from None
+    missing = [name for name in ("hidden_size", "num_hidden_layers", "vocab_size") if not hasattr(config, name)]
+    if missing:
+        raise ConfigError(f"model_type {given['model_type']!r} has no {', '.join(missing)}; it is no language model")
+    return config
 
 
 def _check_causal(model: Any) -> None:

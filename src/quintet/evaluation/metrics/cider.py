@@ -18,7 +18,7 @@ __all__ = ["Cider", "cider", "tokenise"]
 
 _N = 4
 _SIGMA = 6.0
-_MAX_CENTRAL = 32  # reference captions tried as the one answer to everything
+_MAX_CENTRAL = 16  # reference captions tried as the one answer to everything
 
 # What the Penn Treebank tokenizer makes of captions: clitics are words, inner hyphens and points stay, marks go.
 # It differs where captions hardly go: it keeps `mr.`, splits `cannot` and `gonna`, and leaves brackets as `-lrb-`.

@@ -1,0 +1,119 @@
+"""Commands that look and change nothing: recipes, show, doctor."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from quintet.lab.show import Shown
+
+__all__ = ["register"]
+
+RECIPE = Annotated[str, typer.Argument(help="A recipe's name, or the path of a file of yours.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+SCALE = "full: published parts; starter: the small trained parts of the package; tiny: random, for tests."
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command()(recipes)
+    app.command()(show)
+    app.command()(doctor)
+
+
+def recipes(
+    as_json: JSON = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+) -> None:
+    """List every system: what it reads and writes, its parts, its stages, its paper."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from quintet.lab import listing
+
+    entries = listing.listing()
+    if as_json:
+        typer.echo(json.dumps([entry.to_json() for entry in entries], indent=1, ensure_ascii=False))
+    elif markdown:
+        typer.echo(listing.markdown(entries))
+    else:
+        table = Table("recipe", "reads", "writes", "connector", "fusion", "LLM", "stages", "paper", box=None)
+        for e in entries:
+            cells = (e.inputs, e.outputs, e.connector.values(), (e.fusion,), (e.llm,))
+            paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
+            table.add_row(f"[bold]{e.name}", *(", ".join(c) for c in cells), " → ".join(e.stages), paper)
+        Console().print(table)
+
+
+def show(
+    recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False
+) -> None:
+    """Print parts and parameters, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
+    from quintet.lab.run import load_recipe
+    from quintet.lab.show import show as figures
+    from quintet.recipes._scale import at_scale
+
+    name, found = load_recipe(recipe)
+    shown = figures(name, at_scale(found, scale), scale=scale)
+    if as_json:
+        typer.echo(json.dumps(shown.to_json(), indent=1))
+        return
+    _print_shown(shown, title=f"{found.paper.title} ({found.paper.authors} {found.paper.year})")
+
+
+def doctor(
+    what: Annotated[str, typer.Argument(help="A recipe, or a data file.")],
+    as_json: JSON = False,
+) -> None:
+    """Render samples, prove every contract from file to loss, and name each fault; exits with 1 if there is one."""
+    raise NotImplementedError
+
+
+def _print_shown(shown: "Shown", *, title: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from quintet.lab.show import TEXT_TOKENS
+
+    console = Console()
+    console.print(f"[bold]{shown.recipe}[/] at [bold]{shown.scale}[/] scale  [dim]{title}[/]\n")
+    marks = {check.what: check for check in shown.checks}
+
+    def beside(what: str) -> str:
+        check = marks.get(what)
+        if check is None:
+            return ""
+        return "[green]✓ as published" if check.equal else f"[red]✗ published: {check.published:,}"
+
+    table = Table("part", box=None, pad_edge=False)
+    table.add_column("parameters", justify="right")
+    table.add_column("")
+    for name, count in shown.parts.items():
+        table.add_row(name, f"{count:,}", beside(f"parameters of {name}"))
+    table.add_row("[bold]together", f"[bold]{shown.parameters:,}", "")
+    console.print(table, "")
+    for kind, count in shown.tokens.items():
+        console.print(f"{count:,} tokens per {kind} {beside(f'tokens of one {kind}')}")
+    table = Table("stage", "trains", box=None, pad_edge=False)
+    for name in ("trainable", "share", "batch", "steps", "memory", "FLOPs a sample"):
+        table.add_column(name, justify="right")
+    for stage in shown.stages:
+        rates = ", ".join(f"{part} at {rate:g}" for part, rate in stage.rates.items())
+        steps = f"{stage.steps:,}" if stage.steps is not None else "?"
+        memory = f"{stage.memory.total / 2**30:.1f} GiB"
+        flops = f"{stage.flops_per_sample:.2e}"
+        table.add_row(
+            stage.name, rates, f"{stage.trainable:,}", f"{stage.share:.2%}", f"{stage.batch}", steps, memory, flops
+        )
+    console.print("", table)
+    per = ", ".join(f"one {kind}" for kind in shown.tokens) or "no media"
+    console.print(
+        f"\n[dim]A sample is {per} and {TEXT_TOKENS} tokens of text, forward and backward. Memory is an estimate for one "
+        "process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
+    )
+
+
+def _data_file(what: str) -> Path | None:
+    return Path(what) if not what.endswith(".py") and Path(what).exists() else None

@@ -1,0 +1,60 @@
+"""What turns words and pictures into what a model takes: saved beside it, so that chat spells as training did."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from quintet.components.roles import ImageSpec
+from quintet.data.collate import Loaded, collate
+from quintet.data.media import load_image
+from quintet.data.pipeline import measure_with
+from quintet.data.template import Template
+from quintet.data.tokenizer import Tokenizer
+from quintet.errors import CheckpointError, ConfigError
+from quintet.model.checkpoint import read_json, write_json
+from quintet.model.mllm import MLLM
+from quintet.values import Batch, Sample, Tokens
+
+__all__ = ["Processor"]
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Tokenizer, template and the model's own arithmetic of columns."""
+
+    tokenizer: Tokenizer
+    template: Template
+    model: MLLM.Config
+
+    def tokens(self, sample: Sample, *, open: bool = False) -> Tokens:
+        """The sample as tokens; `open` leaves the last answer to be written."""
+        specs = {kind: self.model.spec(kind) for kind in self.model.encoders}
+        return self.template.tokens(sample, self.tokenizer, measure_with(specs, self.model.columns), open=open)
+
+    def batch(self, samples: list[Sample], *, open: bool = False) -> Batch:
+        """A row a sample, padded, with media loaded."""
+        rows = [[self.tokens(sample, open=open)] for sample in samples]
+        items = [item for row in rows for tokens in row for item in tokens.items]
+        media = {n: Loaded(load_image(item.ref, self.spec(item.kind))) for n, item in enumerate(items)}
+        return collate(rows, media, pad=self.tokenizer.pad_id)
+
+    def spec(self, kind: str) -> ImageSpec:
+        """How media of this kind are prepared."""
+        return self.model.spec(kind)
+
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files and `processor.json`."""
+        self.tokenizer.save(folder)
+        write_json(folder / "processor.json", {"template": self.template.to_json()})
+
+    @classmethod
+    def load(cls, folder: Path, model: MLLM.Config) -> "Processor":
+        """The processor of a saved model.
+
+        Raises:
+            CheckpointError: a file is missing or does not describe a processor.
+        """
+        try:
+            template = Template.from_json(read_json(folder / "processor.json")["template"])
+        except (KeyError, TypeError, ConfigError) as error:
+            raise CheckpointError(f"{folder / 'processor.json'} describes no template: {error}") from None
+        return cls(Tokenizer.load(folder), template, model)

@@ -1,0 +1,84 @@
+"""Every system at a glance: what `quintet recipes` lists, and the table of the README."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from quintet.config.base import Config
+from quintet.lab.run import load_recipe, recipe_names
+from quintet.recipes._recipe import Paper, Recipe
+
+__all__ = ["Entry", "entry", "listing", "markdown"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One system as the five players of the survey."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    encoder: dict[str, str]
+    """Modality → the published weights, or the class where there are none."""
+    connector: dict[str, str]
+    """Modality → class."""
+    fusion: str
+    llm: str
+    stages: tuple[str, ...]
+    paper: Paper
+
+    def to_json(self) -> dict[str, Any]:
+        """As `recipes --json` has it."""
+        paper = {key: getattr(self.paper, key) for key in ("title", "authors", "year", "arxiv")}
+        return asdict(self) | {"paper": paper}
+
+
+def listing() -> list[Entry]:
+    """All recipes of the package, by name."""
+    return [entry(*load_recipe(name)) for name in recipe_names()]
+
+
+def entry(name: str, recipe: Recipe) -> Entry:
+    """One recipe, as it is at full scale."""
+    model = recipe.model
+    return Entry(
+        name=name,
+        inputs=("text", *model.encoders),
+        outputs=("text",),
+        encoder={kind: _weights(config) for kind, config in model.encoders.items()},
+        connector={kind: _class(config) for kind, config in model.connectors.items()},
+        fusion=_class(model.fusion),
+        llm=_weights(model.llm),
+        stages=tuple(stage.name for stage in recipe.stages),
+        paper=recipe.paper,
+    )
+
+
+def markdown(entries: Iterable[Entry]) -> str:
+    """The table of the README, without a line break at the end."""
+    lines = ["| recipe | reads | encoder | connector | fusion | LLM | stages | paper |", "|---" * 8 + "|"]
+    for e in entries:
+        paper = f"[{e.paper.authors} {e.paper.year}](https://arxiv.org/abs/{e.paper.arxiv})"
+        cells = (
+            f"`{e.name}`",
+            ", ".join(e.inputs),
+            ", ".join(e.encoder.values()),
+            ", ".join(e.connector.values()),
+            e.fusion,
+            e.llm,
+            " → ".join(e.stages),
+            paper,
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _class(config: Config) -> str:
+    """`Mlp` for `Mlp.Config`."""
+    return type(config).__qualname__.split(".")[0]
+
+
+def _weights(config: Config) -> str:
+    """The last step of the hub name of published weights; the class where a part has none."""
+    source = config.to_json().get("source")
+    return str(source).rsplit("/", 1)[-1] if source else _class(config)

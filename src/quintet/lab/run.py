@@ -1,0 +1,230 @@
+"""From a recipe's name to a trained model: what `quintet train` does, step by step.
+
+load the recipe → its scale → weights → for each stage: its rows, its features kept if that pays, the loop → model/
+"""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import quintet
+from quintet import dist, recipes
+from quintet.config.override import override
+from quintet.data.pipeline import Source
+from quintet.data.processor import Processor
+from quintet.data.scenes import World, make_scenes
+from quintet.data.sources import open_source
+from quintet.data.tokenizer import Tokenizer
+from quintet.errors import CheckpointError, ConfigError, nearest
+from quintet.lab.features import Note, keep_features
+from quintet.lab.pretrained import build_model, load_tokenizer
+from quintet.log import logger
+from quintet.model.checkpoint import read_json, replace_folder, save_model, write_json
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Recipe
+from quintet.recipes._scale import at_scale
+from quintet.training.folder import RunFolder
+from quintet.training.loop import Progress, Result, Settings, train_stage
+from quintet.training.parallel import full_state
+from quintet.training.stage import Stage
+
+__all__ = ["Job", "cache_folder", "load_recipe", "recipe_names", "scenes_folder", "train"]
+
+log = logger(__name__)
+
+STARTER_PICTURES = 6000
+"""Scenes pictures that a starter-scale stage learns from when it is given no data."""
+
+
+def recipe_names() -> list[str]:
+    """The recipes of this package."""
+    return sorted(m.name for m in pkgutil.iter_modules(recipes.__path__) if not m.name.startswith("_"))
+
+
+def load_recipe(name: str) -> tuple[str, Recipe]:
+    """A recipe of the package by its name, or of a file of yours by its path; the name and the recipe.
+
+    Raises:
+        ConfigError: there is none, or the file has no function `recipe`.
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None or not path.is_file():
+            raise ConfigError(f"there is no file {name}")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules.setdefault(path.stem, module)
+        spec.loader.exec_module(module)
+    elif name in recipe_names():
+        module = importlib.import_module(f"quintet.recipes.{name}")
+    else:
+        raise ConfigError(
+            f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
+        )
+    found = module.recipe() if hasattr(module, "recipe") else None
+    if not isinstance(found, Recipe):
+        raise ConfigError(f"{name} has no function `recipe() -> Recipe`")
+    return Path(name).stem, found
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: QUINTET_CACHE, or the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "quintet"
+    return Path(os.environ.get("QUINTET_CACHE", default))
+
+
+def scenes_folder(
+    n: int = STARTER_PICTURES, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """Scenes in the cache folder, made on first use."""
+    out = cache_folder() / "scenes" / f"v1-{n}-{seed}"
+    if dist.is_first() and not (out / "scenes.json").exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        log.info("making %d pictures of Scenes in %s", n, out)
+        make_scenes(out, n, seed, World(), progress=progress)
+    dist.barrier()
+    return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to train, and how."""
+
+    recipe: str
+    out: Path
+    scale: str = "starter"
+    data: Mapping[str, Path] = field(default_factory=dict)
+    """Stage → file. The empty name stands for the last stage."""
+    scenes: Path | None = None
+    """Scenes for the stages without a file; None is the cache's."""
+    stages: Sequence[str] = ()
+    """Only these; all if empty."""
+    sets: Sequence[str] = ()
+    """`a.b=c` overrides of the scaled recipe."""
+    resume: bool = False
+    download: bool = False
+    settings: Settings = field(default_factory=Settings)
+    note: Note = lambda text: None
+    """Told of what happens between steps."""
+
+
+def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
+    """Runs the job; returns what each stage did that ran now.
+
+    Raises:
+        Interrupted: a signal asked to stop; `resume` goes on.
+        ConfigError, DataError, TrainingError, CheckpointError: what is wrong, and what to do.
+    """
+    name, recipe = resolve(job)
+    run = RunFolder(job.out)
+    _prepare(run, job, name, recipe)
+    tokenizer = load_tokenizer(recipe.model, download=job.download)
+    model = build_model(recipe.model, vocab=tokenizer.vocab, seed=job.settings.seed, download=job.download)
+    chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
+    results: dict[str, Result] = {}
+    for stage in chosen:
+        if run.finished(stage.name):
+            _take(model, run, stage.name)
+            job.note(f"stage {stage.name} is finished already")
+            continue
+        source = _source(job, recipe, stage)
+        cache = keep_features(
+            model, stage, chosen, source, settings=job.settings, folder=cache_folder() / "features", note=job.note
+        )
+        results[stage.name] = train_stage(
+            model, stage, source, tokenizer, run=run, settings=job.settings, cache=cache, progress=progress
+        )
+        if dist.world() > 1 and stage is not chosen[-1]:
+            # The next stage shards anew, from whole weights.
+            model = _whole(model, recipe.model, tokenizer)
+    _save(model, Processor(tokenizer, recipe.template, recipe.model), run)
+    return results
+
+
+def resolve(job: Job) -> tuple[str, Recipe]:
+    """The job's recipe at its scale, with its overrides."""
+    name, recipe = load_recipe(job.recipe)
+    recipe = at_scale(recipe, job.scale)
+    for assignment in job.sets:
+        recipe = override(recipe, assignment)
+    return name, recipe
+
+
+def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
+    facts = {
+        "name": name,
+        "scale": job.scale,
+        "recipe": recipe.to_json(),
+        "data": {stage: str(path) for stage, path in job.data.items()},
+        "seed": job.settings.seed,
+        "precision": job.settings.precision,
+        "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+    }
+    if dist.is_first():
+        if run.recipe.exists():
+            if not job.resume:
+                raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
+            old = read_json(run.recipe)
+            if any(old.get(key) != facts[key] for key in ("recipe", "seed", "precision", "scale")):
+                raise CheckpointError(
+                    f"{run.path} is a run of another recipe, seed or precision; --resume needs the same"
+                )
+        elif run.path.exists() and any(run.path.iterdir()):
+            raise ConfigError(f"{run.path} is not empty and holds no run; name another --out")
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_json(run.recipe, facts)
+    dist.barrier()
+
+
+def _source(job: Job, recipe: Recipe, stage: Stage) -> Source:
+    last = recipe.stages[-1].name
+    path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
+    if path is not None:
+        return open_source(path)
+    if job.scale == "full":
+        raise ConfigError(
+            f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "
+            f"name its file: --data {stage.name}=PATH"
+        )
+    folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
+    return open_source(folder / ("train_captions.json" if stage.data.kind == "captions" else "train.json"))
+
+
+def _take(model: MLLM, run: RunFolder, stage: str) -> None:
+    """The weights that a finished stage trained."""
+    tensors = load_file(run.stage(stage) / "trained.safetensors")
+    missing = model.load_state_dict(tensors, strict=False).unexpected_keys
+    if missing:
+        raise CheckpointError(f"{run.stage(stage)} holds weights that this recipe has not: {missing[:4]}")
+
+
+def _whole(model: MLLM, config: MLLM.Config, tokenizer: Tokenizer) -> MLLM:
+    state = full_state(model)
+    fresh = config.build(vocab=None if getattr(config.llm, "source", None) else tokenizer.vocab)
+    fresh.load_state_dict(state)
+    return fresh
+
+
+def _save(model: MLLM, processor: Processor, run: RunFolder) -> None:
+    """RUN/model/, whole or not at all."""
+    state = full_state(model)
+    if dist.is_first():
+        aside = run.path / ".model"
+        save_model(model, aside, state=state)
+        processor.save(aside)
+        replace_folder(aside, run.model)
+    dist.barrier()
+
+
+def resolved(run: Path) -> dict[str, Any]:
+    """What a run was: the content of its recipe.json."""
+    return read_json(RunFolder(run).recipe)

@@ -1,0 +1,109 @@
+"""A trained model that answers: prompts in, text out, in batches or word by word."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+
+import torch
+
+from quintet.data.processor import Processor
+from quintet.errors import CheckpointError, DataError
+from quintet.model.checkpoint import load_model
+from quintet.model.generate import Sampling, generate
+from quintet.model.mllm import MLLM
+from quintet.values import Batch, Sample
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A model, its processor, and where they run."""
+
+    def __init__(self, model: MLLM, processor: Processor, *, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.model, self.processor = model.to(self.device).eval(), processor
+        end = processor.template.end
+        stop = processor.template.stop_id(processor.tokenizer)
+        self._stop_ids = {i for i in (stop, processor.tokenizer.specials.get(processor.tokenizer.eos)) if i is not None}
+        self._stop_text = end if stop is None else ""
+
+    @classmethod
+    def open(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Engine":
+        """The engine of a run's folder, or of its model/ folder.
+
+        Raises:
+            CheckpointError: there is no finished model.
+        """
+        place = folder / "model" if (folder / "model").is_dir() else folder
+        if not (place / "config.json").exists():
+            raise CheckpointError(
+                f"{folder} holds no finished model; `quintet train … --out {folder} --resume` finishes one"
+            )
+        model = load_model(place).float()
+        return cls(model, Processor.load(place, model.config), device=device)
+
+    def answer(self, samples: Sequence[Sample], *, max_tokens: int = 96, batch_size: int = 64) -> list[str]:
+        """The answer to each prompt: a sample whose last turn is the user's. Greedy, so it repeats.
+
+        Prompts of like length run together; the answers come back in order.
+        """
+        order = sorted(range(len(samples)), key=lambda i: (len(self.processor.tokens(samples[i], open=True)), i))
+        answers = [""] * len(samples)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch = self.processor.batch([samples[i] for i in chosen], open=True)
+            for i, text in zip(chosen, self._run(batch, Sampling(max_tokens=max_tokens)), strict=True):
+                answers[i] = text
+        return answers
+
+    def stream(self, sample: Sample, *, sampling: Sampling | None = None) -> Iterator[str]:
+        """The answer to one prompt, piece by piece as it is made."""
+        batch = self.processor.batch([sample], open=True).to(self.device)
+        pieces: Queue[int | BaseException | None] = Queue()
+
+        def work() -> None:
+            try:
+                generate(
+                    self.model,
+                    batch,
+                    stop=self._stopped,
+                    sampling=sampling,
+                    on_token=lambda _, token: pieces.put(token),
+                )
+                pieces.put(None)
+            except BaseException as error:  # handed to the reader, who raises it
+                pieces.put(error)
+
+        Thread(target=work, daemon=True).start()
+        ids: list[int] = []
+        shown = ""
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            ids.append(piece)
+            text = self._text(ids)
+            # A character of several bytes may be half there, and a stop text half written.
+            if not text.endswith("\ufffd") and text.startswith(shown):
+                yield text[len(shown) :]
+                shown = text
+
+    def _run(self, batch: Batch, sampling: Sampling) -> list[str]:
+        limit = getattr(self.model.config.llm, "max_positions", None)
+        if limit is not None and int(batch.positions.max()) + 1 > limit:
+            raise DataError("too-long", f"a prompt of {int(batch.positions.max()) + 1} tokens; the model takes {limit}")
+        ids = generate(self.model, batch.to(self.device), stop=self._stopped, sampling=replace(sampling))
+        return [self._text(answer) for answer in ids]
+
+    def _stopped(self, ids: list[int]) -> bool:
+        if ids[-1] in self._stop_ids:
+            return True
+        return bool(self._stop_text) and self._stop_text in self.processor.tokenizer.decode(
+            ids[-16:], keep_special=True
+        )
+
+    def _text(self, ids: list[int]) -> str:
+        ids = [i for i in ids if i not in self._stop_ids]
+        text = self.processor.tokenizer.decode(ids)
+        return (text.split(self._stop_text)[0] if self._stop_text else text).strip()
