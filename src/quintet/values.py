@@ -231,7 +231,8 @@ class Tokens:
 
     @property
     def nodes(self) -> int:
-        return int(self.enter.max()) + 1
+        """Nodes of its tree, those without a token included: the next sample of a row counts on from here."""
+        return int(self.exit.max())
 
     @property
     def count(self) -> float:

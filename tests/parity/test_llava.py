@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quintet.components import lora
 from quintet.components.connectors.linear import Linear
 from quintet.components.connectors.mlp import Mlp
 from quintet.components.connectors.pool import AveragePool
@@ -192,8 +193,9 @@ def test_a_half_precision_folder_stays_in_half_precision_and_is_compared_in_sing
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
-def test_import_and_export_of_a_run_record_the_logits_they_compared(tmp_path: Path) -> None:
-    published("siglip", "qwen2").save_pretrained(tmp_path / "theirs")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_import_and_export_of_a_run_record_the_logits_they_compared(dtype: torch.dtype, tmp_path: Path) -> None:
+    published("siglip", "qwen2").to(dtype).save_pretrained(tmp_path / "theirs")
     made = import_run(tmp_path / "theirs", tmp_path / "run")
     sent = export_run(tmp_path / "run", tmp_path / "out")
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "out"))
@@ -310,6 +312,19 @@ def test_what_the_class_cannot_express_is_refused_with_the_reason_and_nothing_is
     with pytest.raises(ConfigError, match=reason):
         export_llava(model(), tmp_path / "out", image_token_id=3)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_is_not_merged_is_refused_and_a_merged_one_is_exported(tmp_path: Path) -> None:
+    model = composition(CLIP_L_336.tiny())
+    lora.apply(model.llm, lora.Lora(rank=2, alpha=4, targets=("q_proj",)))
+    with torch.no_grad():
+        for name, weight in lora.lora_parameters(model.llm):
+            weight.normal_(generator=torch.Generator().manual_seed(len(name)))
+    with pytest.raises(ConfigError, match="merge it first"):
+        export_llava(model, tmp_path, image_token_id=3)
+    lora.merge(model.llm)
+    export_llava(model, tmp_path, image_token_id=3)
+    check(verify(model, tmp_path, image_token_id=3))
 
 
 # ---- folders that cannot be imported -----------------------------------------------------------------------------

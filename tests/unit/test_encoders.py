@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quintet.components.encoders import presets
-from quintet.components.encoders.hf_config import image_spec, to_hf, to_image_processor
+from quintet.components.encoders.hf_config import from_hf, image_spec, to_hf, to_image_processor
 from quintet.components.encoders.presets import CLIP_L, CLIP_L_336, DINOV2_B, SIGLIP_SO400M_384
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import load_hf_folder, load_hf_state, save_hf_folder, to_hf_state
@@ -240,3 +240,67 @@ def test_a_picture_preparation_survives_the_way_to_transformers_and_back(fit: An
 def test_pictures_of_any_size_have_no_processor_for_llava() -> None:
     with pytest.raises(ConfigError, match="native"):
         to_image_processor(ImageSpec(size=(64, 64), fit="native"))
+
+
+@pytest.mark.parametrize(
+    ("processor", "preset"),
+    [
+        # The folder of openai/clip-vit-large-patch14-336, in the spelling of 2022.
+        (
+            {
+                "crop_size": 336,
+                "do_center_crop": True,
+                "do_normalize": True,
+                "do_resize": True,
+                "feature_extractor_type": "CLIPFeatureExtractor",
+                "image_mean": [0.48145466, 0.4578275, 0.40821073],
+                "image_std": [0.26862954, 0.26130258, 0.27577711],
+                "resample": 3,
+                "size": 336,
+            },
+            CLIP_L_336,
+        ),
+        ({"image_processor_type": "CLIPImageProcessor", "crop_size": {"height": 336, "width": 336}}, CLIP_L_336),
+        (
+            {
+                "image_processor_type": "SiglipImageProcessor",
+                "image_mean": [0.5, 0.5, 0.5],
+                "size": {"height": 384, "width": 384},
+            },
+            replace(SIGLIP_SO400M_384, image=replace(SIGLIP_SO400M_384.image, background=(127, 127, 127))),
+        ),
+    ],
+)
+def test_published_picture_preparations_are_those_of_the_presets(
+    processor: dict[str, Any], preset: Vision.Config
+) -> None:
+    assert image_spec(processor, size=preset.trained_size) == preset.spec
+
+
+@pytest.mark.parametrize(
+    ("processor", "message"), [({"do_normalize": False}, "do_normalize is off"), ({"resample": 0}, "resample is 0")]
+)
+def test_a_picture_preparation_that_is_none_of_ours_is_refused(processor: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        image_spec(processor, size=32)
+
+
+def test_a_pair_of_towers_gives_its_vision_tower() -> None:
+    pair = {"model_type": "clip", "text_config": {"hidden_size": 512}, "vision_config": {"patch_size": 16}}
+    config = from_hf(pair)
+    assert (config.family, config.width, config.depth, config.patch, config.act) == ("clip", 768, 12, 16, "quick_gelu")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"model_type": "clip_vision_modle"}, "did you mean 'clip_vision_model'"),
+        ({"model_type": "clip_vision_model", "num_channels": 1}, "num_channels is 1"),
+        ({"model_type": "dinov2", "use_swiglu_ffn": True}, "SwiGLU"),
+        ({"model_type": "dinov2", "image_size": [224, 448]}, "must be square"),
+        ({"model_type": "siglip_vision_model", "hidden_act": "relu"}, "hidden_act is 'relu'"),
+    ],
+)
+def test_a_published_encoder_that_is_none_of_ours_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_hf(config)

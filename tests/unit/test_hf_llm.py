@@ -4,6 +4,7 @@ Tolerance: float32 in another order and with masked softmax; logits up to 5. Wor
 Losses are sums of up to 200: relative 1e-6, a rounding or two (worst measured 1.6e-7).
 """
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,16 @@ def test_a_local_folder_gives_its_weights_and_added_tokens_keep_the_rest(causal:
             atol=1e-6,
             rtol=0,
         )
+
+
+def test_rope_of_older_folders_gets_its_present_name(tmp_path: Path) -> None:
+    old = NEOX | {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    cfg = HFCausal.Config.from_folder(tmp_path)
+    assert cfg.config["rope_scaling"] == {"rope_type": "linear", "factor": 2.0}
+    assert HFConfig.from_json(cfg.to_json()) == cfg
+    with pytest.raises(ConfigError, match="call it rope_type"):
+        HFCausal.Config(config=old)
 
 
 def test_folders_without_safetensors_are_refused(tmp_path: Path) -> None:

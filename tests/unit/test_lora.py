@@ -1,6 +1,7 @@
-"""Low-rank adapters: what they change, what they do not, and peft's files in both directions. 9 s, half of it peft's import.
+"""Low-rank adapters: what they change, what they do not, and peft's files both ways. 9 s, half of it peft's import.
 
-Tolerance: the adapter's two thin products in float32, summed in another order; outputs up to 5. Measured: 3.8e-6 (DoRA, merged).
+Tolerance: the adapter's two thin products in float32, summed in another order; outputs up to 5. Worst measured: 3.8e-6
+(DoRA, merged).
 """
 
 import json
@@ -132,6 +133,14 @@ def test_adapters_of_bfloat16_weights_are_float32(decoder: Decoder) -> None:
     apply(decoder, KINDS["dora"])
     assert {p.dtype for _, p in lora_parameters(decoder)} == {torch.float32}
     assert hidden(decoder).dtype is torch.bfloat16
+
+
+def test_weights_do_not_leave_with_an_adapter_that_is_not_merged(decoder: Decoder) -> None:
+    apply(decoder, KINDS["lora"])
+    with pytest.raises(CheckpointError, match="merge it before saving"):
+        to_hf_state(decoder)
+    merge(decoder)
+    assert len(to_hf_state(decoder)) == len(decoder.state_dict())
 
 
 def test_unknown_targets_are_named_with_the_nearest(decoder: Decoder) -> None:

@@ -23,7 +23,7 @@ STARTER_VISION = Vision.Config(
     act="quick_gelu",
     eps=1e-5,
     image=ImageSpec(size=(64, 64), fit="pad", background=(127, 127, 127)),
-    source="starter:vision",
+    source="starter/vision",
     licence="apache-2.0",
 )
 """64 × 64 pixels, 8 × 8 patches."""
@@ -32,16 +32,16 @@ STARTER_LLM = Decoder.Config(
     family="llama",
     vocab=2048,
     dim=192,
-    depth=6,
+    depth=5,
     heads=6,
     kv_heads=2,
     ffn=512,
     tie_head=True,
     max_positions=4096,
-    source="starter:llm",
+    source="starter/llm",
     licence="apache-2.0",
 )
-"""Six layers, 192 wide; its vocabulary is the starter tokenizer's."""
+"""Five layers, 192 wide; its vocabulary is the starter tokenizer's."""
 
 
 def asset(name: str) -> Path:

@@ -61,19 +61,23 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any, hint: Any, *, where: str) -> Any:
-    """`data` as the type `hint`; the inverse of `encode`."""
-    if isinstance(data, Mapping) and "type" in data:
-        kind = _find(str(data["type"]), where)
-        known = hints(kind)
-        for name in data:
-            if name != "type" and name not in known:
-                raise ConfigError(f"{where}: {kind.__qualname__} has no setting {name!r}{nearest(name, known)}")
-        values = {n: decode(v, known[n], where=f"{where}.{n}") for n, v in data.items() if n != "type"}
-        try:
-            return kind(**values)
-        except TypeError as error:
-            raise ConfigError(f"{where}: {error}") from None
-    return coerce(data, hint, where=where)
+    """`data` as the type `hint`; the inverse of `encode`. Where one class is expected, `type` may be left out."""
+    expected = hint if isinstance(hint, type) and issubclass(hint, Config) else None
+    if not isinstance(data, Mapping) or not ("type" in data or expected not in (None, Config)):
+        return coerce(data, hint, where=where)
+    kind = _find(str(data["type"]), where) if "type" in data else expected
+    assert kind is not None
+    if expected and not issubclass(kind, expected):
+        raise ConfigError(f"{where} is a {kind.__qualname__}; expected a {expected.__qualname__}")
+    known = hints(kind)
+    for name in data:
+        if name != "type" and name not in known:
+            raise ConfigError(f"{where}: {kind.__qualname__} has no setting {name!r}{nearest(name, known)}")
+    values = {n: decode(v, known[n], where=f"{where}.{n}") for n, v in data.items() if n != "type"}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def coerce(data: Any, hint: Any, *, where: str) -> Any:

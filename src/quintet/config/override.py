@@ -5,6 +5,7 @@ A step of the path is a field, a key of a mapping, or the `name` (or the index) 
 
 import dataclasses
 import json
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -49,7 +50,8 @@ def _set(value: Any, hint: Any, steps: list[str], new: Any, path: str) -> Any:
     if isinstance(value, Mapping):
         if step not in value and rest:
             raise ConfigError(f"{path}: no key {step!r}{nearest(step, value)}")
-        hint = type(value[step]) if step in value else Any
+        arguments = typing.get_args(hint)
+        hint = type(value[step]) if rest else arguments[1] if len(arguments) == 2 else Any
         inner = _set(value.get(step), hint, rest, new, path)
         return {**value, step: inner}
     if isinstance(value, tuple):

@@ -73,6 +73,12 @@ class Drops:
     def dropped(self) -> int:
         return sum(self.faults.values())
 
+    def take(self, plan: "StepPlan") -> None:
+        """Counts what the plan of a step left out."""
+        self.seen += plan.seen
+        for error in plan.dropped:
+            self.add(error)
+
     def add(self, error: DataError) -> None:
         """Counts one, says so, and stops the run when there are too many.
 
@@ -99,6 +105,10 @@ class StepPlan:
     """Sum of the target weights over all ranks: what the step's loss is divided by."""
     tokens: int
     """Columns that are not padding, over all ranks."""
+    seen: int
+    """Samples that were looked at, over all ranks."""
+    dropped: tuple[DataError, ...] = ()
+    """Why those of them that are in no row are not. Counted when the step is taken: plans are made ahead of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +127,6 @@ class Plan:
     rank: int = 0
     world: int = 1
     too_long: str = "drop"
-    drop_limit: float = 0.01
 
 
 class Planner:
@@ -132,7 +141,6 @@ class Planner:
         plan: Plan,
     ) -> None:
         self.source, self.template, self.tokenizer, self.measure, self.plan = source, template, tokenizer, measure, plan
-        self.drops = Drops(plan.drop_limit)
         if not len(source):
             raise DataError("no-rows", "there is no row to train on", file=source.name)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -147,35 +155,44 @@ class Planner:
             )
         return int(self._order[at])
 
-    def tokens(self, index: int) -> Tokens | None:
-        """The sample as tokens, or None when it was dropped and counted."""
-        self.drops.seen += 1
+    def tokens(self, index: int) -> Tokens:
+        """The sample of a row, counted from 0, as tokens.
+
+        Raises:
+            DataError: it cannot be used; the message has file and row.
+        """
         try:
-            sample = self.source.sample(index)
-            made = self.template.tokens(sample, self.tokenizer, self.measure)
-            if len(made) > self.plan.row:
-                raise DataError(
-                    "too-long",
-                    f"{len(made)} tokens; a row holds {self.plan.row}. Raise the stage's `row` or shorten the sample",
-                    file=sample.origin.file,
-                    row=sample.origin.row,
-                )
+            made = self.template.tokens(self.source.sample(index), self.tokenizer, self.measure)
         except DataError as error:
-            where = error if error.file else error.at(file=self.source.name, row=index + 1)
-            if error.fault == "too-long" and self.plan.too_long == "error":
-                raise where from None
-            self.drops.add(where)
-            return None
+            raise error.at(file=self.source.name, row=index + 1) from None
+        if len(made) > self.plan.row:
+            raise DataError(
+                "too-long",
+                f"{len(made)} tokens; a row holds {self.plan.row}. Raise the stage's `row` or shorten the sample",
+                file=made.origin.file,
+                row=made.origin.row,
+            )
         return made
 
     def step(self, step: int) -> StepPlan:
-        """The plan of one step."""
+        """The plan of one step.
+
+        Raises:
+            DataError: a sample is too long, and the policy is "error".
+            TrainingError: nothing is left of the step.
+        """
         p = self.plan
-        made = [t for n in range(step * p.batch, (step + 1) * p.batch) if (t := self.tokens(self.index(n)))]
+        made: list[Tokens] = []
+        dropped: list[DataError] = []
+        for n in range(step * p.batch, (step + 1) * p.batch):
+            try:
+                made.append(self.tokens(self.index(n)))
+            except DataError as error:
+                if error.fault == "too-long" and p.too_long == "error":
+                    raise
+                dropped.append(error)
         if not made:
-            raise TrainingError(
-                f"step {step}: every one of its {p.batch} samples was dropped ({dict(self.drops.faults)})"
-            )
+            raise TrainingError(f"step {step}: all of its {p.batch} samples were dropped; the last: {dropped[-1]}")
         lengths = [len(t) for t in made]
         rows = pack(lengths, capacity=p.row) if p.packing else [[i] for i in range(len(made))]
         mine = share([sum(lengths[i] for i in row) for row in rows], parts=p.world)
@@ -188,6 +205,8 @@ class Planner:
             micro=tuple(tuple(tuple(made[i] for i in rows[r]) for r in group) for group in own),
             count=sum(t.count for t in made),
             tokens=sum(lengths),
+            seen=p.batch,
+            dropped=tuple(dropped),
         )
 
 

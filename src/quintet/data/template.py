@@ -117,6 +117,8 @@ class Template(Config):
 
     def _node(self, node: Node, flip: bool, *, root: bool) -> list[_Piece]:
         pieces: list[_Piece] = []
+        if not root and any(turn.role == "system" for turn in node.turns):
+            raise DataError("misplaced-system", "a system message stands in a branch; it belongs before all turns")
         if root:
             own = [_as_text(p).text for t in node.turns if t.role == "system" for p in t.parts]
             system = "\n".join(own) if own else self.system
@@ -134,7 +136,8 @@ class Template(Config):
         Raises:
             DataError: nothing to learn (unless `open`), or a sample whose branches begin where nothing stands before.
         """
-        flip = bool(hashlib.sha256(str(sample.origin).encode()).digest()[0] & 1)
+        # Not the file's name: the same rows elsewhere on the disk must train the same.
+        flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
         rows = _Rows(tokenizer, measure)
         if self.bos and tokenizer.bos:
             rows.put(tokenizer.id(tokenizer.bos), 0.0)

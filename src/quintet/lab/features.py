@@ -24,6 +24,10 @@ __all__ = ["Note", "keep_features"]
 
 Note = Callable[[str], None]
 
+BATCH = 32
+"""Pictures that are encoded together, always as many: how a matrix product is cut, and with it a feature's last bit, may
+depend on it, and a pass that was killed and goes on must make the same features."""
+
 LARGEST = 8 * 2**30
 """Bytes of features beyond which none are kept: LLaVA-1.5's 558,128 pictures would take 658 GB."""
 
@@ -80,20 +84,24 @@ def _fill(
                 continue  # the loop drops and counts it
 
     missing = cache.missing(media())
+    # Nobody writes before everybody has looked, or the lists, and with them the shares, would differ.
+    dist.barrier()
     mine = missing[dist.rank() :: dist.world()]
     if mine:
         note(f"encoding {len(missing):,} pictures once")
 
     def encode(refs: list[Ref]) -> Iterator[tuple[list[Ref], Features]]:
-        loader = DataLoader(_Pictures(refs, spec), batch_size=128, num_workers=workers, collate_fn=list)
+        loader = DataLoader(_Pictures(refs, spec), batch_size=BATCH, num_workers=workers, collate_fn=list)
         device = dist.device()
         for loaded in loader:
             good = [(ref, pixels) for ref, pixels in loaded if pixels is not None]
             if not good:
                 continue
             with model.inference(), autocast(precision, device):  # type: ignore[arg-type]
-                features = model.encoders["image"](tuple(pixels.to(device) for _, pixels in good))
-            yield [ref for ref, _ in good], features
+                pixels = [pixels.to(device) for _, pixels in good]
+                features = model.encoders["image"]((*pixels, *[pixels[-1]] * (BATCH - len(pixels))))
+            count = sum(features.counts[: len(good)])
+            yield [ref for ref, _ in good], Features(features.values[:count], features.layouts[: len(good)])
 
     if mine:
         cache.fill(mine, encode)

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 import quintet
 from quintet import dist, recipes
+from quintet.components import lora
 from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
@@ -34,7 +36,7 @@ from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.folder import RunFolder
 from quintet.training.loop import Progress, Result, Settings, train_stage
-from quintet.training.parallel import full_state
+from quintet.training.optim import set_trainable
 from quintet.training.stage import Stage
 
 __all__ = ["Job", "cache_folder", "load_recipe", "recipe_names", "scenes_folder", "train"]
@@ -131,10 +133,12 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     model = build_model(recipe.model, vocab=tokenizer.vocab, seed=job.settings.seed, download=job.download)
     chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
     results: dict[str, Result] = {}
-    for stage in chosen:
+    for stage in recipe.stages:
         if run.finished(stage.name):
-            _take(model, run, stage.name)
+            _take(model, run, stage)
             job.note(f"stage {stage.name} is finished already")
+            continue
+        if stage not in chosen:
             continue
         source = _source(job, recipe, stage)
         cache = keep_features(
@@ -143,9 +147,13 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
         results[stage.name] = train_stage(
             model, stage, source, tokenizer, run=run, settings=job.settings, cache=cache, progress=progress
         )
-        if dist.world() > 1 and stage is not chosen[-1]:
-            # The next stage shards anew, from whole weights.
-            model = _whole(model, recipe.model, tokenizer)
+        if dist.world() > 1:
+            # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
+            model = build_model(recipe.model, vocab=tokenizer.vocab, seed=job.settings.seed, download=job.download)
+            for done in recipe.stages[: recipe.stages.index(stage) + 1]:
+                if run.finished(done.name):
+                    _take(model, run, done)
+        lora.merge(model)
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run)
     return results
 
@@ -178,10 +186,12 @@ def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
                 raise CheckpointError(
                     f"{run.path} is a run of another recipe, seed or precision; --resume needs the same"
                 )
-        elif run.path.exists() and any(run.path.iterdir()):
+        elif run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
             raise ConfigError(f"{run.path} is not empty and holds no run; name another --out")
-        run.checkpoints.mkdir(parents=True, exist_ok=True)
+        # First what says that a run is here: whatever stops it after that can be resumed.
+        run.path.mkdir(parents=True, exist_ok=True)
         write_json(run.recipe, facts)
+        run.checkpoints.mkdir(exist_ok=True)
     dist.barrier()
 
 
@@ -199,27 +209,22 @@ def _source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     return open_source(folder / ("train_captions.json" if stage.data.kind == "captions" else "train.json"))
 
 
-def _take(model: MLLM, run: RunFolder, stage: str) -> None:
-    """The weights that a finished stage trained."""
-    tensors = load_file(run.stage(stage) / "trained.safetensors")
-    missing = model.load_state_dict(tensors, strict=False).unexpected_keys
-    if missing:
-        raise CheckpointError(f"{run.stage(stage)} holds weights that this recipe has not: {missing[:4]}")
-
-
-def _whole(model: MLLM, config: MLLM.Config, tokenizer: Tokenizer) -> MLLM:
-    state = full_state(model)
-    fresh = config.build(vocab=None if getattr(config.llm, "source", None) else tokenizer.vocab)
-    fresh.load_state_dict(state)
-    return fresh
+def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:
+    """The weights that a finished stage trained; its adapters are folded in, as they are when it ends."""
+    tensors = load_file(run.stage(stage.name) / "trained.safetensors")
+    set_trainable(model, stage.train)
+    unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+    if unexpected:
+        raise CheckpointError(f"{run.stage(stage.name)} holds weights that this recipe has not: {unexpected[:4]}")
+    lora.merge(model)
 
 
 def _save(model: MLLM, processor: Processor, run: RunFolder) -> None:
     """RUN/model/, whole or not at all."""
-    state = full_state(model)
     if dist.is_first():
         aside = run.path / ".model"
-        save_model(model, aside, state=state)
+        shutil.rmtree(aside, ignore_errors=True)
+        save_model(model, aside)
         processor.save(aside)
         replace_folder(aside, run.model)
     dist.barrier()

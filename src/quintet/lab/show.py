@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from quintet.lab.run import STARTER_PICTURES
 from quintet.model.mllm import LOGIT_BYTES, MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.training.optim import rate_of, set_trainable
@@ -146,7 +147,7 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
         checks += [Check(f"parameters of {p}", parts.get(p, 0), n) for p, n in paper.published.items()]
         checks += [Check(f"tokens of one {kind}", tokens.get(kind, 0), n) for kind, n in paper.tokens.items()]
     # One model through all stages, as in training: adapters of an early stage are there in a late one.
-    stages = tuple(_stage(model, stage) for stage in recipe.stages)
+    stages = tuple(_stage(model, stage, scale=scale) for stage in recipe.stages)
     return Shown(name, scale, parts, tokens, stages, tuple(checks))
 
 
@@ -165,15 +166,16 @@ def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:
 
 
 # ---- one stage ---------------------------------------------------------------------------------------------------
-def _stage(model: MLLM, stage: Stage) -> StageView:
+def _stage(model: MLLM, stage: Stage, *, scale: str) -> StageView:
     set_trainable(model, stage.train)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     cost = Cost(model, stage)
     rates = {part: rate.lr for part in model.parts() if (rate := rate_of(part, stage.train))}
-    rows = stage.data.rows
+    # Below full scale the rows are those of Scenes, of the same kind (`quintet.lab.run`).
+    data, rows = (stage.data.name, stage.data.rows) if scale == "full" else ("scenes", STARTER_PICTURES)
     return StageView(
         name=stage.name,
-        data=stage.data.name,
+        data=data,
         trainable=trainable,
         share=trainable / _count(model),
         rates=rates,

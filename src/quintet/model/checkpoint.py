@@ -7,14 +7,12 @@ Equal weights give equal files.
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.mllm import MLLM
@@ -51,18 +49,16 @@ def replace_folder(aside: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def save_model(model: MLLM, folder: Path, *, state: Mapping[str, Tensor] | None = None) -> None:
-    """Writes the model. `state` replaces its own state dict (gathered from several ranks)."""
+def save_model(model: MLLM, folder: Path) -> None:
+    """Writes the model."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = dict(model.state_dict() if state is None else state)
-    parts = list(model.parts())
-    for part in parts:
-        own = {n.removeprefix(part + "."): t for n, t in state.items() if n.startswith(part + ".")}
-        tensors = {n: t.detach().to("cpu").contiguous() for n, t in sorted(own.items())}
+    parts = model.parts()
+    for part, module in parts.items():
+        tensors = {n: t.detach().to("cpu").contiguous() for n, t in sorted(module.state_dict().items())}
         aside = folder / f".{part}.{os.getpid()}"
         save_file(tensors, aside, metadata={"format": "pt"})
         aside.replace(folder / f"{part}.safetensors")
-    config = {"format": FORMAT, "model": model.config.to_json(), "vocab": model.llm.vocab, "parts": parts}
+    config = {"format": FORMAT, "model": model.config.to_json(), "vocab": model.llm.vocab, "parts": list(parts)}
     write_json(folder / "config.json", config)
 
 
@@ -81,14 +77,13 @@ def load_model(folder: Path) -> MLLM:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     with torch.device("meta"):
         model = config.build(vocab=data["vocab"])
-    model.to_empty(device="cpu")
     for part, module in model.parts().items():
         load_part(module, folder / f"{part}.safetensors", part=part)
     return model
 
 
 def load_part(module: torch.nn.Module, path: Path, *, part: str) -> None:
-    """Fills a part from its file, key by key."""
+    """Gives a part the tensors of its file, key by key; the module may be on the meta device."""
     try:
         tensors = load_file(path)
     except FileNotFoundError:
@@ -102,4 +97,4 @@ def load_part(module: torch.nn.Module, path: Path, *, part: str) -> None:
     wrong = [f"{n}: {list(tensors[n].shape)} for {list(own[n].shape)}" for n in own if tensors[n].shape != own[n].shape]
     if wrong:
         raise CheckpointError(f"{path} does not fit {part!r}: {'; '.join(wrong[:4])}")
-    module.load_state_dict(tensors, strict=True, assign=False)
+    module.load_state_dict(tensors, strict=True, assign=True)

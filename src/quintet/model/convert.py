@@ -151,7 +151,8 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     model = load_model(place).eval()
     tokenizer, token = _tokenizer(place), IMAGE_TOKEN
     if (place / FACTS).exists():
-        token_id = int(read_json(place / FACTS)["image_token_id"])
+        facts = LlavaFacts(**read_json(place / FACTS))
+        token_id, model = facts.image_token_id, model.to(getattr(torch, facts.dtype))
         token = tokenizer.convert_ids_to_tokens(token_id) if tokenizer else token
     elif tokenizer:
         tokenizer.add_tokens([token], special_tokens=True)

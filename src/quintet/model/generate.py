@@ -4,7 +4,7 @@ The prompt is read once, packed or not; then each step appends one column per le
 so the attention rule alone decides what it sees. Five questions on one picture decode side by side in one row.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,9 +58,9 @@ def generate(
     sampling: Sampling | None = None,
     on_token: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each leaf's answer, in the order of `leaves(batch)`, without what `stop` stopped at.
+    """Token ids of each leaf's answer, in the order of `leaves(batch)`, the token that `stop` stopped at included.
 
-    `stop` is asked with a leaf's ids after each token; `on_token(leaf, id)` is told of every token as it comes.
+    `stop` is asked with a leaf's ids after each token; `on_token(leaf, id)` is told of every other token as it comes.
     """
     sampling = sampling or Sampling()
     with model.inference():
@@ -132,14 +132,3 @@ class _Run:
 def _no_targets() -> Targets:
     empty = torch.zeros(0, dtype=torch.int64)
     return Targets(empty, empty, empty.float(), empty)
-
-
-def stream(ids: Iterator[int], decode: Callable[[list[int]], str]) -> Iterator[str]:
-    """Text as it grows: new characters after each token, holding back bytes that do not decode yet."""
-    seen, shown = [], ""
-    for token in ids:
-        seen.append(token)
-        text = decode(seen)
-        if not text.endswith("\ufffd"):
-            yield text[len(shown) :]
-            shown = text

@@ -27,6 +27,7 @@ from quintet.components.llms.hf_config import from_hf as llm_from_hf
 from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import load_hf_state as load_llm
 from quintet.components.llms.weights import to_hf_state as llm_state
+from quintet.components.lora import LoraLinear
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.mllm import MLLM
@@ -104,6 +105,10 @@ def _parts(model: MLLM) -> _Parts:
         raise refuse(f"the fusion is {_describe(model.config.fusion)}")
     if not isinstance(llm, Decoder):
         raise refuse(f"the LLM is {_describe(model.config.llm)}")
+    if any(isinstance(module, LoraLinear) for module in model.modules()):
+        raise ConfigError(
+            "this model has an adapter beside its weights; merge it first (quintet.components.lora.merge)"
+        )
     height, width = encoder.config.spec.size
     if not encoder.config.spec.fixed or height != width:
         raise refuse(f"pictures are {height} × {width}, fit={encoder.config.spec.fit!r}, not of one square size")

@@ -9,6 +9,7 @@ model/               the finished model: config, one safetensors file a part, th
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ class RunFolder:
                 state = read_json(path)
                 found.append(Checkpoint(path.parent, state["stage"], state["step"]))
         return found
+
+    def forget(self, stage: str) -> None:
+        """Removes a stage's checkpoints, half-written ones too."""
+        number = re.compile(rf"\.?{re.escape(stage)}-\d+(\.old)?")
+        for path in list(self.checkpoints.iterdir()):
+            if number.fullmatch(path.name):
+                shutil.rmtree(path)
 
     def aside(self, name: str) -> Path:
         """An empty folder to write a checkpoint into; `commit` puts it in its place."""

@@ -8,7 +8,6 @@ and a run that was killed goes on bit for bit.
 
 import json
 import math
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,14 +22,14 @@ from safetensors.torch import save_file
 from quintet import dist
 from quintet.data.collate import collate
 from quintet.data.features import FeatureCache
-from quintet.data.pipeline import MediaLoader, Micro, Plan, Planner, Source, StepPlan, batches, measure_with
+from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, Source, StepPlan, batches, measure_with
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, TrainingError
 from quintet.log import logger
 from quintet.model.checkpoint import write_json
 from quintet.model.mllm import MLLM
 from quintet.training.folder import Checkpoint, Metrics, RunFolder
-from quintet.training.hardware import Precision, autocast, keep_memory, peak_memory, pick_precision
+from quintet.training.hardware import Precision, autocast, peak_memory, pick_precision, prepare_cpu
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import make_optimizer, schedule, set_trainable, trainable
 from quintet.training.parallel import Step, full_state, load_state, save_state, shard, training_state
@@ -98,11 +97,13 @@ def train_stage(
         TrainingError: the loss or the gradient is not finite, or too many samples were dropped.
     """
     if dist.device().type == "cpu":
-        keep_memory()
+        prepare_cpu()
     loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, cache=cache)
     with _signals() as asked:
         result = loop.run(asked, progress)
-    loop.finish(result)
+        loop.finish(result)
+        if dist.total(float(bool(asked)))[0]:
+            raise Interrupted(f"stopped after stage {stage.name!r}, which is finished")
     return result
 
 
@@ -121,6 +122,8 @@ class _Loop:
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
         self.precision = pick_precision(settings.precision, self.device)
+        # Adapters begin with random numbers; a run that resumes at this stage must draw the same.
+        torch.manual_seed(_seed(settings.seed, -1))
         rates = set_trainable(model, stage.train)
         model.to(self.device)
         self.step = Step(model, OBJECTIVES[stage.objective])
@@ -129,7 +132,7 @@ class _Loop:
             for block in model.llm.blocks:
                 block.compile(dynamic=True)
         self.optimizer = make_optimizer(model, rates, stage)
-        self.steps = stage.num_steps(len(source))
+        self.rows, self.steps = len(source), stage.num_steps(len(source))
         plan = Plan(
             batch=stage.batch,
             steps=self.steps,
@@ -140,11 +143,11 @@ class _Loop:
             rank=dist.rank(),
             world=dist.world(),
             too_long=stage.too_long,
-            drop_limit=stage.drop_limit,
         )
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.config.columns), plan)
         self.load = MediaLoader(specs, cache.lookup if cache else None)
+        self.drops = Drops(stage.drop_limit)
         self.pad = tokenizer.pad_id
         self.metrics = Metrics(run.metrics)
         self.seconds = 0.0
@@ -178,16 +181,16 @@ class _Loop:
                 self.metrics.close()
                 raise Interrupted(f"stopped after step {done} of stage {self.stage.name!r}; a checkpoint is written")
         self.metrics.close()
-        drops = self.planner.drops
         return Result(self.steps, self.seconds, self.losses[0] if self.losses else float("nan"),
-                      self.losses[-1] if self.losses else float("nan"), tokens, dict(drops.faults))  # fmt: skip
+                      self.losses[-1] if self.losses else float("nan"), tokens, dict(self.drops.faults))  # fmt: skip
 
     def _one(self, plan: StepPlan, micro: list[Micro]) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics."""
         # Random numbers follow from the step, so there is no state of theirs to save.
         torch.manual_seed(_seed(self.settings.seed, plan.step))
+        self.drops.take(plan)
         for error in (e for m in micro for e in m.lost):
-            self.planner.drops.add(error)
+            self.drops.add(error)
         count, columns = dist.total(
             sum(m.batch.targets.count for m in micro if m.batch),
             sum(m.batch.tokens.numel() for m in micro if m.batch),
@@ -203,10 +206,17 @@ class _Loop:
             with autocast(self.precision, self.device):
                 loss = self.step(batch)
             total += float(loss.detach())
-            # Sharded gradients are averaged over ranks; the sum is what a sum of losses needs.
-            (loss * (dist.world() / count)).backward()
+            # Text alone does not reach a connector: if only that trains, there is nothing to go back through.
+            if loss.requires_grad:
+                # Sharded gradients are averaged over ranks; the sum is what a sum of losses needs.
+                (loss * (dist.world() / count)).backward()
         loss_value = dist.total(total)[0] / count
-        norm = _clip([p for _, p in trainable(self.model)], self.stage.clip)
+        parameters = [p for _, p in trainable(self.model)]
+        for parameter in parameters:
+            # What a step did not use has no gradient: none as zero, as where other ranks used it. Momentum goes on.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        norm = _clip(parameters, self.stage.clip)
         if not (math.isfinite(loss_value) and math.isfinite(norm)):
             raise TrainingError(
                 f"step {plan.step} of stage {self.stage.name!r}: loss {loss_value}, gradient norm {norm}; "
@@ -224,7 +234,7 @@ class _Loop:
             "targets": count,
             "tokens": plan.tokens,
             "fill": round(plan.tokens / columns, 4),
-            "dropped": self.planner.drops.dropped,
+            "dropped": self.drops.dropped,
             "memory": peak_memory(self.device),
         }
 
@@ -246,8 +256,8 @@ class _Loop:
         aside = self.run_folder.aside(name)
         save_state(training_state(self.model, self.optimizer), aside / "state")
         self.run_folder.commit(
-            aside, {"stage": self.stage.name, "step": done, "steps": self.steps, "seconds": self.seconds, "losses": self.losses[:1],
-                    "drops": {"seen": self.planner.drops.seen, "faults": self.planner.drops.faults}},
+            aside, {"stage": self.stage.name, "step": done, "steps": self.steps, "rows": self.rows, "seconds": self.seconds, "losses": self.losses[:1],
+                    "drops": {"seen": self.drops.seen, "faults": self.drops.faults}},
         )  # fmt: skip
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
 
@@ -257,9 +267,10 @@ class _Loop:
             self.metrics.rewind(self.stage.name, 0)
             return 0
         facts = json.loads((found.path / "state.json").read_text(encoding="utf-8"))
-        if facts["steps"] != self.steps:
+        if (facts["steps"], facts["rows"]) != (self.steps, self.rows):
             raise CheckpointError(
-                f"{found.path} is of a run of {facts['steps']} steps, this one has {self.steps}; use the same data and settings, or another --out"
+                f"{found.path} is of a run of {facts['steps']} steps over {facts['rows']} rows, this one has {self.steps} "
+                f"over {self.rows}; use the same data and settings, or another --out"
             )
         state = training_state(self.model, self.optimizer)
         load_state(state, found.path / "state")
@@ -268,7 +279,7 @@ class _Loop:
                 moments = self.optimizer.state[parameter]
                 moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
         self.seconds, self.losses = facts["seconds"], facts["losses"]
-        self.planner.drops.seen, self.planner.drops.faults = facts["drops"]["seen"], facts["drops"]["faults"]
+        self.drops.seen, self.drops.faults = facts["drops"]["seen"], facts["drops"]["faults"]
         self.metrics.rewind(self.stage.name, found.step)
         return found.step
 
@@ -283,8 +294,7 @@ class _Loop:
                 {n: t.contiguous() for n, t in sorted(state.items()) if n in learnt}, folder / "trained.safetensors"
             )
             write_json(folder / "stage.json", {"name": self.stage.name, **asdict(result)})
-            for old in self.run_folder.checkpoints.glob(f"{self.stage.name}-*"):
-                shutil.rmtree(old)
+            self.run_folder.forget(self.stage.name)
         dist.barrier()
 
 

@@ -61,6 +61,10 @@ class HFConfig(LLMConfig):
     def __post_init__(self) -> None:
         if "model_type" not in self.config:
             raise ConfigError("a transformers config needs model_type; give the whole config.json")
+        for name, value in self.config.items():
+            # Our JSON keeps "type" for classes of ours.
+            if isinstance(value, Mapping) and "type" in value:
+                raise ConfigError(f"{name} has an entry 'type', which our files cannot hold; call it rope_type")
 
     @classmethod
     def from_folder(cls, folder: Path) -> Self:
@@ -72,7 +76,11 @@ class HFConfig(LLMConfig):
         path = folder / "config.json"
         if not path.is_file():
             raise CheckpointError(f"{folder} holds no config.json; give a folder that save_pretrained wrote")
-        return cls(config=json.loads(path.read_text()), source=str(folder))
+        config: dict[str, Any] = json.loads(path.read_text())
+        scaling = config.get("rope_scaling")
+        if scaling and "type" in scaling:  # the name before transformers 4.43
+            config["rope_scaling"] = {"rope_type" if k == "type" else k: v for k, v in scaling.items()}
+        return cls(config=config, source=str(folder))
 
     @property
     def dim(self) -> int:

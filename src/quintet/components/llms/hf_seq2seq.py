@@ -132,13 +132,13 @@ class HFSeq2Seq(nn.Module):
         )
         seen = _seen_from(held, queries.flatten())
         of_row = torch.arange(rows, device=embeds.device).repeat_interleave(new)
-        # Which prompt's end is on the path: of those seen in the same row, the last.
+        # A path has one end of a prompt: a column before it on the path is seen by it, so it is no end.
         row_of_end, column_of_end = cache.ends // cache.prompt, cache.ends % cache.prompt
         on_path = (of_row[:, None] == row_of_end) & seen[:, column_of_end]
         live = on_path.any(dim=1)
         if not bool(live.any()):
             return torch.zeros_like(embeds)
-        which = (on_path * (column_of_end + 1)).argmax(dim=1)[live]
+        which = on_path.int().argmax(dim=1)[live]
         read, mask = _gather(cache.answers, seen[live, cache.prompt :], of_row[live])
         states = self._states(read, cache.memory[which], cache.memory_mask[which])
         last = states[torch.arange(len(which), device=embeds.device), mask.sum(dim=1)]

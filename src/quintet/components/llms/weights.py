@@ -37,8 +37,15 @@ def hf_name(name: str) -> str:
 
 
 def to_hf_state(decoder: Decoder) -> dict[str, Tensor]:
-    """The decoder's weights under transformers' names, not copied. A tied head is not written twice."""
-    return {hf_name(name): weight for name, weight in decoder.state_dict().items()}
+    """The decoder's weights under transformers' names, not copied. A tied head is not written twice.
+
+    Raises:
+        CheckpointError: an adapter that is not merged; its file is another (`quintet.components.lora.save`).
+    """
+    state = decoder.state_dict()
+    if any(".lora_" in name for name in state):
+        raise CheckpointError("the decoder has an adapter: load before applying one, merge it before saving")
+    return {hf_name(name): weight for name, weight in state.items()}
 
 
 @torch.no_grad()
@@ -52,7 +59,7 @@ def load_hf_state(decoder: Decoder, state: Mapping[str, Tensor]) -> None:
     Raises:
         CheckpointError: missing or unexpected names, or a shape that does not fit; nothing is copied then.
     """
-    ours = {hf_name(name): weight for name, weight in decoder.state_dict().items()}
+    ours = to_hf_state(decoder)
     assert not any(weight.is_meta for weight in ours.values()), "materialise the decoder before loading into it"
     theirs = {name for name in state if not name.endswith(_DERIVED)}
     if decoder.cfg.tie_head and "lm_head.weight" in theirs:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from quintet.data.sources.base import Faults, Reading, Source
-from quintet.data.sources.conversation import NOWHERE, identity, unread
+from quintet.data.sources.conversation import NOWHERE, identity
+from quintet.data.sources.keys import unread
 from quintet.data.sources.root import Root, is_text
 from quintet.data.sources.rows import parse, read_text
 from quintet.errors import DataError

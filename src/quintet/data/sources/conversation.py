@@ -23,52 +23,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quintet.data.sources.base import Faults
+from quintet.data.sources.keys import unread
 from quintet.data.sources.root import Root, is_text
 from quintet.errors import DataError, nearest
 from quintet.values import Media, Part, Ref, Region, Text, Turn
 
-__all__ = ["METADATA", "NOWHERE", "REFUSED", "Conversation", "identity", "read_conversation", "unread"]
-
-METADATA = frozenset(
-    {
-        *(
-            "key",
-            "index",
-            "idx",
-            "question_id",
-            "image_id",
-            "caption_id",
-            "sha256",
-            "width",
-            "height",
-            "url",
-            "license",
-        ),
-        *(
-            "source",
-            "dataset",
-            "data_source",
-            "split",
-            "model",
-            "metadata",
-            "meta",
-            "category",
-            "task",
-            "type",
-            "topic",
-        ),
-        *("tags", "difficulty", "language", "lang", "score", "comment"),
-    }
-)
-"""Keys that say something about a row and nothing that is learnt. They are left unread, and counted."""
-
-REFUSED = frozenset(
-    {
-        *("video", "videos", "audio", "audios", "tools", "tool_calls", "functions", "function_call", "objects", "bbox"),
-        *("rejected", "chosen", "rejected_response", "prompt", "completion", "label"),
-    }
-)
-"""Keys that change what is learnt, and which this version does not read."""
+__all__ = ["NOWHERE", "Conversation", "identity", "read_conversation"]
 
 NOWHERE = Ref("")
 """Stands for a picture that was named wrongly or not at all, so that the rest of its turn can still be judged."""
@@ -108,28 +68,6 @@ def identity(row: dict[str, Any], faults: Faults, *, key: str = "id") -> str:
         return str(value)
     faults.add("wrong-type", f"an id is text or an integer, not {type(value).__name__}", field=key)
     return ""
-
-
-def unread(
-    value: dict[str, Any],
-    faults: Faults,
-    *,
-    known: frozenset[str],
-    extra: frozenset[str] = frozenset(),
-    where: str = "",
-) -> tuple[str, ...]:
-    """The keys that are left unread on purpose; those that are not understood go to `faults`."""
-    ignored = []
-    for key in sorted(value.keys() - known):
-        at = f"{where}.{key}" if where else key
-        if key in METADATA or key in extra or key.startswith("_"):
-            ignored.append(key)
-        elif key in REFUSED:
-            faults.add("unsupported-key", f"{key!r} is not read by this version; leave such rows out", field=at)
-        else:
-            hint = f"; if it is only a note, call it '_{key}' or declare it as extra" if is_text(key) else ""
-            faults.add("unknown-key", f"{key!a} is not understood{nearest(key, known)}{hint}", field=at)
-    return tuple(ignored)
 
 
 def read_conversation(
@@ -267,10 +205,11 @@ class _Reader:
         if text_key not in item:
             self.faults.add("missing-key", f"a turn has no `{text_key}`", field=at)
             return Turn(role, (), weight)
+        known_faults = len(self.faults.found)
         parts = self._parts(item[text_key], at)
-        if parts is not None:
+        if len(self.faults.found) == known_faults:  # what is broken is not also called empty
             self._check(role, parts, at)
-        return Turn(role, tuple(parts or ()), weight)
+        return Turn(role, tuple(parts), weight)
 
     def _role(self, item: dict[str, Any], key: str, where: str) -> str:
         roles, value = _ROLES[self.dialect], item.get(key)
@@ -308,14 +247,14 @@ class _Reader:
             self.faults.add("image-place", message, field=where)
 
     # ---- contents ------------------------------------------------------------------------------------------------
-    def _parts(self, value: Any, where: str) -> list[Part] | None:
+    def _parts(self, value: Any, where: str) -> list[Part]:
         if isinstance(value, str):
             return self._text(value, where)
         if self.dialect == "messages" and isinstance(value, list):
             pieces = (self._piece(item, f"{where}[{i}]") for i, item in enumerate(value))
             return [part for piece in pieces for part in piece]
         self.faults.add("wrong-type", f"what is said is text, not {type(value).__name__}", field=where)
-        return None
+        return []
 
     def _piece(self, item: Any, where: str) -> list[Part]:
         """One element of an OpenAI content list."""

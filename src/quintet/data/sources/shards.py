@@ -149,8 +149,8 @@ class _Group:
         named = [key for key in ("image", "images") if key in row]
         media = list(pictures.values())
         for key in named:
-            value = row[key]
-            media = [self._named(name, key, pictures) for name in (value if isinstance(value, list) else [value])]
+            names = row[key] if isinstance(row[key], list) else [row[key]]
+            media = [self._named(name, key, pictures, only=len(names) == 1) for name in names]
             if unnamed := [ref.name for ref in pictures.values() if ref not in media]:
                 self.faults.add("image-count", f"{', '.join(unnamed)!a:.80} is in the shard but not named", field=key)
         rest = {key: value for key, value in row.items() if key not in named}
@@ -159,12 +159,12 @@ class _Group:
             rest, self.faults, root=Root.at(self.path.parent), extra=self.extra, media=tuple(media)
         )
 
-    def _named(self, name: object, key: str, pictures: dict[str, Ref]) -> Ref:
-        """The member that a row means by `key.png`, `folder/key.png` or `png`."""
+    def _named(self, name: object, key: str, pictures: dict[str, Ref], *, only: bool) -> Ref:
+        """The member that a row means: by its name, by its ending, or since there is one name and one picture."""
         base = name.rpartition("/")[2].lower() if isinstance(name, str) else ""
-        for ending in (base, base.partition(".")[2]):
-            if ending in pictures:
-                return pictures[ending]
+        for ending, ref in pictures.items():
+            if base in (ending, ref.name.rpartition("/")[2].lower()) or (base and only and len(pictures) == 1):
+                return ref
         self.faults.add("missing-file", f"{name!a:.80} is not in the shard beside its text", field=key)
         return NOWHERE
 

@@ -117,8 +117,8 @@ class VisionSchedule:
 
 def train_vision(
     model: Any, schedule: VisionSchedule, *, progress: Callable[[int, float, float, float], None] | None = None
-) -> dict[str, float]:
-    """Trains a transformers CLIPVisionModel in place; returns the facts of the run.
+) -> tuple[dict[str, float], nn.Module]:
+    """Trains a transformers CLIPVisionModel in place; returns the facts of the run and the penultimate layer's heads.
 
     `progress(step, share, loss, pictures_per_second)` is told every 50 steps.
     """
@@ -153,8 +153,7 @@ def train_vision(
         step, seen = step + 1, seen + len(batch)
         if progress and step % 50 == 0:
             progress(step, share, float(loss), seen / (time.monotonic() - start))
-    model.heads_for_scores = heads
-    return {"steps": step, "pictures": seen, "seconds": time.monotonic() - start}
+    return {"steps": step, "pictures": seen, "seconds": round(time.monotonic() - start)}, heads[0]
 
 
 def _shuffled(pool: Pictures, batch: int, seed: int) -> Iterator[Pictures]:

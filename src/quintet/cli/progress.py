@@ -1,0 +1,98 @@
+"""How a training run looks in the terminal: a bar with loss, speed, share of the machine's peak and time left."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["TrainingBars", "bar"]
+
+Flops = Mapping[str, tuple[float, float]]
+"""Stage → FLOPs of the LLM (per token read, per token predicted), forward and backward."""
+
+_WINDOW = 20
+"""Steps that the speed is an average of."""
+
+
+@contextmanager
+def bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for anything that counts (done, in all)."""
+    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as p:
+        task = p.add_task(title, total=None)
+
+        def update(done: int, total: int) -> None:
+            p.update(task, completed=done, total=total)
+
+        yield update
+
+
+class TrainingBars:
+    """One bar a stage, and one for whatever else counts; told of every step by the loop. Without a terminal, a line about every half minute."""
+
+    def __init__(self, console: Console, *, flops: Flops, peak: float) -> None:
+        self.console, self.flops, self.peak = console, flops, peak
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.recent: deque[dict[str, Any]] = deque(maxlen=_WINDOW)
+        self.said = 0.0
+
+    def __enter__(self) -> "TrainingBars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(f"[dim]{text}[/]", highlight=False)
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """So much of something else than steps is done."""
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total, facts="")
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+    def step(self, row: dict[str, Any]) -> None:
+        """A line of metrics, as `quintet.training.loop` makes it."""
+        name = row["stage"]
+        if name not in self.tasks:
+            self.recent.clear()
+            self.tasks[name] = self.progress.add_task(name, total=row["steps"], facts="")
+        self.recent.append(row)
+        facts = self.facts()
+        self.progress.update(self.tasks[name], completed=row["step"], facts=facts)
+        last = row["step"] == row["steps"]
+        if not self.console.is_terminal and (last or time.monotonic() - self.said > 30):
+            self.said = time.monotonic()
+            self.console.print(f"{name} {row['step']}/{row['steps']}  {facts}", highlight=False)
+
+    def facts(self) -> str:
+        """Loss, speed and share of the peak, over the last steps.
+
+        The first row of a stage dates from before its first step, so speeds need two rows.
+        """
+        rows, last = list(self.recent), self.recent[-1]
+        text = f"loss {last['loss']:.3f}"
+        seconds = last["seconds"] - rows[0]["seconds"]
+        if len(rows) < 2 or seconds <= 0:
+            return text
+        tokens, targets = (sum(r[key] for r in rows[1:]) for key in ("tokens", "targets"))
+        text += f"  {tokens / seconds:,.0f} tokens/s"
+        if last["stage"] in self.flops and self.peak:
+            read, predicted = self.flops[last["stage"]]
+            text += f"  {(tokens * read + targets * predicted) / seconds / self.peak:.0%} of peak"
+        return text
+

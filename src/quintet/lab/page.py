@@ -1,0 +1,80 @@
+"""A web page in one file: styles inside, pictures as data URIs, nothing that is loaded from anywhere."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+from quintet import __version__
+from quintet.data.media import decode_image
+from quintet.errors import DataError
+from quintet.values import Ref
+
+__all__ = ["Picture", "page", "picture", "table"]
+
+_LARGEST = 96 * 1024
+"""Bytes of a picture file beyond which it is made smaller for the page."""
+_SIDE = 512
+"""Pixels of the longer side of such a picture."""
+_SMALL = 160
+"""Pixels below which a picture is enlarged without smoothing, so that its pixels can be counted."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a page holds it. `size` is (width, height) in pixels; an empty `uri` stands for one that is lost."""
+
+    uri: str
+    size: tuple[int, int]
+    lost: str = ""
+
+    def html(self, overlay: str = "") -> str:
+        """The picture, or why it is not there; `overlay` is SVG in shares of width and height."""
+        if not self.uri:
+            return f'<div class="picture"><div class="none">{escape(self.lost)}</div></div>'
+        width, height = self.size
+        small = ' class="small"' if max(self.size) <= _SMALL else ""
+        drawn = f'<svg viewBox="0 0 {width} {height}"><g transform="scale({width} {height})">{overlay}</g></svg>'
+        return f'<div class="picture"><img{small} src="{self.uri}" alt="">{drawn if overlay else ""}</div>'
+
+
+def picture(ref: Ref) -> Picture:
+    """A picture for a page; one that cannot be read says so in its place."""
+    try:
+        image = decode_image(ref)
+        data = ref.read()
+    except (DataError, OSError) as error:
+        return Picture("", (0, 0), f"{ref.name}: {error}")
+    size = image.size
+    kind = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}.get(data[:4], {b"\xff\xd8\xff": "jpeg"}.get(data[:3], ""))
+    if not kind or len(data) > _LARGEST:
+        image.thumbnail((_SIDE, _SIDE))
+        kind, buffer = "jpeg", io.BytesIO()
+        image.save(buffer, "jpeg", quality=88)
+        data = buffer.getvalue()
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(data).decode()}", size)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[int] = ()) -> str:
+    """A table of HTML cells; the columns in `numbers` are set to the right."""
+
+    def cells(row: Sequence[str], kind: str) -> str:
+        return "".join(
+            f'<{kind}{" class=n" if i in numbers else ""}>{cell}</{kind}>' for i, cell in enumerate(row)
+        )
+
+    body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{cells(heads, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def page(title: str, body: str) -> str:
+    """The whole document."""
+    css = (files("quintet.lab") / "report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body><main>\n{body}\n"
+        f"<footer>Made by Quintet {__version__}. This page is one file and loads nothing.</footer></main></body></html>\n"
+    )

@@ -1,0 +1,176 @@
+"""`quintet starter build`: makes the parts that ship with the package, and the card that says what they are.
+
+    OUT/vision/   config.json, model.safetensors              as transformers saves a CLIPVisionModel
+    OUT/llm/      config.json, model.safetensors, tokenizer   as transformers saves a LlamaForCausalLM
+    OUT/card.json, OUT/CARD.md
+"""
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from quintet.components.encoders.hf_config import to_hf as vision_to_hf
+from quintet.components.llms.hf_config import to_hf as llm_to_hf
+from quintet.components.llms.weights import to_hf_state
+from quintet.components.starter import STARTER_LLM, STARTER_VISION
+from quintet.data.processor import Processor
+from quintet.data.scenes import World
+from quintet.lab.starter.text import TextScenes, train_tokenizer
+from quintet.lab.starter.vision import VisionSchedule, make_pictures, train_vision, vision_scores
+from quintet.model.checkpoint import write_json
+from quintet.model.mllm import MLLM
+from quintet.recipes._templates import VICUNA_V1
+from quintet.serving.engine import Engine
+from quintet.training.folder import RunFolder
+from quintet.training.hardware import prepare_cpu
+from quintet.training.loop import Settings, train_stage
+from quintet.training.stage import Data, Rate, Stage
+from quintet.values import Node, Sample, Text, Turn
+
+__all__ = ["LlmSchedule", "build_llm", "build_vision", "text_scores", "write_card"]
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LlmSchedule:
+    """How long the LLM reads: `steps` of `batch` scenes, each with up to ten questions."""
+
+    steps: int = 1600
+    batch: int = 32
+    lr: float = 2e-3
+    turns: int = 10
+    seed: int = 1
+    vocab: int = 2048
+    texts: int = 3000
+    """Texts that the tokenizer is trained on."""
+
+
+def build_vision(out: Path, schedule: VisionSchedule, *, note: Note) -> dict[str, Any]:
+    """Trains the vision encoder and writes OUT/vision; returns what the card says of it."""
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    prepare_cpu()
+    torch.manual_seed(schedule.seed)
+    config = CLIPVisionConfig(**_vision_settings())
+    # Plain products with a softmax: on a CPU without AMX the fused kernel takes twice the time in bf16.
+    config._attn_implementation = "eager"
+    model = CLIPVisionModel(config)
+
+    def progress(step: int, share: float, loss: float, rate: float) -> None:
+        note(f"vision: step {step} of {schedule.steps}, loss {loss:.3f}, {rate:.0f} pictures/s")
+
+    facts, heads = train_vision(model, schedule, progress=progress)
+    model.eval()
+    shipped = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if value.is_floating_point()}
+    model.load_state_dict({name: value.float() for name, value in shipped.items()}, strict=False)
+    scores = vision_scores(model, heads, make_pictures(1000, seed=7, split="val"))
+    _write(out / "vision", vision_to_hf(STARTER_VISION), shipped)
+    return {"schedule": asdict(schedule), **facts, "scores_on_1000_held_out_pictures": scores}
+
+
+def _vision_settings() -> dict[str, Any]:
+    c = STARTER_VISION
+    return {
+        "hidden_size": c.width, "intermediate_size": c.ffn, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
+        "image_size": c.trained_size, "patch_size": c.patch, "hidden_act": c.act, "layer_norm_eps": c.eps,
+    }  # fmt: skip
+
+
+def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dict[str, Any]:
+    """Trains tokenizer and LLM on text, through the project's own loop, and writes OUT/llm.
+
+    `run` is the folder of that training: a stopped one goes on.
+    """
+    prepare_cpu()
+    tokenizer = train_tokenizer(vocab=schedule.vocab, texts=schedule.texts)
+    torch.manual_seed(schedule.seed)
+    config = MLLM.Config(llm=replace(STARTER_LLM, vocab=tokenizer.vocab, source=None))
+    model = config.build()
+    stage = Stage(
+        name="text", data=Data(name="scenes as text", kind="text"), template=VICUNA_V1, train={"llm": Rate(lr=schedule.lr)},
+        batch=schedule.batch, steps=schedule.steps, row=1024, micro=8192, warmup=0.03, final=0.02, betas=(0.9, 0.95),
+        weight_decay=0.05,
+    )  # fmt: skip
+    source = TextScenes(schedule.steps * schedule.batch, seed=schedule.seed, turns=schedule.turns)
+    start = time.monotonic()
+
+    def progress(row: dict[str, Any]) -> None:
+        if row["step"] % 20 == 0:
+            rate = row["tokens"] / row["step_seconds"]
+            note(f"llm: step {row['step']} of {row['steps']}, loss {row['loss']:.4f}, {rate:.0f} tokens/s")
+
+    result = train_stage(model, stage, source, tokenizer, run=RunFolder(run), settings=Settings(), progress=progress)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+    engine = Engine(model, Processor(tokenizer, VICUNA_V1, config))
+    scores = text_scores(engine, n=150)
+    state = {name: value.to(torch.bfloat16) for name, value in to_hf_state(model.llm).items()}
+    _write(out / "llm", llm_to_hf(config.llm), state)
+    tokenizer.save(out / "llm")
+    facts = {"schedule": asdict(schedule), "texts": len(source), "tokens": result.tokens, "vocab": tokenizer.vocab}
+    seconds = round(time.monotonic() - start)
+    return facts | {"seconds": seconds, "last_loss": result.last_loss, "scores_on_held_out_texts": scores}
+
+
+def text_scores(engine: Engine, *, n: int, seed: int = 9) -> dict[str, float]:
+    """Share of questions about held-out scenes, told as text, that are answered exactly: over all, and by map or words."""
+    source = TextScenes(n, seed=seed, split="val", turns=6)
+    asked: list[Sample] = []
+    truths: list[tuple[bool, str]] = []
+    for i in range(n):
+        turns = source.sample(i).root.turns
+        told = turns[0].parts[0].text.split("\n")[0]  # type: ignore[union-attr]
+        pick = random.Random(i).randrange(len(turns) // 2)
+        question = turns[2 * pick].parts[0].text.split("\n")[-1]  # type: ignore[union-attr]
+        asked.append(Sample(Node((Turn("user", (Text(f"{told}\n{question}"),)),))))
+        truths.append((told.startswith(" "), turns[2 * pick + 1].parts[0].text))  # type: ignore[union-attr]
+    answers = engine.answer(asked)
+    right = [(mapped, answer == truth) for answer, (mapped, truth) in zip(answers, truths, strict=True)]
+    maps = [ok for mapped, ok in right if mapped]
+    return {"all": sum(ok for _, ok in right) / n, "maps": sum(maps) / max(1, len(maps)), "n": n}
+
+
+def _write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    tensors = {name: value.detach().contiguous() for name, value in sorted(state.items())}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_card(out: Path, facts: dict[str, Any]) -> None:
+    """OUT/card.json for programs and OUT/CARD.md for people, from the same facts; parts that were not built keep theirs."""
+    path = out / "card.json"
+    facts = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | facts
+    write_json(path, facts)
+    lines = ["# Starter parts", "", "Made by `quintet starter build` from Scenes alone; licence Apache-2.0.", ""]
+    about = {
+        "vision": "A CLIP-shaped ViT for 64 × 64 pixels. It learnt from pictures and per-patch labels; it never saw a word.",
+        "llm": "A Llama-shaped decoder and its byte-level tokenizer. It read scenes as text; it never saw a picture.",
+    }
+    for part, words in about.items():
+        if part not in facts:
+            continue
+        lines += [f"## {part}", "", words, "", "| fact | value |", "|---|---|"]
+        lines += [f"| {key} | {_cell(value)} |" for key, value in facts[part].items()] + [""]
+    lines += [
+        "What they are for: showing the whole arc on a laptop and testing every recipe. What they are not: anything that",
+        f"knows the world. Pictures outside Scenes ({World()}) are foreign to them until they are tuned.",
+        "",
+    ]
+    (out / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+

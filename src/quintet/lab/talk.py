@@ -1,0 +1,48 @@
+"""A conversation with a trained model, turn by turn, with the pictures that were shown."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from quintet.data.media import image_size
+from quintet.errors import DataError
+from quintet.model.generate import Sampling
+from quintet.serving.engine import Engine
+from quintet.values import Media, Node, Part, Ref, Sample, Text, Turn
+
+__all__ = ["Talk"]
+
+
+class Talk:
+    """What has been said so far. A picture that is shown goes with the next question."""
+
+    def __init__(self, engine: Engine, *, sampling: Sampling | None = None) -> None:
+        self.engine, self.sampling = engine, sampling
+        self.turns: list[Turn] = []
+        self.shown: list[Media] = []
+
+    def show(self, picture: Path) -> None:
+        """Shows a picture.
+
+        Raises:
+            DataError: it is missing or no picture.
+        """
+        if not picture.is_file():
+            raise DataError("missing-file", "no such picture", file=str(picture))
+        ref = Ref(picture.name, picture.resolve())
+        image_size(ref)
+        self.shown.append(Media("image", ref))
+
+    def forget(self) -> None:
+        """Starts anew: neither words nor pictures stay."""
+        self.turns, self.shown = [], []
+
+    def ask(self, question: str) -> Iterator[str]:
+        """The answer, piece by piece; the turn is remembered once it is whole."""
+        parts: tuple[Part, ...] = (*self.shown, Text(question))
+        asked = Turn("user", parts)
+        answer = ""
+        for piece in self.engine.stream(Sample(Node((*self.turns, asked))), sampling=self.sampling):
+            answer += piece
+            yield piece
+        self.turns += [asked, Turn("assistant", (Text(answer),))]
+        self.shown = []
