@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import picture_rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NURSERY = r"""
 import json, os, signal, sys
@@ -74,8 +74,8 @@ for line in sys.stdin:
 """
 
 SETS = (
-    "stages.pretrain.batch=4", "stages.pretrain.row=64", "stages.pretrain.micro=64", "stages.pretrain.steps=4",
-    "stages.instruct.batch=4", "stages.instruct.row=256", "stages.instruct.micro=256", "stages.instruct.steps=6",
+    "stages.pretrain.batch=4", "stages.pretrain.row=64", "stages.pretrain.micro=1", "stages.pretrain.steps=4",
+    "stages.instruct.batch=4", "stages.instruct.row=256", "stages.instruct.micro=1", "stages.instruct.steps=6",
     "stages.instruct.packing=false", "stages.pretrain.packing=false",
 )  # fmt: skip
 """Micro-batches of one sample: four of them make a step."""

@@ -94,7 +94,7 @@ def _set(row: int, key: str, value: Any) -> Callable[[list[Row]], None]:
 
 
 def _swap_roles(rows: list[Row]) -> None:
-    rows[1]["conversations"].reverse()
+    rows[3]["conversations"].reverse()
 
 
 def _no_answer(rows: list[Row]) -> None:
@@ -114,7 +114,7 @@ DATA_FAULTS: dict[str, tuple[int, Callable[[list[Row]], None]]] = {
     "empty-answer": (1, _say(1, 1, "  ")),
     "image-count": (1, _say(1, 0, "<image>\n<image>\nWhat colour is it?")),
     "missing-file": (3, _set(3, "image", ["a.png", "gone.png"])),
-    "role-order": (2, _swap_roles),
+    "role-order": (4, _swap_roles),
     "no-answer": (2, _no_answer),
     "unknown-key": (4, _set(4, "awnser", "Hello")),
     "unknown-role": (2, _strange_role),
@@ -158,8 +158,7 @@ class LearnsMedia(Planted):
 
     def spoil(self, made: Tokens, tokenizer: Any) -> Tokens:
         weight = made.weight.clone()
-        for item in made.items:
-            weight[item.start] = 1
+        weight[[item.start for item in made.items]] = 1
         return replace(made, weight=weight)
 
 
@@ -394,12 +393,12 @@ def learns_shifted(model: Any, batch: Batch) -> tuple[Tensor, float]:
 
 # ---- recipes -------------------------------------------------------------------------------------------------------
 def recipe(
-    *, template: type[Template] | None = None, stage: str = "instruct", native: bool = False, **parts: Any
+    *, template: type[Template] | None = None, train: tuple[str, ...] = (), native: bool = False, **parts: Any
 ) -> Recipe:
     """LLaVA-1.5 with one stage, whose template or parts may be other ones.
 
     `parts` are `connector`, `fusion` and `llm`: classes that take the place of the right ones. `native` keeps the
-    pictures' own sizes.
+    pictures' own sizes, `train` names the parts that learn.
     """
     whole = load_recipe("llava15")[1]
     model = whole.model
@@ -412,7 +411,9 @@ def recipe(
     if "llm" in parts:
         names = model.llm.to_json().keys() - {"type"}
         model = replace(model, llm=parts["llm"].Config(**{name: getattr(model.llm, name) for name in names}))
-    (chosen,) = whole.only([stage])
+    chosen = whole.stages[-1]
+    if train:
+        chosen = replace(chosen, train={part: chosen.train[part] for part in train})
     if template is not None:
         names = chosen.template.to_json().keys() - {"type"}
         chosen = replace(chosen, template=template(**{name: getattr(chosen.template, name) for name in names}))

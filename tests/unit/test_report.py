@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -131,7 +132,7 @@ class Tags(HTMLParser):
         self.images += tag == "img"
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        assert self.open[-1:] == [tag], f"</{tag}> closes {self.open[-3:]}"
         self.open.pop()
 
 
@@ -225,13 +226,15 @@ def test_right_and_wrong_follow_each_metrics_own_judgement(scored: dict[str, obj
     assert verdict(scored) is right
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.34, 5.7), (1.0, 90.0), (12_000, 14_800), (-3.0, 3.0), (2.0, 2.0)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (0.34, 5.7), (1.0, 90.0), (12_000, 14_800), (-3.0, 3.0), (2.0, 2.0)]
+)
 def test_ticks_are_round_and_enclose_the_data(low: float, high: float) -> None:
     found = ticks(low, high)
     assert found[0] <= low
     assert found[-1] >= high
     assert 2 <= len(found) <= 8
-    steps = {round(b - a, 9) for a, b in zip(found, found[1:], strict=False)}
+    steps = {round(b - a, 9) for a, b in pairwise(found)}
     assert len(steps) == 1
 
 

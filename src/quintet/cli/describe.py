@@ -28,9 +28,9 @@ def recipes(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> None:
     """List every system: what it reads and writes, its parts, its stages, its paper."""
-    from rich.console import Console
     from rich.table import Table
 
+    from quintet.cli.screen import screen
     from quintet.lab import listing
 
     entries = listing.listing()
@@ -39,18 +39,17 @@ def recipes(
     elif markdown:
         typer.echo(listing.markdown(entries))
     else:
-        table = Table("recipe", "reads", "writes", "connector", "fusion", "LLM", "stages", "paper", box=None)
+        heads = ("recipe", "reads", "writes", "connector", "fusion", "LLM", "stages", "paper")
+        table = Table(*heads, box=None, pad_edge=False)
         for e in entries:
             cells = (e.inputs, e.outputs, e.connector.values(), (e.fusion,), (e.llm,))
             paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
             table.add_row(f"[bold]{e.name}", *(", ".join(c) for c in cells), " → ".join(e.stages), paper)
-        Console().print(table)
+        screen().print(table)
 
 
-def show(
-    recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False
-) -> None:
-    """Print parts and parameters, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
+def show(recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False) -> None:
+    """Print parts, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
     from quintet.lab.run import load_recipe
     from quintet.lab.show import show as figures
     from quintet.recipes._scale import at_scale
@@ -65,19 +64,34 @@ def show(
 
 def doctor(
     what: Annotated[str, typer.Argument(help="A recipe, or a data file.")],
+    scale: Annotated[str, typer.Option(help=SCALE)] = "starter",
+    data: Annotated[Path | None, typer.Option(help="What the recipe's last stage learns from.", exists=True)] = None,
+    samples: Annotated[int, typer.Option(help="Rows to show and to run.", min=1)] = 8,
+    limit: Annotated[int, typer.Option(help="Rows of a source to read, at most.", min=1)] = 5000,
     as_json: JSON = False,
 ) -> None:
     """Render samples, prove every contract from file to loss, and name each fault; exits with 1 if there is one."""
-    raise NotImplementedError
+    from quintet.cli.progress import Bars
+    from quintet.cli.screen import screen
+    from quintet.lab.doctor import diagnose
+
+    with Bars(screen(stderr=True)) as bars:
+        found = diagnose(what, scale=scale, data=data, samples=samples, limit=limit, progress=bars.update)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        found.render(screen())
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 def _print_shown(shown: "Shown", *, title: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from quintet.cli.screen import screen
     from quintet.lab.show import TEXT_TOKENS
 
-    console = Console()
+    console = screen()
     console.print(f"[bold]{shown.recipe}[/] at [bold]{shown.scale}[/] scale  [dim]{title}[/]\n")
     marks = {check.what: check for check in shown.checks}
 
@@ -96,24 +110,15 @@ def _print_shown(shown: "Shown", *, title: str) -> None:
     console.print(table, "")
     for kind, count in shown.tokens.items():
         console.print(f"{count:,} tokens per {kind} {beside(f'tokens of one {kind}')}")
-    table = Table("stage", "trains", box=None, pad_edge=False)
-    for name in ("trainable", "share", "batch", "steps", "memory", "FLOPs a sample"):
-        table.add_column(name, justify="right")
     for stage in shown.stages:
         rates = ", ".join(f"{part} at {rate:g}" for part, rate in stage.rates.items())
-        steps = f"{stage.steps:,}" if stage.steps is not None else "?"
-        memory = f"{stage.memory.total / 2**30:.1f} GiB"
-        flops = f"{stage.flops_per_sample:.2e}"
-        table.add_row(
-            stage.name, rates, f"{stage.trainable:,}", f"{stage.share:.2%}", f"{stage.batch}", steps, memory, flops
-        )
-    console.print("", table)
+        steps = f"{stage.steps:,} steps of {stage.batch:,}" if stage.steps is not None else f"steps of {stage.batch:,}"
+        memory, flops = f"{stage.memory.total / 2**30:.1f} GiB", f"{stage.flops_per_sample / 1e12:,.3g} TFLOP"
+        console.print(f"\n[bold]{stage.name}[/]  {stage.data}, {steps}")
+        console.print(f"  trains {stage.trainable:,} parameters ({stage.share:.2%}): {rates}")
+        console.print(f"  {memory} of memory, {flops} a sample")
     per = ", ".join(f"one {kind}" for kind in shown.tokens) or "no media"
     console.print(
-        f"\n[dim]A sample is {per} and {TEXT_TOKENS} tokens of text, forward and backward. Memory is an estimate for one "
-        "process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
+        f"\n[dim]A sample is {per} and {TEXT_TOKENS} tokens of text, forward and backward. Memory is an estimate for "
+        "one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
     )
-
-
-def _data_file(what: str) -> Path | None:
-    return Path(what) if not what.endswith(".py") and Path(what).exists() else None

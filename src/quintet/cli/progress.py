@@ -4,12 +4,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["TrainingBars", "bar"]
+__all__ = ["Bars", "TrainingBars", "bar"]
 
 Flops = Mapping[str, tuple[float, float]]
 """Stage → FLOPs of the LLM (per token read, per token predicted), forward and backward."""
@@ -18,20 +19,40 @@ _WINDOW = 20
 """Steps that the speed is an average of."""
 
 
+class Bars:
+    """A bar for each thing that counts: so much of it is done."""
+
+    def __init__(self, console: Console) -> None:
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """Tells how far it is."""
+        if what not in self.tasks:
+            self.tasks[what] = self.progress.add_task(what, total=total)
+        self.progress.update(self.tasks[what], completed=done, total=total)
+
+
 @contextmanager
 def bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for anything that counts (done, in all)."""
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console) as p:
-        task = p.add_task(title, total=None)
-
-        def update(done: int, total: int) -> None:
-            p.update(task, completed=done, total=total)
-
-        yield update
+    """One bar, told of (done, in all)."""
+    with Bars(console) as bars:
+        yield partial(bars.update, title)
 
 
 class TrainingBars:
-    """One bar a stage, and one for whatever else counts; told of every step by the loop. Without a terminal, a line about every half minute."""
+    """One bar a stage, and one for whatever else counts; told of every step by the loop.
+
+    Without a terminal there is a line about every half minute.
+    """
 
     def __init__(self, console: Console, *, flops: Flops, peak: float) -> None:
         self.console, self.flops, self.peak = console, flops, peak
@@ -95,4 +116,3 @@ class TrainingBars:
             read, predicted = self.flops[last["stage"]]
             text += f"  {(tokens * read + targets * predicted) / seconds / self.peak:.0%} of peak"
         return text
-

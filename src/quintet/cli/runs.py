@@ -35,12 +35,11 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Of the pictures and of training.")] = 0,
 ) -> None:
     """The whole arc on the small parts of the package: make data, train, evaluate, report, and how to chat."""
-    from rich.console import Console
-
+    from quintet.cli.screen import screen
     from quintet.lab import quickstart as arc
     from quintet.lab.run import Job, resolve
 
-    console = Console()
+    console = screen()
     _, recipe = resolve(Job(recipe="llava15", out=out))
     with _stoppable(), _bars(console, recipe) as bars:
         done = arc.quickstart(out, pictures=pictures, seed=seed, note=bars.note, progress=bars.step, count=bars.count)
@@ -63,7 +62,9 @@ def train(
     stages: Annotated[str, typer.Option(help="Only these stages, with commas between.")] = "",
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Change a setting: stages.instruct.batch=64; may be repeated.", metavar="NAME=VALUE"),
+        typer.Option(
+            "--set", help="Change a setting: stages.instruct.batch=64; may be repeated.", metavar="NAME=VALUE"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE-SCALE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
@@ -78,9 +79,8 @@ def train(
     download: Annotated[bool, typer.Option("--download", help="Fetch published weights from the hub.")] = False,
 ) -> None:
     """Train a recipe, stage by stage. Stopped (Ctrl-C) it writes a checkpoint and exits with 130; --resume goes on."""
-    from rich.console import Console
-
     from quintet import dist
+    from quintet.cli.screen import screen
     from quintet.lab import run
     from quintet.training.loop import Settings
 
@@ -104,7 +104,7 @@ def train(
         stages=[s.strip() for s in stages.split(",") if s.strip()], sets=sets or [], scenes=scenes, resume=resume,
         download=download, settings=settings,
     )  # fmt: skip
-    console = Console()
+    console = screen()
     with dist.group(), _stoppable(), _bars(console, run.resolve(job)[1], precision=precision) as bars:
         first = dist.is_first()
         results = run.train(_noted(job, bars if first else None), progress=bars.step if first else None)
@@ -132,10 +132,9 @@ def evaluate(
     as_json: JSON = False,
 ) -> None:
     """Measure a run; every score comes with its 95 % interval and with two controls. Writes RUN/eval/."""
-    from rich.console import Console
-
     from quintet import dist
     from quintet.cli.progress import bar
+    from quintet.cli.screen import screen
     from quintet.evaluation.run import evaluate as ask
     from quintet.evaluation.tasks.catalogue import find_task
     from quintet.lab.record import note_pictures, scenes_of
@@ -147,7 +146,7 @@ def evaluate(
     engine = Engine.open(run, device=dist.device())
     results: list[Result] = []
     for name, task in found.items():
-        with bar(Console(stderr=True), name) as update:
+        with bar(screen(stderr=True), name) as update:
             result = ask(
                 lambda samples: engine.answer(samples, batch_size=batch_size),
                 task,
@@ -263,8 +262,9 @@ def _task_names(tasks: str, data: Path) -> list[str]:
 
 
 def _print_scores(results: "list[Result]") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from quintet.cli.screen import screen
 
     table = Table("task", "metric", box=None, pad_edge=False)
     for name in ("score", "95 % interval", "items", "majority", "shuffled", "seconds"):
@@ -275,7 +275,7 @@ def _print_scores(results: "list[Result]") -> None:
         metric = r.metric if r.higher_is_better else f"{r.metric} (lower is better)"
         interval = f"{low:.3f} – {high:.3f}"
         table.add_row(r.task, metric, f"[bold]{r.score:.3f}", interval, f"{r.n:,}", *controls, f"{r.seconds:.1f}")
-    Console().print(table)
+    screen().print(table)
 
 
 def _say(pieces: Iterator[str]) -> None:

@@ -30,9 +30,9 @@ STARTER_VISION = Vision.Config(
 
 STARTER_LLM = Decoder.Config(
     family="llama",
-    vocab=2048,
+    vocab=1047,
     dim=192,
-    depth=5,
+    depth=4,
     heads=6,
     kv_heads=2,
     ffn=512,
@@ -41,7 +41,7 @@ STARTER_LLM = Decoder.Config(
     source="starter/llm",
     licence="apache-2.0",
 )
-"""Five layers, 192 wide; its vocabulary is the starter tokenizer's."""
+"""Four layers, 192 wide; its vocabulary is the starter tokenizer's."""
 
 
 def asset(name: str) -> Path:

@@ -64,6 +64,8 @@ class Template(Config):
     """Between a medium and the text next to it."""
     place: Literal["written", "front", "random"] = "written"
     """Where a turn's media stand: as written, before its text, or (by the sample's hash) before or after it."""
+    user_weight: float = 0.0
+    """How much users' words are learnt: 0 in every published system; pre-training on plain text learns them too."""
     questions: bool = True
     """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
 
@@ -112,7 +114,8 @@ class Template(Config):
                 frame = self.media.get(part.kind, Frame())
                 pieces += [_Piece(frame.before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
             else:
-                pieces.append(_Piece(_as_text(part).text))
+                text = _as_text(part)
+                pieces.append(_Piece(text.text, weight=self.user_weight * text.weight))
         return pieces
 
     def _node(self, node: Node, flip: bool, *, root: bool) -> list[_Piece]:

@@ -105,8 +105,10 @@ class Tokenizer:
             raise CheckpointError(f"{folder} is no folder with a tokenizer")
         try:
             hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder}: no tokenizer can be read there ({error})") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:  # the last two for a file that lacks something
+            raise CheckpointError(
+                f"{folder}: no tokenizer can be read there ({type(error).__name__}: {error})"
+            ) from None
         if not getattr(hf, "is_fast", False) or hf.eos_token is None:
             raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend, or no end token")
         return cls(

@@ -61,9 +61,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Seque
     """A table of HTML cells; the columns in `numbers` are set to the right."""
 
     def cells(row: Sequence[str], kind: str) -> str:
-        return "".join(
-            f'<{kind}{" class=n" if i in numbers else ""}>{cell}</{kind}>' for i, cell in enumerate(row)
-        )
+        return "".join(f"<{kind}{' class=n' if i in numbers else ''}>{cell}</{kind}>" for i, cell in enumerate(row))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{cells(heads, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -76,5 +74,6 @@ def page(title: str, body: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body><main>\n{body}\n"
-        f"<footer>Made by Quintet {__version__}. This page is one file and loads nothing.</footer></main></body></html>\n"
+        f"<footer>Made by Quintet {__version__}. This page is one file and loads nothing.</footer>"
+        "</main></body></html>\n"
     )

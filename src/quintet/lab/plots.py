@@ -26,8 +26,9 @@ def curve(points: Points, *, title: str, x: str, y: str) -> str:
     xs = ticks(points[0][0], points[-1][0])
     ys = ticks(min(b for _, b in points), max(b for _, b in points))
     frame = _Frame((xs[0], points[-1][0]), (ys[0], ys[-1]))
+    label = escape(f"{title}: {y} over {x}")
     pieces = [
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}: {escape(y)} over {escape(x)}">',
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">',
         f'<text class="title" x="{_LEFT}" y="18">{escape(title)}</text>',
     ]
     for value in ys:
@@ -36,7 +37,9 @@ def curve(points: Points, *, title: str, x: str, y: str) -> str:
         pieces.append(f'<text class="tick" x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{number(value)}</text>')
     for value in (x for x in xs if x <= points[-1][0]):
         at = frame.x(value)
-        pieces.append(f'<text class="tick" x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(value)}</text>')
+        pieces.append(
+            f'<text class="tick" x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number(value)}</text>'
+        )
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     pieces.append(f'<text class="axis" x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x)}</text>')
     pieces.append(f'<text class="axis" x="{_WIDTH - _RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
@@ -46,7 +49,9 @@ def curve(points: Points, *, title: str, x: str, y: str) -> str:
     end = mean[-1]
     above = frame.y(end[1]) - 9
     pieces.append(f'<circle class="end" cx="{frame.x(end[0]):.1f}" cy="{frame.y(end[1]):.1f}" r="3.5"/>')
-    pieces.append(f'<text class="last" x="{frame.x(end[0]):.1f}" y="{above:.1f}" text-anchor="end">{number(end[1])}</text>')
+    pieces.append(
+        f'<text class="last" x="{frame.x(end[0]):.1f}" y="{above:.1f}" text-anchor="end">{number(end[1])}</text>'
+    )
     return "".join([*pieces, "</svg>"])
 
 

@@ -1,6 +1,6 @@
 """Rows of any source as one LLaVA JSONL file with its pictures beside it: what `quintet data` converts, filters, mixes.
 
-    OUT.jsonl             a row a line, pictures named from OUT.jsonl's folder
+    OUT.jsonl             a row a line, pictures named from OUT.jsonl's folder; the second row of one id is `id~2`
     OUT.media/            pictures that are not under that folder already, named by their bytes
     OUT.dropped.jsonl     what was left out and why: file, row, fault, message; absent if nothing was
 
@@ -87,7 +87,7 @@ def write_rows(
     written, seen = Written(out), set[bytes]()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, lost = (out.with_name(f".{name}.{os.getpid()}") for name in (out.name, f"{out.stem}.dropped.jsonl"))
-    place = _Placer(out)
+    place, ids = _Placer(out), Counter[str]()
     with aside.open("w", encoding="utf-8") as rows, lost.open("w", encoding="utf-8") as dropped:
         for index in range(len(source)):
             reading = source.read(index)
@@ -98,6 +98,9 @@ def write_rows(
                 written.dropped[error.fault] += 1
                 _note(dropped, error.at(file=reading.origin.file, row=reading.origin.row))
             else:
+                if "id" in row:
+                    ids[row["id"]] += 1
+                    row["id"] += f"~{ids[row['id']]}" if ids[row["id"]] > 1 else ""
                 rows.write(json.dumps(row, ensure_ascii=False) + "\n")
                 written.kept += 1
             progress(index + 1, len(source))

@@ -20,7 +20,16 @@ def of_run(run: RunRecord) -> str:
     """Everything about one run."""
     shown = _shown(run)
     return "\n".join(
-        [_head(run, shown), _scores(run), _kinds(run), _learning(run), _stages(run, shown), gallery(run), _cost(run), _facts(run)]
+        [
+            _head(run, shown),
+            _scores(run),
+            _kinds(run),
+            _learning(run),
+            _stages(run, shown),
+            gallery(run),
+            _cost(run),
+            _facts(run),
+        ]
     )
 
 
@@ -79,7 +88,9 @@ def _scores(run: RunRecord) -> str:
         for r in run.results
         if r["measures"]
     ]
-    more = f"<h3>Beside the scores</h3><div class=card>{table(['task', 'measures'], measures)}</div>" if measures else ""
+    more = (
+        f"<h3>Beside the scores</h3><div class=card>{table(['task', 'measures'], measures)}</div>" if measures else ""
+    )
     return f"<h2>Scores on held-out data</h2><div class=card>{_LEGEND}{bars}</div>{more}"
 
 

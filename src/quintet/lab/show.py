@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from quintet.components import lora
 from quintet.lab.run import STARTER_PICTURES
 from quintet.model.mllm import LOGIT_BYTES, MLLM
 from quintet.recipes._recipe import Recipe
@@ -146,9 +147,11 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
         paper = recipe.paper
         checks += [Check(f"parameters of {p}", parts.get(p, 0), n) for p, n in paper.published.items()]
         checks += [Check(f"tokens of one {kind}", tokens.get(kind, 0), n) for kind, n in paper.tokens.items()]
-    # One model through all stages, as in training: adapters of an early stage are there in a late one.
-    stages = tuple(_stage(model, stage, scale=scale) for stage in recipe.stages)
-    return Shown(name, scale, parts, tokens, stages, tuple(checks))
+    stages: list[StageView] = []
+    for stage in recipe.stages:
+        stages.append(_stage(model, stage, scale=scale))
+        lora.merge(model)  # as after each stage of a run
+    return Shown(name, scale, parts, tokens, tuple(stages), tuple(checks))
 
 
 def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:

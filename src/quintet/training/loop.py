@@ -149,6 +149,7 @@ class _Loop:
         self.load = MediaLoader(specs, cache.lookup if cache else None)
         self.drops = Drops(stage.drop_limit)
         self.pad = tokenizer.pad_id
+        run.checkpoints.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics(run.metrics)
         self.seconds = 0.0
         self.losses: list[float] = []

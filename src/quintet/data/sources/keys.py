@@ -10,41 +10,17 @@ __all__ = ["METADATA", "REFUSED", "unread"]
 
 METADATA = frozenset(
     {
-        *(
-            "key",
-            "index",
-            "idx",
-            "question_id",
-            "image_id",
-            "caption_id",
-            "sha256",
-            "width",
-            "height",
-            "url",
-            "license",
-        ),
-        *(
-            "source",
-            "dataset",
-            "data_source",
-            "split",
-            "model",
-            "metadata",
-            "meta",
-            "category",
-            "task",
-            "type",
-            "topic",
-        ),
-        *("tags", "difficulty", "language", "lang", "score", "comment"),
+        *("key", "index", "idx", "question_id", "image_id", "caption_id", "sha256", "width", "height", "url"),
+        *("source", "dataset", "data_source", "split", "model", "metadata", "meta", "license", "comment"),
+        *("category", "task", "type", "topic", "tags", "difficulty", "language", "lang", "score"),
     }
 )
 """Keys that say something about a row and nothing that is learnt. They are left unread, and counted."""
 
 REFUSED = frozenset(
     {
-        *("video", "videos", "audio", "audios", "tools", "tool_calls", "functions", "function_call", "objects", "bbox"),
-        *("rejected", "chosen", "rejected_response", "prompt", "completion", "label"),
+        *("video", "videos", "audio", "audios", "tools", "tool_calls", "functions", "function_call", "objects"),
+        *("bbox", "rejected", "chosen", "rejected_response", "prompt", "completion", "label"),
     }
 )
 """Keys that change what is learnt, and which this version does not read."""

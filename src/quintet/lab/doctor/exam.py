@@ -96,9 +96,12 @@ class Exam:
             chart.progress(f"{self.name}: what is learnt", n, len(reading.good))
             if index in shown:
                 chart.rendered.append(self._rendered(sample, tokens))
-            cut += spelling.length(sample, tokens, processor)
-            wrong += spelling.answers(sample, tokens, processor)
-            if self._chatted and n % every == 0:
+            # One fault, one line: a sample that is cut has no whole answers, and one with wrong answers no replay.
+            if missing := list(spelling.length(sample, tokens, processor)):
+                cut += missing
+            elif false := list(spelling.answers(sample, tokens, processor)):
+                wrong += false
+            elif self._chatted and n % every == 0:
                 chats += 1
                 said += spelling.chat(sample, tokens, processor)
         if self._chatted and reading.good:
@@ -106,10 +109,12 @@ class Exam:
         note = f"{len(reading.good):,} rows"
         chart.judge("length", self.name, cut, note=f"{reading.read:,} rows, at most {self.stage.row:,} tokens each")
         chart.judge("answers", self.name, wrong, note=note)
-        if self._chatted:
+        if not self._chatted:
+            chart.skip(self.name, f"chat speaks as stage {self.recipe.stages[-1].name} does", "chat")
+        elif chats or said:
             chart.judge("chat", self.name, said, note=f"{chats:,} rows replayed")
         else:
-            chart.skip(self.name, f"chat speaks as stage {self.recipe.stages[-1].name} does", "chat")
+            chart.skip(self.name, "no row whose answers are learnt rightly", "chat")
         return not any(f.fault in ("media-cut", "media-lost") for f in cut)
 
     @property
@@ -207,10 +212,9 @@ class Exam:
         try:
             return list(examine())
         except QuintetError as error:
-            return [Finding(contract=contract, fault=_word(error), found=str(error))]
-
-
-def _word(error: QuintetError) -> str:
-    if isinstance(error, DataError):
-        return error.fault
-    return "column-count" if isinstance(error, AlignmentError) else "does-not-run"
+            if isinstance(error, AlignmentError):
+                expected = "as many features as columns, item by item"
+                do = "the fusion's `columns` must say what it writes"
+                return [Finding(contract=contract, fault="column-count", found=str(error), expected=expected, do=do)]
+            fault = error.fault if isinstance(error, DataError) else "does-not-run"
+            return [Finding(contract=contract, fault=fault, found=str(error))]

@@ -40,6 +40,7 @@ def shift(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iterator
     made = list(zip(targets.slots.tolist(), targets.ids.tolist(), targets.weights.tolist(), strict=True))
     if sorted(made) != sorted(wanted):
         yield _shifted(made, wanted, cases)
+        return
     if stage.objective != "lm":
         return
     with model.inference():
@@ -79,7 +80,7 @@ def _shifted(made: list[tuple[int, int, float]], wanted: list[tuple[int, int, fl
         fault, found = "target-count", f"{len(made)} targets"
         expected = f"{len(wanted)}, one for each learnt token that has a token before it"
     elif len(by) == 1 and by != {0}:
-        fault, found = "label-shift", f"targets {abs(by.pop())} columns away from their place"
+        fault, found = "label-shift", f"targets {abs(by.pop())} column away from their place"
         expected = "every target at the one column before it: labels are shifted once"
     else:
         wrong = sum(a != b for a, b in zip(made, wanted, strict=True))

@@ -66,17 +66,20 @@ def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fi
         return
     for item in tokens.items:
         if bool((tokens.weight[item.start : item.start + item.columns] != 0).any()):
-            message = f"columns of a {item.kind} ({item.ref.name}) in the loss"
+            message = f"columns of the {item.kind} {item.ref.name} in the loss"
             yield _at(sample, "answers", "media-learnt", message, "weight 0 on media", "correct the template's weights")
+            return
     for span in spans:
-        rest = span.text.lstrip(" ")
+        rest = _begin(span.text, tokenizer)
         while wanted and (took := _take(rest, wanted[0], template, tokenizer)) is not None:
             wanted.popleft()
             rest = took
             if not rest:
                 break
         if rest:
-            yield _why(rest, span, wanted[0] if wanted else None, sample, tokens, template)
+            cut = span.stop == len(tokens)
+            whole = " ".join(span.text for span in spans)
+            yield _why(rest, wanted[0] if wanted else None, sample, template, cut=cut, learnt=whole)
             return
     if wanted:
         message = f"no learnt token of the answer {_short(wanted[0])}"
@@ -129,35 +132,39 @@ def _take(rest: str, want: str, template: Template, tokenizer: Tokenizer) -> str
     """What is left of a run after an answer; None if it does not begin with it."""
     body = want.removesuffix(template.end)
     end = want[len(body) :]
-    # SentencePiece gives back no leading space, and some tokenizers not every character.
+    # Some tokenizers do not give back every character; that is a fault of its own, found by the replay.
     for form in (body, through(tokenizer, body)):
-        spelt = (form + end).lstrip(" ")
+        spelt = _begin(form + end, tokenizer)
         if spelt and rest.startswith(spelt):
-            return rest[len(spelt) :].lstrip(" ")
+            return _begin(rest[len(spelt) :], tokenizer)
     return None
 
 
-def _why(rest: str, span: _Span, want: str | None, sample: Sample, tokens: Tokens, template: Template) -> Finding:
-    """The kind of fault that turns the expected answer into what is learnt."""
+def _begin(text: str, tokenizer: Tokenizer) -> str:
+    """SentencePiece gives back no space at the beginning of a run."""
+    return text.lstrip(" ") if tokenizer.adds_space else text
+
+
+def _why(rest: str, want: str | None, sample: Sample, template: Template, *, cut: bool, learnt: str) -> Finding:
+    """The kind of fault that turns the expected answer into what is learnt.
+
+    `rest` is the run from where it goes wrong, `cut` says that it is the sample's last, `learnt` is all that is learnt.
+    """
     found = f"{_short(rest)} in the loss"
     if want is not None:
-        expected = _short(want)
         bare, wish = rest.strip(" "), want.strip(" ")
         if bare == wish.removesuffix(template.end).strip(" "):
-            return _at(sample, "answers", "end-not-learnt", found, expected, _END.format(end=template.end))
-        if span.stop == len(tokens) and wish.startswith(bare):
-            return _at(
-                sample, "answers", "answer-cut", found, expected, "never cut tokens; drop the row or raise `row`"
-            )
+            return _at(sample, "answers", "end-not-learnt", found, _short(want), _END.format(end=template.end))
+        if cut and bare != wish and wish.startswith(bare):
+            return _at(sample, "answers", "answer-cut", found, _short(want), "never cut tokens; drop the row instead")
         if wish.endswith(bare):
-            return _at(sample, "answers", "answer-not-learnt", found, expected, _TEMPLATE)
-    for turn in sample.turns():
-        words = [p.text.strip() for p in turn.parts if isinstance(p, Text)]
-        if turn.role != "assistant" and any(text and text in rest for text in words):
-            expected = f"only {_short(want)}" if want is not None else "only answers"
-            return _at(sample, "answers", f"{turn.role}-text-learnt", found, expected, _TEMPLATE)
+            return _at(sample, "answers", "answer-not-learnt", found, _short(want), _TEMPLATE)
+    expected = f"only {_short(want)}" if want is not None else "nothing more"
+    said = [(t.role, p.text.strip()) for t in sample.turns() for p in t.parts if isinstance(p, Text)]
+    for role, text in said:
+        if role != "assistant" and text in learnt and not any(text in words for r, words in said if r == "assistant"):
+            return _at(sample, "answers", f"{role}-text-learnt", found, expected, _TEMPLATE)
     if want is None or want.strip(" ") in rest:
-        expected = f"only {_short(want)}" if want is not None else "nothing more"
         return _at(sample, "answers", "extra-learnt", found, expected, _TEMPLATE)
     return _at(sample, "answers", "answer-not-learnt", found, _short(want), _TEMPLATE)
 
@@ -167,16 +174,18 @@ _END = "the model would never learn to stop: give the end marker {end!r} the ans
 
 # ---- length ------------------------------------------------------------------------------------------------------
 def length(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Finding]:
-    """Nothing of the sample is missing from its tokens: every medium, and every word that the template spells."""
+    """The first thing of a sample that is missing from its tokens: a medium, or words that the template spells."""
     named, placed = len(sample.media()), len(tokens.items)
     if named != placed:
         message = f"{placed} media in the tokens"
         yield _at(sample, "length", "media-lost", message, f"the row's {named}", "correct the template")
+        return
     for item in tokens.items:
-        over = item.start + item.columns - len(tokens)
+        over = min(item.columns, item.start + item.columns - len(tokens))
         if over > 0:
-            message = f"{over} of the {item.columns} columns of a {item.kind} behind the last token"
-            yield _at(sample, "length", "media-cut", message, "all of them", "never cut tokens; drop the row instead")
+            message = f"{over} of the {item.columns} columns of the {item.kind} {item.ref.name} behind the last token"
+            yield _at(sample, "length", "media-cut", message, "none", "never cut tokens; drop the row instead")
+            return
     kept = _bare(spell(processor.tokenizer, tokens.ids.tolist()))
     for turn in sample.turns():
         spelt = turn.role == "system" or (turn.role == "user" and processor.template.questions)
@@ -185,7 +194,8 @@ def length(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fin
                 if _bare(through(processor.tokenizer, part.text)) in kept:
                     continue
                 message = f"tokens without the {turn.role}'s {_short(part.text)}"
-                yield _at(sample, "length", "text-cut", message, "all that is said", "never cut tokens; drop the row")
+                yield _at(sample, "length", "text-cut", message, "all that is said", "never cut; drop the row instead")
+                return
 
 
 def _bare(text: str) -> str:
@@ -208,7 +218,7 @@ def stops(processor: Processor) -> Callable[[list[int]], bool]:
 
 
 def chat(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Finding]:
-    """For every answer: the open prompt before it is a prefix of training, and replaying it gives the answer back."""
+    """The first answer whose open prompt is no prefix of training, or whose replay does not give it back."""
     paths: list[tuple[Node, tuple[Turn, ...]]] = [(sample.root, ())]
     number = 0
     while paths:
@@ -218,7 +228,9 @@ def chat(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Findi
         for i, turn in enumerate(node.turns):
             if turn.role == "assistant":
                 prompt = Sample(Node((*before, *node.turns[:i])), sample.origin)
-                yield from _answer(prompt, turn, ids, weight, processor)
+                if found := list(_answer(prompt, turn, ids, weight, processor)):
+                    yield from found
+                    return
         # Children in front: the walk is depth first, as the template numbers nodes.
         paths[:0] = [(child, (*before, *node.turns)) for child in node.children]
         number += 1

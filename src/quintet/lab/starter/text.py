@@ -8,23 +8,30 @@ published spellings.
 import random
 from collections.abc import Iterator
 
+import torch
 from tokenizers import AddedToken, decoders, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
+from torch import Tensor
 
 from quintet.data.scenes import BRIEF, COLOURS, DETAILED, SHAPES, SIZES, WORDS, World, caption, cell_map, conversation
 from quintet.data.scenes import sample_scene as draw
+from quintet.data.scenes.world import Scene, place_of
 from quintet.data.tokenizer import Tokenizer
 from quintet.values import Node, Origin, Sample, Text, Turn
 
-__all__ = ["TextScenes", "train_tokenizer"]
+__all__ = ["TextScenes", "compose_embeddings", "train_tokenizer"]
 
 
 class TextScenes:
-    """A random-access source of `n` texts; `seed` and the number decide each."""
+    """A random-access source of `n` texts; `seed` and the number decide each.
 
-    def __init__(self, n: int, *, seed: int, split: str = "train", world: World | None = None, turns: int = 10) -> None:
-        self.n, self.seed, self.split, self.world, self.turns = n, seed, split, world or World(), turns
+    `most` says how many objects the scenes have at most; each text draws its own limit from it. A model that meets
+    only crowded scenes stays for long where it answers by frequency alone (docs/log.md).
+    """
+
+    def __init__(self, n: int, *, seed: int, split: str = "train", most: tuple[int, ...] = (4,), turns: int = 10, forms: tuple[float, float, float] = (0.8, 0.0, 0.2)) -> None:
+        self.n, self.seed, self.split, self.most, self.turns, self.forms = n, seed, split, most, turns, forms
         self.name = f"scenes-text-{split}"
 
     def __len__(self) -> int:
@@ -33,26 +40,43 @@ class TextScenes:
     def sample(self, index: int) -> Sample:
         """One scene as a conversation about its map or its description."""
         rng = random.Random(f"text/{self.seed}/{self.split}/{index}")
-        scene = draw(self.world, rng, self.split)
-        if rng.random() < 0.85:
-            told = "".join(f" {_cell(word)}" for word in cell_map(scene))
-        else:
-            told = caption(scene, rng, "long")
+        scene = draw(World(max_objects=rng.choice(self.most)), rng, self.split)
+        told = self._told(scene, rng)
         turns: list[Turn] = []
         for i, (question, answer) in enumerate(conversation(scene, rng, self.turns)):
-            asked = f"{told}\n{question}" if i == 0 else question
-            turns += [Turn("user", (Text(asked),)), Turn("assistant", (Text(answer),))]
+            # What is told is given; everything said about it is learnt.
+            asked = (Text(told, weight=0.0), Text(f"\n{question}")) if i == 0 else (Text(question),)
+            turns += [Turn("user", asked), Turn("assistant", (Text(answer),))]
         return Sample(Node(tuple(turns)), Origin(self.name, index + 1))
+
+
+    def _told(self, scene: Scene, rng: random.Random) -> str:
+        form = rng.choices(("map", "list", "words"), self.forms)[0]
+        if form == "words":
+            return caption(scene, rng, "long")
+        cells = cell_map(scene)
+        if form == "list":
+            here = [f" {_cell(w)} {place_of(_middle(i))}" for i, w in enumerate(cells) if w != "."]
+            return ",".join(here)
+        return "".join(f" {_cell(word)}" for word in cells)
+
+
+def _middle(cell: int, cells: int = 8) -> tuple[float, float]:
+    return (cell % cells + 0.5) / cells, (cell // cells + 0.5) / cells
 
 
 def _texts(n: int, seed: int) -> Iterator[str]:
     """What the tokenizer is trained on: the same texts, and every word of Scenes in every form it takes."""
     source = TextScenes(n, seed=seed)
     for i in range(n):
-        yield from (part.text for turn in source.sample(i).turns() for part in turn.parts if isinstance(part, Text))
+        for turn in source.sample(i).turns():
+            words = "".join(part.text for part in turn.parts if isinstance(part, Text))
+            # An answer follows its header with a space; tokens should begin with that space.
+            yield f" {words}" if turn.role == "assistant" else words
     for _ in range(200):
         yield " ".join(("", *(f"{s}{c}{h}" for s in SIZES for c in COLOURS for h in SHAPES)))
-        yield " ".join(("", *(f"digit{d}" for d in _DIGITS), *(f"word{w}" for w in WORDS), *WORDS))
+        yield " ".join(("", *(f"digit{d}" for d in _DIGITS), *(f"word{w}" for w in WORDS), *WORDS, *SIZES, *COLOURS))
+        yield " ".join(("", *SHAPES, *"0123456789", "digit word yes no"))
         yield from (*BRIEF, *DETAILED)
     for system in _SPELLINGS:
         yield from [system] * 50
@@ -87,3 +111,25 @@ def train_tokenizer(*, vocab: int = 2048, texts: int = 3000, seed: int = 0) -> T
     )
     backend.train_from_iterator(_texts(texts, seed), trainer)
     return Tokenizer(backend, bos="<s>", eos="</s>", pad="<pad>")
+
+
+@torch.no_grad()
+def compose_embeddings(table: Tensor, tokenizer: Tokenizer) -> None:
+    """Starts the embedding of each word of a map, in place, as the sum of those of the words that it is made of.
+
+    `smallredcircle` is one token, as a picture's patch will be one; composed like this it is near `red` and `circle`
+    from the first step. With random rows instead the LLM stayed for long where it answers by frequency (docs/log.md).
+    """
+
+    def row(word: str) -> Tensor:
+        (index,) = tokenizer.encode(f" {word}")[0]
+        return table[index]
+
+    for size in SIZES:
+        for colour in COLOURS:
+            for shape in SHAPES:
+                row(f"{size}{colour}{shape}").copy_((row(size) + row(colour) + row(shape)) / 3**0.5)
+    for number, name in enumerate(_DIGITS):
+        row(f"digit{name}").copy_((row("digit") + row(str(number))) / 2**0.5)
+    for word in WORDS:
+        row(f"word{word}").copy_((row("word") + row(word)) / 2**0.5)

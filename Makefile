@@ -1,0 +1,47 @@
+# Two commands are all that a clean clone needs: `make quickstart` and `make test`.
+# A virtual environment is built anew whenever pyproject.toml changes, and only then.
+
+PYTHON ?= python3
+OUT ?= quickstart
+COVERED := quintet.values quintet.data quintet.model quintet.training
+COVERAGE := 90
+
+.PHONY: quickstart test check test-gpu format clean
+
+## The whole arc on the starter parts: data, training, evaluation, report. Minutes on two cores, no network.
+quickstart: .venv-quickstart/ready
+	.venv-quickstart/bin/quintet quickstart --out $(OUT)
+
+## All tests that run on a CPU, with coverage of the floors that everything stands on.
+test: .venv-test/ready
+	.venv-test/bin/python -m pytest -m "not gpu" $(addprefix --cov=,$(COVERED)) --cov-report=term:skip-covered \
+		--cov-fail-under=$(COVERAGE) --junit-xml=build/tests.xml $(PYTEST)
+
+## Format, lint, types, floors and budgets: seconds, before every commit.
+check: .venv-test/ready
+	.venv-test/bin/ruff format --check .
+	.venv-test/bin/ruff check .
+	.venv-test/bin/pyright --pythonpath .venv-test/bin/python
+	.venv-test/bin/python -m pytest -q tests/unit/test_floors.py tests/unit/test_budget.py
+
+## What needs a CUDA device, in the environment that is active.
+test-gpu:
+	PYTHONPATH=src $(PYTHON) -m pytest -m gpu tests/gpu $(PYTEST)
+
+## Puts the code in form.
+format: .venv-test/ready
+	.venv-test/bin/ruff format .
+	.venv-test/bin/ruff check --fix .
+
+clean:
+	rm -rf .venv-quickstart .venv-test build
+
+.venv-quickstart/ready: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-quickstart
+	.venv-quickstart/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv-test/ready: pyproject.toml
+	$(PYTHON) -m venv --clear .venv-test
+	.venv-test/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

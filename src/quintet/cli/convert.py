@@ -1,0 +1,82 @@
+"""Commands that bring models in and out, and build the parts that ship with the package: import, export, starter."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quintet.cli.runs import RUN
+
+if TYPE_CHECKING:
+    from quintet.model.convert import Conversion
+
+__all__ = ["register"]
+
+starter = typer.Typer(no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command("import")(import_)
+    app.command()(export)
+    app.add_typer(starter, name="starter", help="The small trained parts that ship with the package.")
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="A LLaVA folder of transformers.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="The run's folder to write.")],
+) -> None:
+    """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json."""
+    from quintet.model.convert import import_run
+
+    _print(import_run(source, out))
+
+
+def export(
+    run: RUN,
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    chat_template: Annotated[
+        Path | None, typer.Option(help="The conversation's spelling in Jinja, for transformers and vLLM.", exists=True)
+    ] = None,
+) -> None:
+    """Write a run's model as transformers loads it; the logits of both are compared and recorded in parity.json."""
+    from quintet.model.convert import export_run
+
+    template = chat_template.read_text(encoding="utf-8") if chat_template is not None else ""
+    _print(export_run(run, out, chat_template=template))
+
+
+@starter.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Folder to write; the package's own is src/quintet/starter.")],
+    parts: Annotated[str, typer.Option(help="vision, llm, or both with a comma between.")] = "vision,llm",
+    steps: Annotated[int | None, typer.Option(help="Steps of each part, to try it out.", min=1)] = None,
+    pictures: Annotated[int | None, typer.Option(help="Pictures for the encoder, to try it out.", min=1)] = None,
+) -> None:
+    """Train the starter parts on Scenes: the encoder on pictures, the LLM on text alone, and write their card."""
+    from dataclasses import replace
+    from typing import Any
+
+    from quintet.lab.starter.build import LlmSchedule, build_llm, build_vision, write_card
+    from quintet.lab.starter.vision import VisionSchedule
+
+    chosen = [part.strip() for part in parts.split(",") if part.strip()]
+    if not chosen or set(chosen) - {"vision", "llm"}:
+        raise typer.BadParameter(f"{parts!r}; choose from vision, llm", param_hint="--parts")
+    facts: dict[str, Any] = {}
+    if "vision" in chosen:
+        schedule = VisionSchedule()
+        schedule = replace(schedule, steps=steps or schedule.steps, pictures=pictures or schedule.pictures)
+        facts["vision"] = build_vision(out, schedule, note=typer.echo)
+    if "llm" in chosen:
+        reading = LlmSchedule()
+        run = out.with_name(f"{out.name}.run")
+        facts["llm"] = build_llm(out, replace(reading, steps=steps or reading.steps), run=run, note=typer.echo)
+    write_card(out, facts)
+    typer.echo(out / "CARD.md")
+
+
+def _print(made: "Conversion") -> None:
+    near = made.parity.max_abs_logit_difference
+    typer.echo(f"{made.place}: {made.parameters:,} parameters; {', '.join(made.files)}")
+    typer.echo(f"largest difference of a logit: {near:.3g} of {made.parity.max_abs_logit:.3g} ({made.parity.dtype})")

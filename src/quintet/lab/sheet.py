@@ -1,0 +1,47 @@
+"""Rows of a source on one page, with their pictures: `quintet data view --html`."""
+
+import random
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from quintet.data.sources import Reading, Source
+from quintet.lab.page import page, picture
+from quintet.values import Media, Region, Text, Turn
+
+__all__ = ["pick", "write_sheet"]
+
+
+def pick(source: Source, *, n: int, seed: int | None = None, row: int | None = None) -> list[int]:
+    """Which rows to look at, from 0: the first n, n by lot with a seed, or n from a row (counted from 1) on."""
+    if seed is not None:
+        return sorted(random.Random(seed).sample(range(len(source)), min(n, len(source))))
+    start = 0 if row is None else row - 1
+    return list(range(start, min(start + n, len(source))))
+
+
+def write_sheet(source: Source, indices: Sequence[int], out: Path) -> Path:
+    """Writes the rows to `out`, faulty ones with their faults."""
+    cards = "".join(_card(source.read(index)) for index in indices)
+    title = f"{source.name}: {len(indices):,} of {len(source):,} rows"
+    out.write_text(page(title, f"<h1>{escape(title)}</h1><div class=samples>{cards}</div>"), encoding="utf-8")
+    return out
+
+
+def _card(reading: Reading) -> str:
+    media = [part for turn in reading.turns for part in turn.parts if isinstance(part, Media)]
+    shown = "".join(picture(medium.ref).html() for medium in media if medium.ref.name)
+    said = "".join(f"<p><b>{escape(turn.role)}</b>{escape(_words(turn))}</p>" for turn in reading.turns)
+    faults = "".join(
+        f"<p class=verdict>✗ {escape(fault.fault)}: {escape(fault.message)}</p>" for fault in reading.faults
+    )
+    name = f" · {reading.origin.id}" if reading.origin.id else ""
+    return (
+        f'<figure class="sample{" wrong" if reading.faults else ""}">{shown}<div class="said turns">'
+        f"<div class=kind>row {reading.origin.row}{escape(name)}</div>{said}{faults}</div></figure>"
+    )
+
+
+def _words(turn: Turn) -> str:
+    names = {Media: "▣ ", Region: "▢ "}
+    return "".join(part.text if isinstance(part, Text) else names[type(part)] for part in turn.parts)

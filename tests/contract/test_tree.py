@@ -1,0 +1,415 @@
+"""The contract of every recipe: what a sample is computed to does not depend on what stands around it.
+
+Recipes are discovered, so a new one is under test as soon as its file is there. Each is built at the tiny scale, as it is
+and with pictures of their own sizes (`native`), and once more with the dense mask where a cheaper strategy would do.
+Weights are drawn larger than they are initialised, so that a leak shows: logits are of size 3, and one picture for
+another moves them by more than 0.1. About 25 s.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import picture
+from torch import Tensor
+
+from quintet.components.llms import attention
+from quintet.components.llms.attention import Strategy
+from quintet.data.collate import Loaded, collate
+from quintet.data.media import load_image
+from quintet.data.processor import Processor
+from quintet.errors import AlignmentError
+from quintet.lab.pretrained import build_model, load_tokenizer
+from quintet.lab.run import load_recipe, recipe_names
+from quintet.model.checkpoint import load_model, save_model
+from quintet.model.generate import Sampling, generate
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Recipe
+from quintet.recipes._scale import at_scale
+from quintet.serving.engine import Engine
+from quintet.training.objectives import OBJECTIVES
+from quintet.training.optim import set_trainable
+from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Tokens, Turn
+
+LOGITS = 2e-5
+"""float32; the same sums, in another order and in kernels of other shapes. Logits of size 3; worst measured: 3e-6."""
+GRADIENTS = 1e-5
+"""As a share of a parameter's largest gradient. Sums over some 400 columns in another order; worst measured: 2e-6."""
+
+SIZES = ((32, 32), (16, 48), (48, 32), (32, 16), (48, 48))
+"""Height and width, pixels: whole patches of 8, and grids that merge 2 × 2."""
+
+
+# ---- what is tried -----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Subject:
+    """A tiny model of a recipe with its processor."""
+
+    recipe: Recipe
+    model: MLLM
+    processor: Processor
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self.model.encoders)
+
+    def batch(self, rows: Sequence[Sequence[Tokens]], *, width: int | None = None) -> Batch:
+        """Rows of packed samples with their media loaded."""
+        items = [item for row in rows for tokens in row for item in tokens.items]
+        media = {n: Loaded(load_image(item.ref, self.processor.spec(item.kind))) for n, item in enumerate(items)}
+        return collate(rows, media, pad=self.processor.tokenizer.pad_id, width=width)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """float[B, T, V]."""
+        with self.model.inference():
+            return self.model.logits(self.model(batch).hidden)
+
+    def gradients(self, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """Of the loss over all batches, one backward pass each."""
+        self.model.zero_grad()
+        self.model.requires_grad_(True)
+        self.model.frozen_encoders = frozenset()
+        count = sum(batch.targets.count for batch in batches)
+        for batch in batches:
+            (OBJECTIVES[self.recipe.stages[-1].objective](self.model, batch)[0] / count).backward()
+        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+
+@cache
+def subject(name: str, native: bool) -> Subject:
+    recipe = at_scale(load_recipe(name)[1], "tiny")
+    if native:
+        encoders = {
+            kind: replace(e, image=replace(e.spec, fit="native", multiple=16)) for kind, e in recipe.model.encoders.items()
+        }  # fmt: skip
+        recipe = replace(recipe, model=replace(recipe.model, encoders=encoders))
+    tokenizer = load_tokenizer(recipe.model)
+    model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
+    return Subject(recipe, model, Processor(tokenizer, recipe.template, recipe.model))
+
+
+CASES = [
+    pytest.param((name, native, dense), id="-".join([name, *["native"] * native, *["dense"] * dense]))
+    for name in recipe_names()
+    for native, dense in ((False, False), (True, False), (False, True))
+]
+
+
+@pytest.fixture(params=CASES)
+def tried(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Subject:
+    name, native, dense = request.param
+    if dense:
+        monkeypatch.setattr(attention, "choose", lambda ctx, *, window=None: Strategy.DENSE)
+    return subject(name, native)
+
+
+@pytest.fixture(params=recipe_names())
+def plain(request: pytest.FixtureRequest) -> Subject:
+    return subject(request.param, False)
+
+
+# ---- samples -----------------------------------------------------------------------------------------------------
+def medium(number: int, kind: str = "image", *, content: int = 0) -> Media:
+    """Item `number`: a size of its own; `content` makes it another picture of the same size."""
+    file = io.BytesIO()
+    height, width = SIZES[number % len(SIZES)]
+    picture(number + 100 * content, height=height, width=width).save(file, "PNG")
+    return Media(kind, Ref(f"{number}.png", data=file.getvalue()))
+
+
+def user(text: str, *media: Media) -> Turn:
+    return Turn("user", (*media, Text(text)))
+
+
+def says(text: str, *, weight: float = 1.0) -> Turn:
+    return Turn("assistant", (Text(text),), weight)
+
+
+def sample(row: int, *turns: Turn, children: tuple[Node, ...] = ()) -> Sample:
+    return Sample(Node(turns, children), Origin("memory", row))
+
+
+def tree(kinds: Sequence[str], *, content: int = 0, third: str = "Two of them are red.") -> Sample:
+    """A question on a picture with three answers; the second goes on over another picture, and then branches again.
+
+    `content` changes the second picture, `third` the third answer.
+    """
+    later = [medium(n, kind, content=content) for n, kind in enumerate(kinds, start=1)]
+    deep = (Node((says("Yes."),)), Node((says("No, it is not.", weight=0.5),)))
+    return sample(
+        7,
+        user("What is to be seen here?", *[medium(n, kind) for n, kind in enumerate(kinds)]),
+        children=(
+            Node((says("A circle."),)),
+            Node((says("A small square, and a word."), user("And is this the same?", *later)), deep),
+            Node((says(third, weight=2.0),)),
+        ),
+    )
+
+
+def branches(whole: Sample) -> list[Sample]:
+    """Every path of a tree by itself: the same nodes without their siblings."""
+
+    def paths(node: Node) -> list[Node]:
+        if not node.children:
+            return [node]
+        return [Node(node.turns, (below,)) for child in node.children for below in paths(child)]
+
+    return [Sample(path, whole.origin) for path in paths(whole.root)]
+
+
+def conversations(kinds: Sequence[str]) -> list[Sample]:
+    """Four samples that differ in length, in pictures and in their sizes; the third has none."""
+    made = [
+        sample(1, user("What is this?", *[medium(2, kind) for kind in kinds]), says("A red circle.")),
+        sample(2, user("Two pictures. Compare.", *[medium(n, kind) for kind in kinds for n in (3, 0)]),
+               says("One is larger."), user("Which?"), says("The first one is.", weight=0.5)),
+        sample(3, user("How much is two and two?"), says("Four.")),
+        sample(4, user("Read.", *[medium(4, kind) for kind in kinds]), says("stop", weight=3.0)),
+    ]  # fmt: skip
+    return made
+
+
+def columns_of(tokens: Tokens, path: Tokens) -> Tensor:
+    """Where the columns of `path` stand in the tree that it is a path of, found by walking back from its last token."""
+    for last in range(len(tokens)):
+        walk = [last]
+        while tokens.parent[walk[-1]] >= 0:
+            walk.append(int(tokens.parent[walk[-1]]))
+        columns = torch.tensor(walk[::-1])
+        if len(columns) == len(path) and torch.equal(tokens.ids[columns], path.ids):
+            return columns
+    raise AssertionError("the path's tokens are not in the tree")
+
+
+def assert_same_logits(mine: Tensor, alone: Tensor) -> None:
+    torch.testing.assert_close(mine, alone, atol=LOGITS, rtol=0)
+
+
+def assert_same_gradients(mine: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert mine.keys() == other.keys()
+    largest = max(float(g.abs().max()) for g in other.values())
+    for name, gradient in other.items():
+        # A key's bias moves nothing, so its gradient is rounding noise of a size that has nothing to do with it.
+        bound = GRADIENTS * max(float(gradient.abs().max()), 1e-2 * largest)
+        torch.testing.assert_close(mine[name], gradient, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+# ---- alone = packed = in a tree = padded = in any order = accumulated ---------------------------------------------
+def test_packed_padded_and_in_any_order_a_sample_has_the_logits_it_has_alone(tried: Subject) -> None:
+    made = [tried.processor.tokens(s) for s in conversations(tried.kinds)]
+    alone = [tried.logits(tried.batch([[t]]))[0] for t in made]
+    widest = sum(map(len, made))
+    arrangements = [[[0, 1, 2, 3]], [[3, 1], [2, 0]], [[2], [0, 3], [1]], [[1], [2], [3], [0]]]
+    for arrangement in arrangements:
+        rows = [[made[i] for i in row] for row in arrangement]
+        for width in (None, widest + 13):
+            found = tried.logits(tried.batch(rows, width=width))
+            for r, row in enumerate(arrangement):
+                column = 0
+                for i in row:
+                    assert_same_logits(found[r, column : column + len(made[i])], alone[i])
+                    column += len(made[i])
+
+
+def test_in_a_tree_with_siblings_a_path_has_the_logits_it_has_alone(tried: Subject) -> None:
+    whole = tree(tried.kinds)
+    tokens, other = tried.processor.tokens(whole), tried.processor.tokens(conversations(tried.kinds)[1])
+    paths = [tried.processor.tokens(path) for path in branches(whole)]
+    assert len(paths) == 4
+    for rows, start in (([[tokens]], 0), ([[other, tokens], [other]], len(other))):
+        found = tried.logits(tried.batch(rows))[0, start:]
+        for path in paths:
+            assert_same_logits(found[columns_of(tokens, path)], tried.logits(tried.batch([[path]]))[0])
+
+
+def test_packed_padded_in_any_order_and_accumulated_the_gradients_are_equal(tried: Subject) -> None:
+    made = [tried.processor.tokens(s) for s in conversations(tried.kinds)]
+    one_by_one = tried.gradients([tried.batch([[t]]) for t in made])
+    whole = [
+        [tried.batch([made])],
+        [tried.batch([made[::-1]], width=sum(map(len, made)) + 13)],
+        [tried.batch([[t] for t in made])],
+        [tried.batch([[made[3]], [made[0]]]), tried.batch([[made[2], made[1]]])],
+    ]
+    for batches in whole:
+        assert_same_gradients(tried.gradients(batches), one_by_one)
+
+
+def test_a_tree_has_the_gradients_of_its_paths(tried: Subject) -> None:
+    """The node that two answers share is learnt once in the tree, so its weight is halved where each has its own."""
+    whole = tree(tried.kinds)
+    shared = whole.root.children[1]
+    halved = replace(shared, turns=(replace(shared.turns[0], weight=0.5), *shared.turns[1:]))
+    children = (whole.root.children[0], halved, whole.root.children[2])
+    paths = branches(replace(whole, root=replace(whole.root, children=children)))
+    in_tree = tried.batch([[tried.processor.tokens(whole)]])
+    apart = [tried.batch([[tried.processor.tokens(path)]]) for path in paths]
+    assert sum(b.targets.count for b in apart) == in_tree.targets.count
+    assert_same_gradients(tried.gradients([in_tree]), tried.gradients(apart))
+
+
+# ---- what must move nothing, and what must move -------------------------------------------------------------------
+def test_another_neighbour_in_the_row_moves_nothing_at_all(tried: Subject) -> None:
+    """Exactly: a masked column has the weight exp(−∞) = 0, and nothing else of the row's shape changes."""
+    kinds = tried.kinds
+    one, mine = (tried.processor.tokens(s) for s in conversations(kinds)[:2])
+    other = tried.processor.tokens(
+        sample(1, user("What is this?", *[medium(2, kind, content=1) for kind in kinds]), says("A red circle."))
+    )
+    changed = replace(other, ids=other.ids.clone())
+    changed.ids[-4:] = changed.ids[-4:].flip(0) + 1
+    for order in ((0, 1), (1, 0)):
+        before, after = ([(a, mine)[i] for i in order] for a in (one, changed))
+        start = sum(len(t) for t in before[: order.index(1)])
+        was, now = (tried.logits(tried.batch([row]))[0] for row in (before, after))
+        mine_at = torch.arange(start, start + len(mine))
+        assert torch.equal(now[mine_at], was[mine_at])
+        assert not torch.allclose(now, was, atol=0.1), "the neighbour itself must have moved"
+
+
+def test_another_sibling_moves_nothing_of_a_branch_at_all(tried: Subject) -> None:
+    """The third answer changes, and in the second the picture: the first path keeps its numbers exactly."""
+    was, now = (tree(tried.kinds), tree(tried.kinds, content=1, third="Two or so are red."))
+    tokens = tried.processor.tokens(was)
+    changed = tried.processor.tokens(now)
+    same = tried.processor.tokens(branches(was)[0])
+    before = tried.logits(tried.batch([[tokens]]))[0, columns_of(tokens, same)]
+    # Siblings of another length come after it in the walk, so its columns stay; the row is padded to one width.
+    width = max(len(tokens), len(changed))
+    after = tried.logits(tried.batch([[changed]], width=width))[0, columns_of(changed, same)]
+    if len(tokens) == len(changed):
+        assert torch.equal(after, before)
+    assert_same_logits(after, before)
+
+
+def test_a_picture_acts_from_its_place_on_and_never_before(tried: Subject) -> None:
+    """Another second picture: columns before it, and paths without it, are equal to the bit; all behind it move."""
+    was, now = tree(tried.kinds), tree(tried.kinds, content=1)
+    tokens, changed = tried.processor.tokens(was), tried.processor.tokens(now)
+    assert torch.equal(tokens.ids, changed.ids)
+    before, after = (tried.logits(tried.batch([[t]]))[0] for t in (tokens, changed))
+    start = tokens.items[len(tried.kinds)].start
+    enter, end = int(tokens.enter[start]), int(tokens.exit[start])
+    behind = (torch.arange(len(tokens)) >= start) & (tokens.enter >= enter) & (tokens.enter < end)
+    assert torch.equal(after[~behind], before[~behind])
+    moved = (after - before).abs().amax(-1)
+    assert bool((moved[behind] > 1e-3).all()), "a column behind the picture does not see it"
+    assert float(moved[behind].max()) > 0.1
+
+
+# ---- alignment ---------------------------------------------------------------------------------------------------
+def test_counts_that_are_wrong_for_each_item_are_refused_though_their_sum_is_right(tried: Subject) -> None:
+    batch = tried.batch([[tried.processor.tokens(s) for s in conversations(tried.kinds)]])
+    for kind, media in batch.media.items():
+        first, second, *rest = media.counts
+        shifted = replace(media, counts=(first - 1, second + 1, *rest))
+        with pytest.raises(AlignmentError, match=rf"{kind}: .*item 0: {first - 1} columns, {first} features; item 1"):
+            tried.model(replace(batch, media={**batch.media, kind: shifted}))
+        missing = replace(media, counts=media.counts[:-1])
+        with pytest.raises(AlignmentError, match=f"{len(media.counts) - 1} items in the text, {len(media.counts)} enc"):
+            tried.model(replace(batch, media={**batch.media, kind: missing}))
+
+
+# ---- what trains -------------------------------------------------------------------------------------------------
+def test_exactly_the_declared_parts_get_gradients_in_every_stage(plain: Subject) -> None:
+    processor = plain.processor
+    for stage in plain.recipe.stages:
+        spelt = replace(processor, template=stage.template)
+        plain.model.zero_grad()
+        declared = set(set_trainable(plain.model, stage.train))
+        batch = plain.batch([[spelt.tokens(s)] for s in conversations(plain.kinds)])
+        OBJECTIVES[stage.objective](plain.model, batch)[0].backward()
+        for part, module in plain.model.parts().items():
+            for name, parameter in module.named_parameters():
+                has = parameter.grad is not None and bool((parameter.grad != 0).any())
+                assert has == (part in declared), f"stage {stage.name}: {part}.{name}"
+    plain.model.zero_grad()
+
+
+# ---- saved, answered ---------------------------------------------------------------------------------------------
+def test_a_saved_model_gives_the_same_numbers_when_it_is_loaded(plain: Subject, tmp_path: Path) -> None:
+    save_model(plain.model, tmp_path)
+    plain.processor.save(tmp_path)
+    loaded = load_model(tmp_path).eval()
+    processor = Processor.load(tmp_path, loaded.config)
+    samples = conversations(plain.kinds)
+    there = Subject(plain.recipe, loaded, processor)
+    mine, back = (s.batch([[s.processor.tokens(x)] for x in samples]) for s in (plain, there))
+    assert torch.equal(mine.tokens, back.tokens)
+    assert torch.equal(plain.logits(mine), there.logits(back))
+
+
+def extended(tokens: Tokens, ids: list[int]) -> Tokens:
+    """A path with more tokens at its end."""
+    n = len(ids)
+    more = {
+        "ids": torch.tensor(ids), "weight": torch.zeros(n), "enter": tokens.enter[-1:].expand(n), "exit": tokens.exit[-1:].expand(n),
+        "order": torch.arange(n) + len(tokens), "position": torch.arange(n) + tokens.position[-1] + 1, "parent": torch.arange(n) + len(tokens) - 1,
+    }  # fmt: skip
+    return replace(tokens, **{name: torch.cat([getattr(tokens, name), value]) for name, value in more.items()})
+
+
+def test_decoding_with_the_cache_gives_what_recomputing_gives(tried: Subject) -> None:
+    """Two trees of open answers in one row and a conversation in another, padded; each leaf against itself alone."""
+    kinds = tried.kinds
+    asked = sample(
+        5,
+        user("Look at this.", *[medium(0, kind) for kind in kinds]),
+        says("I do."),
+        children=tuple(Node((user(q, *m),)) for q, m in (
+            ("What colour?", ()), ("And this?", [medium(1, kind) for kind in kinds]), ("How many are there of them?", ()),
+        )),
+    )  # fmt: skip
+    other = sample(6, user("How much is two and two?"))
+    third = sample(8, user("Read.", *[medium(4, kind) for kind in kinds]))
+    rows = [[asked, other], [third]]
+    batch = tried.batch([[tried.processor.tokens(s, open=True) for s in row] for row in rows])
+    found = generate(tried.model, batch, stop=lambda ids: False, sampling=Sampling(max_tokens=6))
+    prompts = [tried.processor.tokens(p, open=True) for s in (asked, other, third) for p in branches(s)]
+    assert len(found) == len(prompts) == 5
+    for prompt, answer in zip(prompts, found, strict=True):
+        ids: list[int] = []
+        while len(ids) < len(answer):
+            logits = tried.logits(tried.batch([[extended(prompt, ids) if ids else prompt]]))
+            ids.append(int(logits[0, -1].argmax()))
+        assert answer == ids
+    assert len({tuple(answer) for answer in found}) > 2, "answers that are all alike prove nothing"
+
+
+def test_the_open_prompt_is_a_prefix_of_the_training_tokens(plain: Subject) -> None:
+    """At every answer, in every stage's template; what is learnt of that turn is exactly what follows the prompt."""
+    for stage in plain.recipe.stages:
+        spelt = replace(plain.processor, template=stage.template)
+        for whole in conversations(plain.kinds):
+            turns = whole.root.turns
+            for n, turn in enumerate(turns):
+                if turn.role != "assistant":
+                    continue
+                prompt = spelt.tokens(replace(whole, root=Node(turns[:n])), open=True)
+                taught = spelt.tokens(replace(whole, root=Node(turns[: n + 1])))
+                assert torch.equal(taught.ids[: len(prompt)], prompt.ids)
+                assert torch.equal(taught.position[: len(prompt)], prompt.position)
+                assert [i.start for i in prompt.items] == [i.start for i in taught.items]
+                assert bool((taught.weight[len(prompt) :] == turn.weight).all())
+                answer = plain.processor.tokenizer.decode(taught.ids[len(prompt) :].tolist(), keep_special=True)
+                assert answer == stage.template.answer + turn.parts[0].text + stage.template.end  # type: ignore[union-attr]
+
+
+def test_the_size_of_the_batch_does_not_change_an_answer(plain: Subject) -> None:
+    prompts = [Sample(Node(s.root.turns[:1]), s.origin) for s in conversations(plain.kinds)]
+    engine = Engine(plain.model, plain.processor)
+    one = engine.answer(prompts, max_tokens=6, batch_size=1)
+    assert len(set(one)) > 1
+    assert engine.answer(prompts, max_tokens=6, batch_size=3) == one
+    assert engine.answer(prompts, max_tokens=6) == one
+    assert engine.answer(prompts[::-1], max_tokens=6) == one[::-1]

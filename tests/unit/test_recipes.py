@@ -1,0 +1,146 @@
+"""Every recipe, discovered: it loads, builds at full size without memory, and has the paper's numbers. About 5 s."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from quintet.data.template import Template
+from quintet.errors import ConfigError
+from quintet.lab.run import load_recipe, recipe_names
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Recipe
+from quintet.recipes._scale import SCALES, at_scale
+from quintet.training.optim import set_trainable
+from quintet.training.stage import Rate
+
+NAMES = recipe_names()
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture(params=NAMES, scope="module")
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return load_recipe(request.param)[1]
+
+
+@pytest.fixture(scope="module")
+def full(recipe: Recipe) -> MLLM:
+    with torch.device("meta"):
+        return recipe.model.build()
+
+
+def test_the_spine_has_its_two_systems() -> None:
+    assert {"llava", "llava15"} <= set(NAMES)
+
+
+def test_parameters_are_those_that_the_paper_gives(recipe: Recipe, full: MLLM) -> None:
+    assert recipe.paper.published, "a recipe is held against something"
+    for part, published in recipe.paper.published.items():
+        assert count(full.parts()[part]) == published
+
+
+def test_tokens_are_those_that_the_paper_gives(recipe: Recipe) -> None:
+    assert set(recipe.paper.tokens) == set(recipe.model.encoders)
+    for kind, published in recipe.paper.tokens.items():
+        assert recipe.model.columns(kind, recipe.model.spec(kind).size) == published
+
+
+def test_what_every_stage_trains_is_there(recipe: Recipe, full: MLLM) -> None:
+    for stage in recipe.stages:
+        found = set_trainable(full, stage.train)
+        learnt = sum(p.numel() for p in full.parameters() if p.requires_grad)
+        assert learnt == sum(count(full.parts()[part]) for part in found) > 0
+
+
+def test_the_published_numbers_of_the_two_llavas() -> None:
+    """4096 × 1024 + 4096, and with a second layer 4096 × 4096 + 4096 more; (224 / 14)² and (336 / 14)² patches."""
+    one, two = (load_recipe(name)[1].paper for name in ("llava", "llava15"))
+    assert one.published == {"connectors.image": 4096 * 1024 + 4096}
+    assert two.published == {"connectors.image": 4096 * 1024 + 4096 + 4096 * 4096 + 4096}
+    assert (one.tokens, two.tokens) == ({"image": 16**2}, {"image": 24**2})
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe, scale: str) -> None:
+    small = at_scale(recipe, scale)
+    assert small.model.connectors == recipe.model.connectors
+    assert small.model.fusion == recipe.model.fusion
+    assert small.model.encoders.keys() == recipe.model.encoders.keys()
+    assert small.paper == recipe.paper
+    for mine, theirs in zip(small.stages, recipe.stages, strict=True):
+        assert (mine.name, mine.template, mine.data, mine.objective) == (
+            theirs.name, theirs.template, theirs.data, theirs.objective,
+        )  # fmt: skip
+        assert mine.train.keys() == theirs.train.keys()
+        assert [r.lora for r in mine.train.values()] == [r.lora for r in theirs.train.values()]
+
+
+@pytest.mark.parametrize(("scale", "most"), [("starter", 8_000_000), ("tiny", 300_000)])
+def test_a_small_scale_is_small(recipe: Recipe, scale: str, most: int) -> None:
+    with torch.device("meta"):
+        assert count(at_scale(recipe, scale).model.build()) < most
+
+
+def test_every_templates_spelling_is_complete(recipe: Recipe) -> None:
+    for stage in recipe.stages:
+        assert isinstance(stage.template, Template)
+        assert stage.template.end, "an answer without an end never learns to stop"
+
+
+def test_stage_names_are_unique_and_there_is_one(recipe: Recipe) -> None:
+    with pytest.raises(ConfigError, match="needs at least one, each with a name of its own"):
+        Recipe(model=recipe.model, stages=(), paper=recipe.paper)
+    with pytest.raises(ConfigError, match="each with a name of its own"):
+        Recipe(model=recipe.model, stages=(recipe.stages[0],) * 2, paper=recipe.paper)
+
+
+def test_a_stage_is_chosen_by_its_name(recipe: Recipe) -> None:
+    last = recipe.stages[-1]
+    assert recipe.only([last.name]) == (last,)
+    with pytest.raises(ConfigError, match="no stage 'nothing'"):
+        recipe.only(["nothing"])
+
+
+def test_an_unknown_scale_or_recipe_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="no scale 'huge'; there are full, starter, tiny"):
+        at_scale(load_recipe("llava")[1], "huge")
+    with pytest.raises(ConfigError, match="no recipe 'lava'; did you mean 'llava'"):
+        load_recipe("lava")
+
+
+MINE = '''
+from dataclasses import replace
+from quintet.lab.run import load_recipe
+def recipe():
+    """LLaVA-1.5 with a deeper connector."""
+    base = load_recipe("llava15")[1]
+    deeper = replace(base.model.connectors["image"], depth=3)
+    return replace(base, model=replace(base.model, connectors={"image": deeper}))
+'''
+
+
+def test_a_recipe_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "deeper.py"
+    path.write_text(MINE)
+    name, found = load_recipe(str(path))
+    assert name == "deeper"
+    connectors: Mapping = found.model.connectors
+    assert connectors["image"].depth == 3
+
+
+@pytest.mark.parametrize("content", [None, "x = 1\n", "def recipe():\n    return 3\n"])
+def test_a_file_without_a_recipe_is_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / f"broken{len(content or '')}.py"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match="broken"):
+        load_recipe(str(path))
+
+
+def test_a_rate_of_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="leave the part out of `train` to freeze it"):
+        Rate(lr=0.0)
