@@ -29,8 +29,8 @@ class DataError(QuintetError, ValueError):
 
     `fault` is a short, stable word for the kind of fault (`missing-file`, `empty-answer`); `row` counts from 1.
 
-    >>> str(DataError("empty-answer", "the answer is empty; write one or delete the row", file="a.json", row=3, field="value"))
-    'a.json, row 3, field value: the answer is empty; write one or delete the row'
+    >>> str(DataError("empty-answer", "the answer is empty; write one", file="a.json", row=3, field="value"))
+    'a.json, row 3, field value: the answer is empty; write one'
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def spoil(folder: Path, name: str, how: str) -> None:
         ("config.json", "[]", "is not a model of format 1"),
         ("config.json", '{"format": 2}', "is not a model of format 1"),
         ("config.json", '{"format": 1, "model": {"type": "quintet.no:No"}, "vocab": 3}', "no module 'quintet.no'"),
-        ("config.json", '{"format": 1}', "config.json"),
+        ("config.json", '{"format": 1}', "config.json has no 'model'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, name: str, how: str, message: str) -> None:

@@ -180,7 +180,7 @@ def test_a_picture_that_cannot_be_opened_loses_its_sample_and_nothing_else(tmp_p
     plan = replace(PLAN, batch=3, row=200, micro=2000)
     made = Planner(open_source(path), CHAT, tokenizer, measure_with(specs, lambda kind, size: 4), plan)
     (_, (micro,)), = batches(iter([made.step(0)]), MediaLoader(specs), pad=tokenizer.pad_id)  # fmt: skip
-    assert [(e.row, e.file) for e in micro.lost] == [(2, str(path))] or [e.row for e in micro.lost] == [2]
+    assert [e.row for e in micro.lost] == [2]
     assert micro.batch is not None
     values = micro.batch.media["image"].values
     wanted = [load_image(Ref(n, path=tmp_path / "pictures" / n), SPEC) for n in ("0.png", "2.png")]
@@ -191,7 +191,7 @@ def test_a_micro_batch_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
     picture_rows(tmp_path, 1)
     (tmp_path / "pictures" / "0.png").unlink()
     (_, micro), = loaded(tmp_path, workers=0, steps=1)  # fmt: skip
-    assert all(m.batch is None and len(m.lost) == 1 for m in micro)
+    assert all(m.batch is None and m.lost for m in micro)
 
 
 def test_cached_features_come_before_the_file() -> None:

@@ -229,13 +229,10 @@ def splice(embeds: Tensor, features: Features, media: MediaBatch, kind: str) -> 
             enough: items with 1 and 3 features in slots for 3 and 1 would each take the other's.
     """
     if features.counts != list(media.counts):
-        pairs = [
-            f"item {i}: {r} columns, {m} features"
-            for i, (r, m) in enumerate(zip(media.counts, features.counts, strict=False))
-            if r != m
-        ]
-        raise AlignmentError(
-            f"{kind}: text and features disagree ({'; '.join(pairs[:4]) or f'{len(media.counts)} items in the text, {len(features.counts)} encoded'})"
-        )
+        counts = list(zip(media.counts, features.counts, strict=False))
+        wrong = [f"item {i}: {r} columns, {m} features" for i, (r, m) in enumerate(counts) if r != m]
+        if len(media.counts) != len(features.counts):
+            wrong = [f"{len(media.counts)} items in the text, {len(features.counts)} encoded"]
+        raise AlignmentError(f"{kind}: text and features disagree ({'; '.join(wrong[:4])})")
     flat = embeds.flatten(0, 1).index_copy(0, media.slots, features.values.to(embeds.dtype))
     return flat.view_as(embeds)

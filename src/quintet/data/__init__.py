@@ -1,1 +1,1 @@
-""""""
+"""From rows of files to batches: sources, templates, media, packing."""

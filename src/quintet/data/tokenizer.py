@@ -6,6 +6,7 @@ back of rendered text.
 """
 
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,10 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any id or merge does."""
-        return hashlib.sha256(self.backend.to_str().encode()).hexdigest()[:16]
+        """Changes when any id or merge does. What stands around a whole text is not part of it: we never ask for that."""
+        content = json.loads(self.backend.to_str())
+        told = {name: value for name, value in content.items() if name not in ("post_processor", "padding", "truncation")}
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers reads too."""

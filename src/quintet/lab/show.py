@@ -9,11 +9,12 @@ stand beside ours. Memory and FLOPs are arithmetic on the modules, for a sample 
     weights        4 bytes a parameter, and 2 more for the bf16 copy that a forward under autocast holds
     gradients      4 bytes a parameter that trains
     moments        8 bytes a parameter that trains (AdamW)
-    activations    tokens of a micro-batch × Σ_L (in + out) × 2 bytes in the parts that a gradient passes, and logits
+    activations    tokens of a micro-batch × (Σ_L (in + out) + widths of norms) × 2 bytes in the parts that a gradient
+                   passes, and logits
 
-Activations are an estimate: what a block keeps besides (norms, products of the gate) and what it shares (one input
-for queries, keys and values) about cancel; tests/unit/test_show.py measures by how much. A part passes a gradient when
-it trains or something before it does: encoder → connector → fusion and LLM.
+Activations are an estimate: what a block keeps besides (the products of the gate) and what it shares (one input for
+queries, keys and values) about cancel; tests/unit/test_show.py measures by how much. A part passes a gradient when it
+trains or something before it does: encoder → connector → fusion and LLM.
 """
 
 from collections.abc import Iterator, Mapping
@@ -249,7 +250,7 @@ class _Part:
         return _Part(
             matrices=sum(layer.weight.numel() for layer in layers),
             trained=sum(layer.weight.numel() for layer in layers if layer.weight.requires_grad),
-            kept=sum(layer.weight[0].numel() + layer.weight.shape[0] for layer in layers),
+            kept=sum(layer.weight[0].numel() + layer.weight.shape[0] for layer in layers) + _norms(module),
             attention=sum(_queries(each) for each in module.modules()),
             causal=causal,
             passes=passes,
@@ -266,6 +267,12 @@ def _layers(module: nn.Module) -> Iterator[nn.Linear | nn.Conv2d]:
     for each in module.modules():
         if isinstance(each, nn.Linear | nn.Conv2d):
             yield each
+
+
+def _norms(module: nn.Module) -> int:
+    """The widths of all norms: modules whose weight is a vector."""
+    weights = (p for name, p in module.named_parameters() if name.rsplit(".", 1)[-1] == "weight")
+    return sum(p.numel() for p in weights if p.ndim == 1)
 
 
 def _queries(module: nn.Module) -> int:

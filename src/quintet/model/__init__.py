@@ -1,1 +1,1 @@
-""""""
+"""The composition, its generation, its files."""

@@ -72,11 +72,13 @@ def load_model(folder: Path) -> MLLM:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise CheckpointError(f"{folder / 'config.json'} is not a model of format {FORMAT}; was it written by Quintet?")
     try:
-        config = MLLM.Config.from_json(data["model"])
+        config, vocab = MLLM.Config.from_json(data["model"]), int(data["vocab"])
+    except KeyError as error:
+        raise CheckpointError(f"{folder / 'config.json'} has no {error}") from None
     except ConfigError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
     with torch.device("meta"):
-        model = config.build(vocab=data["vocab"])
+        model = config.build(vocab=vocab)
     for part, module in model.parts().items():
         load_part(module, folder / f"{part}.safetensors", part=part)
     return model

@@ -43,6 +43,8 @@ class MLLM(nn.Module):
 
     @dataclass(frozen=True, kw_only=True)
     class Config(Config):
+        """A composition as data."""
+
         encoders: Mapping[str, EncoderConfig] = field(default_factory=dict)
         """Modality → encoder."""
         connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
@@ -53,7 +55,8 @@ class MLLM(nn.Module):
         def __post_init__(self) -> None:
             if set(self.encoders) != set(self.connectors):
                 raise ConfigError(
-                    f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; each modality needs both"
+                    f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; "
+                    "each modality needs both"
                 )
 
         def spec(self, kind: str) -> ImageSpec:
@@ -62,7 +65,8 @@ class MLLM(nn.Module):
 
         def layout(self, kind: str, size: tuple[int, ...]) -> Layout:
             """The features of an item of this size as they reach the LLM: pure arithmetic, no weights."""
-            return self.connectors[kind].layout(self._encoder(kind).layout(size))
+            encoded = self._encoder(kind).layout(size)
+            return self.connectors[kind].layout(encoded)
 
         def columns(self, kind: str, size: tuple[int, ...]) -> int:
             """Columns of text that an item of this size takes."""

@@ -1,1 +1,1 @@
-""""""
+"""One file a system of the surveys."""

@@ -1,1 +1,1 @@
-""""""
+"""Files only: the trained small parts and their card."""

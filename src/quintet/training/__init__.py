@@ -1,1 +1,1 @@
-""""""
+"""One loop, its stages, its checkpoints."""

@@ -1,1 +1,1 @@
-""""""
+"""Connectors: from the width of an encoder to that of a language model."""

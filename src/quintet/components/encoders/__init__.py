@@ -1,1 +1,1 @@
-""""""
+"""Encoders: media in, packed features out."""

@@ -1,1 +1,1 @@
-""""""
+"""Fusion: how features enter a language model."""

@@ -1,8 +1,9 @@
 """`quintet starter build`: makes the parts that ship with the package, and the card that says what they are.
 
-    OUT/vision/   config.json, model.safetensors              as transformers saves a CLIPVisionModel
-    OUT/llm/      config.json, model.safetensors, tokenizer   as transformers saves a LlamaForCausalLM
-    OUT/card.json, OUT/CARD.md
+OUT/vision/   config.json, model.safetensors              as transformers saves a CLIPVisionModel
+OUT/vision_heads.safetensors                              the linear readers that score it
+OUT/llm/      config.json, model.safetensors, tokenizer   as transformers saves a LlamaForCausalLM
+OUT/card.json, OUT/CARD.md
 """
 
 import json
@@ -22,7 +23,8 @@ from quintet.components.llms.weights import to_hf_state
 from quintet.components.starter import STARTER_LLM, STARTER_VISION
 from quintet.data.processor import Processor
 from quintet.data.scenes import World
-from quintet.lab.starter.text import TextScenes, train_tokenizer
+from quintet.data.tokenizer import Tokenizer
+from quintet.lab.starter.text import TextScenes, compose_embeddings, train_tokenizer
 from quintet.lab.starter.vision import VisionSchedule, make_pictures, train_vision, vision_scores
 from quintet.model.checkpoint import write_json
 from quintet.model.mllm import MLLM
@@ -34,21 +36,37 @@ from quintet.training.loop import Settings, train_stage
 from quintet.training.stage import Data, Rate, Stage
 from quintet.values import Node, Sample, Text, Turn
 
-__all__ = ["LlmSchedule", "build_llm", "build_vision", "text_scores", "write_card"]
+__all__ = ["LlmSchedule", "Phase", "build_llm", "build_vision", "text_scores", "write_card"]
 
 Note = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class LlmSchedule:
-    """How long the LLM reads: `steps` of `batch` scenes, each with up to ten questions."""
+class Phase:
+    """A stretch of reading: `steps` of `batch` scenes. `most`, `forms`: see `TextScenes`."""
 
-    steps: int = 1600
-    batch: int = 32
-    lr: float = 2e-3
+    name: str
+    steps: int
+    batch: int
+    lr: float
+    most: tuple[int, ...]
+    forms: tuple[float, float, float]
+    user_weight: float = 0.0
+    """How much the questions' own words are learnt."""
+
+
+@dataclass(frozen=True)
+class LlmSchedule:
+    """How long the LLM reads, and what."""
+
+    phases: tuple[Phase, ...] = (
+        Phase("words", 1000, 8, 2e-3, most=(1, 2, 4, 4), forms=(0.75, 0.0, 0.25), user_weight=0.3),
+        Phase("questions", 2400, 16, 1.5e-3, most=(1, 2, 3, 4, 4), forms=(0.85, 0.0, 0.15)),
+    )
     turns: int = 10
     seed: int = 1
     vocab: int = 2048
+    """Tokens at most; merging stops when no pair of Scenes' words is left."""
     texts: int = 3000
     """Texts that the tokenizer is trained on."""
 
@@ -69,17 +87,21 @@ def build_vision(out: Path, schedule: VisionSchedule, *, note: Note) -> dict[str
 
     facts, heads = train_vision(model, schedule, progress=progress)
     model.eval()
-    shipped = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if value.is_floating_point()}
+    shipped = {
+        name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if value.is_floating_point()
+    }
     model.load_state_dict({name: value.float() for name, value in shipped.items()}, strict=False)
     scores = vision_scores(model, heads, make_pictures(1000, seed=7, split="val"))
     _write(out / "vision", vision_to_hf(STARTER_VISION), shipped)
+    save_file({n: t.detach().contiguous() for n, t in heads.state_dict().items()}, out / "vision_heads.safetensors")
     return {"schedule": asdict(schedule), **facts, "scores_on_1000_held_out_pictures": scores}
 
 
 def _vision_settings() -> dict[str, Any]:
     c = STARTER_VISION
     return {
-        "hidden_size": c.width, "intermediate_size": c.ffn, "num_hidden_layers": c.depth, "num_attention_heads": c.heads,
+        "hidden_size": c.width, "intermediate_size": c.ffn, "num_hidden_layers": c.depth,
+        "num_attention_heads": c.heads,
         "image_size": c.trained_size, "patch_size": c.patch, "hidden_act": c.act, "layer_norm_eps": c.eps,
     }  # fmt: skip
 
@@ -91,23 +113,28 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
     """
     prepare_cpu()
     tokenizer = train_tokenizer(vocab=schedule.vocab, texts=schedule.texts)
-    torch.manual_seed(schedule.seed)
     config = MLLM.Config(llm=replace(STARTER_LLM, vocab=tokenizer.vocab, source=None))
-    model = config.build()
-    stage = Stage(
-        name="text", data=Data(name="scenes as text", kind="text"), template=VICUNA_V1, train={"llm": Rate(lr=schedule.lr)},
-        batch=schedule.batch, steps=schedule.steps, row=1024, micro=8192, warmup=0.03, final=0.02, betas=(0.9, 0.95),
-        weight_decay=0.05,
-    )  # fmt: skip
-    source = TextScenes(schedule.steps * schedule.batch, seed=schedule.seed, turns=schedule.turns)
-    start = time.monotonic()
+    model = _fresh(config, tokenizer, seed=schedule.seed)
+    start, tokens, loss = time.monotonic(), 0, 0.0
 
     def progress(row: dict[str, Any]) -> None:
         if row["step"] % 20 == 0:
             rate = row["tokens"] / row["step_seconds"]
-            note(f"llm: step {row['step']} of {row['steps']}, loss {row['loss']:.4f}, {rate:.0f} tokens/s")
+            at = f"step {row['step']} of {row['steps']}"
+            note(f"llm: {row['stage']}, {at}, loss {row['loss']:.4f}, {rate:.0f} tokens/s")
 
-    result = train_stage(model, stage, source, tokenizer, run=RunFolder(run), settings=Settings(), progress=progress)
+    for number, phase in enumerate(schedule.phases):
+        source = TextScenes(
+            phase.steps * phase.batch,
+            seed=schedule.seed + number,
+            most=phase.most,
+            turns=schedule.turns,
+            forms=phase.forms,
+        )
+        result = train_stage(
+            model, _stage(phase), source, tokenizer, run=RunFolder(run), settings=Settings(), progress=progress
+        )
+        tokens, loss = tokens + result.tokens, result.last_loss
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
@@ -116,27 +143,56 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
     state = {name: value.to(torch.bfloat16) for name, value in to_hf_state(model.llm).items()}
     _write(out / "llm", llm_to_hf(config.llm), state)
     tokenizer.save(out / "llm")
-    facts = {"schedule": asdict(schedule), "texts": len(source), "tokens": result.tokens, "vocab": tokenizer.vocab}
+    facts = {"schedule": asdict(schedule), "tokens": tokens, "vocab": tokenizer.vocab}
     seconds = round(time.monotonic() - start)
-    return facts | {"seconds": seconds, "last_loss": result.last_loss, "scores_on_held_out_texts": scores}
+    return facts | {"seconds": seconds, "last_loss": loss, "scores_on_held_out_texts": scores}
+
+
+def _stage(phase: Phase) -> Stage:
+    return Stage(
+        name=phase.name, data=Data(name="scenes as text", kind="text"),
+        template=replace(VICUNA_V1, user_weight=phase.user_weight), train={"llm": Rate(lr=phase.lr)},
+        batch=phase.batch, steps=phase.steps, row=1024, micro=8192, warmup=0.03, final=0.02, betas=(0.9, 0.95),
+        weight_decay=0.05,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _fresh(config: MLLM.Config, tokenizer: Tokenizer, *, seed: int) -> MLLM:
+    """A model to start from: weights in proportion to their width, words of a map composed of plain words.
+
+    The usual deviation of 0.02 is for widths of thousands; at 192 it leaves attention flat for hundreds of steps.
+    """
+    torch.manual_seed(seed)
+    model = config.build()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            writes = name.endswith(("o_proj.weight", "down_proj.weight"))
+            parameter.normal_(std=parameter.shape[1] ** -0.5 * (0.3 if writes else 1.0))
+    compose_embeddings(model.llm.embedding.weight, tokenizer)
+    return model
 
 
 def text_scores(engine: Engine, *, n: int, seed: int = 9) -> dict[str, float]:
-    """Share of questions about held-out scenes, told as text, that are answered exactly: over all, and by map or words."""
+    """Share of questions about held-out scenes, told as text, that are answered exactly: over all, and of maps."""
     source = TextScenes(n, seed=seed, split="val", turns=6)
     asked: list[Sample] = []
     truths: list[tuple[bool, str]] = []
     for i in range(n):
         turns = source.sample(i).root.turns
-        told = turns[0].parts[0].text.split("\n")[0]  # type: ignore[union-attr]
-        pick = random.Random(i).randrange(len(turns) // 2)
-        question = turns[2 * pick].parts[0].text.split("\n")[-1]  # type: ignore[union-attr]
-        asked.append(Sample(Node((Turn("user", (Text(f"{told}\n{question}"),)),))))
-        truths.append((told.startswith(" "), turns[2 * pick + 1].parts[0].text))  # type: ignore[union-attr]
+        told, first = (part for part in turns[0].parts if isinstance(part, Text))
+        pick = 2 * random.Random(i).randrange(len(turns) // 2)
+        question = first.text if pick == 0 else f"\n{_words(turns[pick])}"
+        asked.append(Sample(Node((Turn("user", (Text(told.text + question),)),))))
+        truths.append((told.text.startswith(" "), _words(turns[pick + 1])))
     answers = engine.answer(asked)
     right = [(mapped, answer == truth) for answer, (mapped, truth) in zip(answers, truths, strict=True)]
     maps = [ok for mapped, ok in right if mapped]
     return {"all": sum(ok for _, ok in right) / n, "maps": sum(maps) / max(1, len(maps)), "n": n}
+
+
+def _words(turn: Turn) -> str:
+    return "".join(part.text for part in turn.parts if isinstance(part, Text))
 
 
 def _write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:
@@ -147,14 +203,14 @@ def _write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor])
 
 
 def write_card(out: Path, facts: dict[str, Any]) -> None:
-    """OUT/card.json for programs and OUT/CARD.md for people, from the same facts; parts that were not built keep theirs."""
+    """OUT/card.json for programs, OUT/CARD.md for people; parts that were not built keep what they have."""
     path = out / "card.json"
     facts = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | facts
     write_json(path, facts)
     lines = ["# Starter parts", "", "Made by `quintet starter build` from Scenes alone; licence Apache-2.0.", ""]
     about = {
-        "vision": "A CLIP-shaped ViT for 64 × 64 pixels. It learnt from pictures and per-patch labels; it never saw a word.",
-        "llm": "A Llama-shaped decoder and its byte-level tokenizer. It read scenes as text; it never saw a picture.",
+        "vision": "A CLIP-shaped ViT for 64 × 64 pixels. It learnt from pictures and labels of patches, never from words.",
+        "llm": "A Llama-shaped decoder and its byte-level tokenizer. It read scenes as text, and never saw a picture.",
     }
     for part, words in about.items():
         if part not in facts:
@@ -162,8 +218,8 @@ def write_card(out: Path, facts: dict[str, Any]) -> None:
         lines += [f"## {part}", "", words, "", "| fact | value |", "|---|---|"]
         lines += [f"| {key} | {_cell(value)} |" for key, value in facts[part].items()] + [""]
     lines += [
-        "What they are for: showing the whole arc on a laptop and testing every recipe. What they are not: anything that",
-        f"knows the world. Pictures outside Scenes ({World()}) are foreign to them until they are tuned.",
+        "What they are for: showing the whole arc on a laptop and testing every recipe. What they are not: anything",
+        f"that knows the world. Pictures outside Scenes ({World()}) are foreign to them until they are tuned.",
         "",
     ]
     (out / "CARD.md").write_text("\n".join(lines), encoding="utf-8")
@@ -173,4 +229,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-

@@ -30,7 +30,16 @@ class TextScenes:
     only crowded scenes stays for long where it answers by frequency alone (docs/log.md).
     """
 
-    def __init__(self, n: int, *, seed: int, split: str = "train", most: tuple[int, ...] = (4,), turns: int = 10, forms: tuple[float, float, float] = (0.8, 0.0, 0.2)) -> None:
+    def __init__(
+        self,
+        n: int,
+        *,
+        seed: int,
+        split: str = "train",
+        most: tuple[int, ...] = (4,),
+        turns: int = 10,
+        forms: tuple[float, float, float] = (0.8, 0.0, 0.2),
+    ) -> None:
         self.n, self.seed, self.split, self.most, self.turns, self.forms = n, seed, split, most, turns, forms
         self.name = f"scenes-text-{split}"
 
@@ -48,7 +57,6 @@ class TextScenes:
             asked = (Text(told, weight=0.0), Text(f"\n{question}")) if i == 0 else (Text(question),)
             turns += [Turn("user", asked), Turn("assistant", (Text(answer),))]
         return Sample(Node(tuple(turns)), Origin(self.name, index + 1))
-
 
     def _told(self, scene: Scene, rng: random.Random) -> str:
         form = rng.choices(("map", "list", "words"), self.forms)[0]
@@ -94,7 +102,8 @@ _SPELLINGS = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the human's questions.",
     " USER: ASSISTANT: Human: Assistant: ### User Question: Answer: [INST] [/INST] Output: Instruction: Response:",
-    "Answer the question using a single word or phrase. Answer with the option's letter from the given choices directly.",
+    "Answer the question using a single word or phrase. "
+    "Answer with the option's letter from the given choices directly.",
 )
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from quintet.data.scenes import OBJECTS, SHAPES, SIZES, WORDS, World, dense_labels, render, sample_scene
 from quintet.data.scenes.vocabulary import COLOURS
 
-__all__ = ["Pictures", "VisionSchedule", "make_pictures", "train_vision", "vision_scores"]
+__all__ = ["Heads", "Pictures", "VisionSchedule", "make_pictures", "train_vision", "vision_scores"]
 
 HEADS = {"kind": 4, "colour": len(COLOURS), "shape": len(SHAPES), "size": len(SIZES), "digit": 10, "word": len(WORDS)}
 COVERS = {"cover_colour": len(COLOURS) + 1, "cover_shape": len(SHAPES) + 1}
@@ -72,7 +72,7 @@ def _pictures(job: tuple[World, int, str, int, int]) -> dict[str, np.ndarray]:
     return {k: np.stack([row[k] for row in rows]) for k in rows[0]}
 
 
-class _Heads(nn.Module):
+class Heads(nn.Module):
     """Linear readers of patch features, with a norm of their own since a middle layer has none."""
 
     def __init__(self, dim: int) -> None:
@@ -125,7 +125,7 @@ def train_vision(
     torch.manual_seed(schedule.seed)
     pool = make_pictures(schedule.pictures, seed=schedule.seed, workers=schedule.workers)
     dim = model.config.hidden_size
-    heads = nn.ModuleList([_Heads(dim), _Heads(dim)])
+    heads = nn.ModuleList([Heads(dim), Heads(dim)])
     present = nn.Linear(dim, len(OBJECTS))
     params = [*model.parameters(), *heads.parameters(), *present.parameters()]
     optimizer = torch.optim.AdamW(params, lr=schedule.lr, betas=(0.9, 0.98), weight_decay=schedule.weight_decay)
