@@ -305,7 +305,9 @@ def compare(case: Case) -> dict[str, Any]:
         side.process.wait()
     gaps = [abs(a - b) for a, b in zip(sides["ours"].losses, sides["theirs"].losses, strict=True)]
     if not gaps[0] <= LOSS_TOLERANCE[case.precision]:
-        raise SystemExit(f"{case.stage} {case.precision}: first losses {sides['ours'].losses[0]}, {sides['theirs'].losses[0]}")
+        raise SystemExit(
+            f"{case.stage} {case.precision}: first losses {sides['ours'].losses[0]}, {sides['theirs'].losses[0]}"
+        )
     return _figures(case, facts[WARMUP:], sides, peaks, peak) | {
         "first_loss": {name: round(side.losses[0], 6) for name, side in sides.items()},
         "first_loss_gap": float(f"{gaps[0]:.3g}"),

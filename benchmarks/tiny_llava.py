@@ -118,7 +118,10 @@ def _row(stage: StageName, number: int, chance: random.Random) -> dict[str, Any]
             if left - 3 - asked - told < 20:
                 asked = min(asked, (left - 3) // 3)
                 told = left - 3 - asked
-            turns += [("human", ("<image>\n" if not turns else "") + _words(chance, asked)), ("gpt", _words(chance, told))]
+            turns += [
+                ("human", ("<image>\n" if not turns else "") + _words(chance, asked)),
+                ("gpt", _words(chance, told)),
+            ]
             left -= 3 + asked + told
     spoken = [{"from": who, "value": words} for who, words in turns]
     return {"id": str(number), "image": f"pictures/{number}.png", "conversations": spoken}

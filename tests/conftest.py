@@ -1,4 +1,4 @@
-"""What all tests share: one thread, a cache folder of their own, small tokenizers made on the spot, and small pictures."""
+"""What all tests share: one thread, a cache folder of their own, a tokenizer made on the spot, and small pictures."""
 
 import json
 from collections.abc import Iterator

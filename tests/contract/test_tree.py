@@ -1,7 +1,7 @@
 """The contract of every recipe: what a sample is computed to does not depend on what stands around it.
 
-Recipes are discovered, so a new one is under test as soon as its file is there. Each is built at the tiny scale, as it is
-and with pictures of their own sizes (`native`), and once more with the dense mask where a cheaper strategy would do.
+Recipes are discovered, so a new one is under test as soon as its file is there. Each is built at the tiny scale, as it
+is and with pictures of their own sizes (`native`), and once more with the dense mask where a cheaper strategy would do.
 Weights are drawn larger than they are initialised, so that a leak shows: logits are of size 3, and one picture for
 another moves them by more than 0.1. About 25 s.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import picture
 from torch import Tensor
 
+from conftest import picture
 from quintet.components.llms import attention
 from quintet.components.llms.attention import Strategy
 from quintet.data.collate import Loaded, collate
@@ -84,8 +84,9 @@ def subject(name: str, native: bool) -> Subject:
     recipe = at_scale(load_recipe(name)[1], "tiny")
     if native:
         encoders = {
-            kind: replace(e, image=replace(e.spec, fit="native", multiple=16)) for kind, e in recipe.model.encoders.items()
-        }  # fmt: skip
+            kind: replace(e, image=replace(e.spec, fit="native", multiple=16))
+            for kind, e in recipe.model.encoders.items()
+        }
         recipe = replace(recipe, model=replace(recipe.model, encoders=encoders))
     tokenizer = load_tokenizer(recipe.model)
     model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
@@ -171,11 +172,16 @@ def conversations(kinds: Sequence[str]) -> list[Sample]:
     """Four samples that differ in length, in pictures and in their sizes; the third has none."""
     made = [
         sample(1, user("What is this?", *[medium(2, kind) for kind in kinds]), says("A red circle.")),
-        sample(2, user("Two pictures. Compare.", *[medium(n, kind) for kind in kinds for n in (3, 0)]),
-               says("One is larger."), user("Which?"), says("The first one is.", weight=0.5)),
+        sample(
+            2,
+            user("Two pictures. Compare.", *[medium(n, kind) for kind in kinds for n in (3, 0)]),
+            says("One is larger."),
+            user("Which?"),
+            says("The first one is.", weight=0.5),
+        ),
         sample(3, user("How much is two and two?"), says("Four.")),
         sample(4, user("Read.", *[medium(4, kind) for kind in kinds]), says("stop", weight=3.0)),
-    ]  # fmt: skip
+    ]
     return made
 
 
@@ -353,9 +359,14 @@ def extended(tokens: Tokens, ids: list[int]) -> Tokens:
     """A path with more tokens at its end."""
     n = len(ids)
     more = {
-        "ids": torch.tensor(ids), "weight": torch.zeros(n), "enter": tokens.enter[-1:].expand(n), "exit": tokens.exit[-1:].expand(n),
-        "order": torch.arange(n) + len(tokens), "position": torch.arange(n) + tokens.position[-1] + 1, "parent": torch.arange(n) + len(tokens) - 1,
-    }  # fmt: skip
+        "ids": torch.tensor(ids),
+        "weight": torch.zeros(n),
+        "enter": tokens.enter[-1:].expand(n),
+        "exit": tokens.exit[-1:].expand(n),
+        "order": torch.arange(n) + len(tokens),
+        "position": torch.arange(n) + tokens.position[-1] + 1,
+        "parent": torch.arange(n) + len(tokens) - 1,
+    }
     return replace(tokens, **{name: torch.cat([getattr(tokens, name), value]) for name, value in more.items()})
 
 
@@ -366,10 +377,15 @@ def test_decoding_with_the_cache_gives_what_recomputing_gives(tried: Subject) ->
         5,
         user("Look at this.", *[medium(0, kind) for kind in kinds]),
         says("I do."),
-        children=tuple(Node((user(q, *m),)) for q, m in (
-            ("What colour?", ()), ("And this?", [medium(1, kind) for kind in kinds]), ("How many are there of them?", ()),
-        )),
-    )  # fmt: skip
+        children=tuple(
+            Node((user(q, *m),))
+            for q, m in (
+                ("What colour?", ()),
+                ("And this?", [medium(1, kind) for kind in kinds]),
+                ("How many are there of them?", ()),
+            )
+        ),
+    )
     other = sample(6, user("How much is two and two?"))
     third = sample(8, user("Read.", *[medium(4, kind) for kind in kinds]))
     rows = [[asked, other], [third]]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import picture_rows
 from safetensors.torch import load_file
 
+from conftest import picture_rows
 from quintet import dist
 from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.data.sources import open_source
@@ -46,8 +46,15 @@ class Order:
 
     def job(self) -> Job:
         settings = Settings(precision="fp32", save_steps=2, stop_after=self.stop_after)
-        return Job(recipe="llava15", scale="tiny", out=Path(self.out), data={s: Path(self.data) for s in STAGES},
-                   sets=self.sets, resume=True, settings=settings)  # fmt: skip
+        return Job(
+            recipe="llava15",
+            scale="tiny",
+            out=Path(self.out),
+            data={s: Path(self.data) for s in STAGES},
+            sets=self.sets,
+            resume=True,
+            settings=settings,
+        )
 
     def obey(self) -> None:
         try:
@@ -58,14 +65,29 @@ class Order:
 
 def sets(**amounts: int) -> list[str]:
     """No packing and one row a micro-batch: the same rows for any number of ranks, dealt out one by one."""
-    both = [f"stages.{stage}.{s}" for stage in STAGES for s in ("packing=false", "micro=1", "row=300", "schedule=constant")]
-    return [*both, *(f"stages.{stage}.{name.removesuffix('_' + stage)}={value}" for name, value in amounts.items() for stage in STAGES if name.endswith(stage))]  # fmt: skip
+    both = [
+        f"stages.{stage}.{s}" for stage in STAGES for s in ("packing=false", "micro=1", "row=300", "schedule=constant")
+    ]
+    return [
+        *both,
+        *(
+            f"stages.{stage}.{name.removesuffix('_' + stage)}={value}"
+            for name, value in amounts.items()
+            for stage in STAGES
+            if name.endswith(stage)
+        ),
+    ]
 
 
-PICTURES = [*sets(batch_pretrain=4, steps_pretrain=3, batch_instruct=4, steps_instruct=4), 'stages.instruct.train.encoders={"lr": 0.001}']
+PICTURES = [
+    *sets(batch_pretrain=4, steps_pretrain=3, batch_instruct=4, steps_instruct=4),
+    'stages.instruct.train.encoders={"lr": 0.001}',
+]
 LONELY = sets(batch_pretrain=1, steps_pretrain=5, batch_instruct=3, steps_instruct=6)
-ADAPTERS = [*sets(batch_pretrain=4, steps_pretrain=2, batch_instruct=4, steps_instruct=2),
-            'stages.pretrain.train={"llm": {"lr": 0.001, "lora": {"rank": 2}}}']  # fmt: skip
+ADAPTERS = [
+    *sets(batch_pretrain=4, steps_pretrain=2, batch_instruct=4, steps_instruct=2),
+    'stages.pretrain.train={"llm": {"lr": 0.001, "lora": {"rank": 2}}}',
+]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +98,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     single = str(picture_rows(folder / "single", 1, text_only=3))
 
     def orders(where: str) -> list[Order]:
-        made = [Order(str(folder / where / "pictures"), many, PICTURES), Order(str(folder / where / "lonely"), single, LONELY)]
+        made = [
+            Order(str(folder / where / "pictures"), many, PICTURES),
+            Order(str(folder / where / "lonely"), single, LONELY),
+        ]
         return [*made, Order(str(folder / where / "adapters"), many, ADAPTERS)]
 
     def across(where: str, stop: int | None) -> Order:
@@ -96,9 +121,21 @@ def launch(folder: Path, orders: list[Order]) -> None:
     """`torchrun` with two processes; they may take two minutes, not for ever."""
     path = folder / "orders.json"
     path.write_text(json.dumps([asdict(order) for order in orders]))
-    known = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])]), "OMP_NUM_THREADS": "1"}
+    known = os.environ | {
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[1])]),
+        "OMP_NUM_THREADS": "1",
+    }
     known |= {"QUINTET_CACHE": str(folder / "cache-two")}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        __file__,
+        str(path),
+    ]
     done = subprocess.run(command, env=known, timeout=500, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
 
@@ -112,7 +149,9 @@ def assert_same_steps(mine: Path, other: Path) -> None:
     for name in ("stage", "step", "targets", "tokens", "dropped", "lr"):
         assert [row[name] for row in found] == [row[name] for row in wanted], name
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in wanted], abs=LOSS)
-    assert [row["grad_norm"] for row in found] == pytest.approx([row["grad_norm"] for row in wanted], rel=1e-3, abs=1e-6)
+    assert [row["grad_norm"] for row in found] == pytest.approx(
+        [row["grad_norm"] for row in wanted], rel=1e-3, abs=1e-6
+    )
 
 
 def assert_same_model(mine: Path, other: Path) -> None:
@@ -152,9 +191,25 @@ def test_the_lonely_run_has_the_cases_that_hang(runs: Path) -> None:
     specs = {"image": recipe.model.spec("image")}
     cases = set()
     for stage, world in ((s, 2) for s in recipe.stages):
-        plan = Plan(batch=stage.batch, steps=stage.steps or 0, row=stage.row, micro=stage.micro, seed=0, packing=False, world=world)
-        ranks = [Planner(open_source(Path(order.data)), stage.template, tokenizer, measure_with(specs, recipe.model.columns),
-                         replace(plan, rank=rank)) for rank in range(world)]  # fmt: skip
+        plan = Plan(
+            batch=stage.batch,
+            steps=stage.steps or 0,
+            row=stage.row,
+            micro=stage.micro,
+            seed=0,
+            packing=False,
+            world=world,
+        )
+        ranks = [
+            Planner(
+                open_source(Path(order.data)),
+                stage.template,
+                tokenizer,
+                measure_with(specs, recipe.model.columns),
+                replace(plan, rank=rank),
+            )
+            for rank in range(world)
+        ]
         for n in range(plan.steps):
             plans = [planner.step(n) for planner in ranks]
             pictures = [any(t.items for group in p.micro for row in group for t in row) for p in plans]

@@ -24,9 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SCALE = "starter"
 PHOTOGRAPHS = {
-    "astronaut": "an astronaut in an orange suit", "coffee": "a cup of coffee", "cat": "a cat", "rocket": "a rocket at night",
-    "horse": "the shape of a horse", "coins": "old coins", "moon": "the moon", "colorwheel": "a wheel of colours",
-}  # fmt: skip
+    "astronaut": "an astronaut in an orange suit",
+    "coffee": "a cup of coffee",
+    "cat": "a cat",
+    "rocket": "a rocket at night",
+    "horse": "the shape of a horse",
+    "coins": "old coins",
+    "moon": "the moon",
+    "colorwheel": "a wheel of colours",
+}
 LOOK = "What is in this picture?"
 READ = "Which digit is written here?"
 
@@ -49,10 +55,21 @@ def my_data(folder: Path) -> Path:
         image.save(folder / "pictures" / f"{digit}.png")
         rows.append((f"pictures/{digit}.png", READ, str(digit)))
     path = folder / "my.json"
-    path.write_text(json.dumps([
-        {"id": file, "image": file, "conversations": [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": answer}]}
-        for file, question, answer in rows
-    ]))  # fmt: skip
+    path.write_text(
+        json.dumps(
+            [
+                {
+                    "id": file,
+                    "image": file,
+                    "conversations": [
+                        {"from": "human", "value": f"<image>\n{question}"},
+                        {"from": "gpt", "value": answer},
+                    ],
+                }
+                for file, question, answer in rows
+            ]
+        )
+    )
     return path
 
 

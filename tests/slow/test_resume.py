@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import picture_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -74,10 +75,17 @@ for line in sys.stdin:
 """
 
 SETS = (
-    "stages.pretrain.batch=4", "stages.pretrain.row=64", "stages.pretrain.micro=1", "stages.pretrain.steps=4",
-    "stages.instruct.batch=4", "stages.instruct.row=256", "stages.instruct.micro=1", "stages.instruct.steps=6",
-    "stages.instruct.packing=false", "stages.pretrain.packing=false",
-)  # fmt: skip
+    "stages.pretrain.batch=4",
+    "stages.pretrain.row=64",
+    "stages.pretrain.micro=1",
+    "stages.pretrain.steps=4",
+    "stages.instruct.batch=4",
+    "stages.instruct.row=256",
+    "stages.instruct.micro=1",
+    "stages.instruct.steps=6",
+    "stages.instruct.packing=false",
+    "stages.pretrain.packing=false",
+)
 """Micro-batches of one sample: four of them make a step."""
 
 DIED = -signal.SIGKILL
@@ -90,13 +98,22 @@ class Nursery:
     process: subprocess.Popen[str]
     data: Path
 
-    def live(self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any) -> int:  # fmt: skip
+    def live(
+        self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any
+    ) -> int:
         """Trains in `folder`, or goes on; the exit code, negative for a signal."""
         folder.mkdir(exist_ok=True)
         order = {
-            "out": str(folder / "run"), "cache": str(folder / "cache"), "data": str(self.data), "counts": str(folder / "counts"),
-            "sets": SETS, "resume": True, "at": at, "signal": number, "settings": {"save_steps": 2, "precision": "fp32"} | settings,
-        }  # fmt: skip
+            "out": str(folder / "run"),
+            "cache": str(folder / "cache"),
+            "data": str(self.data),
+            "counts": str(folder / "counts"),
+            "sets": SETS,
+            "resume": True,
+            "at": at,
+            "signal": number,
+            "settings": {"save_steps": 2, "precision": "fp32"} | settings,
+        }
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(json.dumps(order) + "\n")
@@ -190,7 +207,7 @@ def test_killed_at_any_change_on_the_disk_the_run_is_equal_to_the_last_bit(
 def test_a_polite_signal_ends_the_step_writes_a_checkpoint_and_the_run_goes_on_equal(
     nursery: Nursery, whole: tuple[Outcome, dict[str, int]], tmp_path: Path, number: int, workers: int
 ) -> None:
-    """Forward 3 is in step 1 of the first stage: no checkpoint is due there, so the signal wrote the one that is found."""
+    """Forward 3 is in step 1 of the first stage: no checkpoint is due there, so the signal wrote the one that is there."""
     assert nursery.live(tmp_path, at=("forward", 3), number=number, workers=workers, save_steps=1000) == 130
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["pretrain-0000001"]
     assert nursery.live(tmp_path, workers=workers) == 0

@@ -90,7 +90,11 @@ def spoil(folder: Path, name: str, how: str) -> None:
         ("llm.safetensors", "gone", "does not exist; the part 'llm' needs it"),
         ("llm.safetensors", "cut", "is damaged"),
         ("llm.safetensors", "fewer", r"does not fit 'llm': missing \['blocks.0.attend_norm.weight'\], unexpected \[\]"),
-        ("connectors.image.safetensors", "more", r"does not fit 'connectors.image': missing \[\], unexpected \['stray'\]"),
+        (
+            "connectors.image.safetensors",
+            "more",
+            r"does not fit 'connectors.image': missing \[\], unexpected \['stray'\]",
+        ),
         ("connectors.image.safetensors", "shape", r"project.layers.0.bias: \[1\] for \[16\]"),
         ("config.json", "gone", "does not exist"),
         ("config.json", "{", "is no JSON"),
@@ -99,7 +103,7 @@ def spoil(folder: Path, name: str, how: str) -> None:
         ("config.json", '{"format": 1, "model": {"type": "quintet.no:No"}, "vocab": 3}', "no module 'quintet.no'"),
         ("config.json", '{"format": 1}', "config.json has no 'model'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_folder_is_named(tmp_path: Path, name: str, how: str, message: str) -> None:
     save_model(built(), tmp_path)
     spoil(tmp_path, name, how)

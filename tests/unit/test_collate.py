@@ -13,18 +13,29 @@ def path(ids: list[int], weight: list[float], *, items: tuple[Item, ...] = ()) -
     n = len(ids)
     zero = torch.zeros(n, dtype=torch.long)
     return Tokens(
-        ids=torch.tensor(ids), weight=torch.tensor(weight), enter=zero, exit=zero + 1, order=torch.arange(n),
-        position=torch.arange(n), parent=torch.arange(n) - 1, items=items,
-    )  # fmt: skip
+        ids=torch.tensor(ids),
+        weight=torch.tensor(weight),
+        enter=zero,
+        exit=zero + 1,
+        order=torch.arange(n),
+        position=torch.arange(n),
+        parent=torch.arange(n) - 1,
+        items=items,
+    )
 
 
 def pair() -> Tokens:
     """Root 10 11, then two answers 12 and 13 that both follow 11."""
     return Tokens(
-        ids=torch.tensor([10, 11, 12, 13]), weight=torch.tensor([0.0, 0.0, 1.0, 2.0]), enter=torch.tensor([0, 0, 1, 2]),
-        exit=torch.tensor([3, 3, 2, 3]), order=torch.arange(4), position=torch.tensor([0, 1, 2, 2]),
-        parent=torch.tensor([-1, 0, 1, 1]), items=(),
-    )  # fmt: skip
+        ids=torch.tensor([10, 11, 12, 13]),
+        weight=torch.tensor([0.0, 0.0, 1.0, 2.0]),
+        enter=torch.tensor([0, 0, 1, 2]),
+        exit=torch.tensor([3, 3, 2, 3]),
+        order=torch.arange(4),
+        position=torch.tensor([0, 1, 2, 2]),
+        parent=torch.tensor([-1, 0, 1, 1]),
+        items=(),
+    )
 
 
 def item(start: int, columns: int, name: str = "p") -> Item:

@@ -43,9 +43,16 @@ class Outer(Config):
 
 
 FULL = Outer(
-    inner=Inner(width=3), parts={"a": Inner(width=1)}, sizes=(1, 2), pair=("b", 2.0), mode="slow", limit=4, either="text",
-    path=Path("a/b"), on=True,
-)  # fmt: skip
+    inner=Inner(width=3),
+    parts={"a": Inner(width=1)},
+    sizes=(1, 2),
+    pair=("b", 2.0),
+    mode="slow",
+    limit=4,
+    either="text",
+    path=Path("a/b"),
+    on=True,
+)
 
 
 def test_a_config_of_every_kind_of_field_comes_back_equal() -> None:

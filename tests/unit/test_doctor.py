@@ -8,19 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import doctor_fixture_parts as wrong
 import doctor_fixtures as planted
 import pytest
 import torch
 from rich.console import Console
 
+from quintet.data.processor import Processor
 from quintet.data.scenes import make_scenes
+from quintet.data.sources import open_source
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError
 from quintet.lab.doctor import CONTRACTS, Diagnosis, diagnose
 from quintet.lab.doctor.bench import parents
 from quintet.lab.starter.text import train_tokenizer
 from quintet.recipes._recipe import Recipe
-from quintet.values import Node, Sample, Text, Turn
+from quintet.recipes._scale import at_scale
+from quintet.values import Node, Sample, Text, Tokens, Turn
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,19 +91,19 @@ def test_a_full_scale_is_counted_without_weights(examine: Callable[..., Diagnosi
     diagnosis = diagnose(recipe, scale="full", data=clean, samples=2, tokenizer=tokenizer)
     assert diagnosis.ok
     assert any(s.text == "▣ image 24×24=576" for sample in diagnosis.samples for s in sample.segments)
-    wrong = diagnose(
-        planted.recipe(connector=planted.DropsLast), scale="full", data=clean, samples=2, tokenizer=tokenizer
+    broken = diagnose(
+        planted.recipe(connector=wrong.DropsLast), scale="full", data=clean, samples=2, tokenizer=tokenizer
     )
-    assert any("575 features" in f.found and f.expected.startswith("576") for f in wrong.findings)
+    assert any("575 features" in f.found and f.expected.startswith("576") for f in broken.findings)
 
 
 def test_a_diagnosis_repeats_and_leaves_random_numbers_alone(examine: Callable[..., Diagnosis]) -> None:
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    first = examine(planted.recipe(llm=planted.Leaky))
+    first = examine(planted.recipe(llm=wrong.Leaky))
     assert torch.equal(torch.rand(1), expected)
-    assert examine(planted.recipe(llm=planted.Leaky)).to_json() == first.to_json()
+    assert examine(planted.recipe(llm=wrong.Leaky)).to_json() == first.to_json()
 
 
 # ---- faults of data ----------------------------------------------------------------------------------------------
@@ -182,15 +186,25 @@ def _cut(most: int) -> Recipe:
     return replace(right, stages=(replace(right.stages[0], template=planted.Cuts(**settings, most=most)),))
 
 
-def test_an_answer_that_is_cut_by_length_is_found(examine: Callable[..., Diagnosis]) -> None:
-    """The fourth row has no picture and 129 tokens: of "Hello there!" and its end marker the last four are cut."""
-    found = [(f.fault, f.row) for f in examine(_cut(125)).findings]
+def _tokens(clean: Path, row: int, tokenizer: Tokenizer) -> Tokens:
+    recipe = at_scale(planted.recipe(), "tiny")
+    return Processor(tokenizer, recipe.template, recipe.model).tokens(open_source(clean).sample(row - 1))
+
+
+def test_an_answer_that_is_cut_by_length_is_found(
+    examine: Callable[..., Diagnosis], clean: Path, tokenizer: Tokenizer
+) -> None:
+    """The fourth row, "Hello there!", loses its end marker and one token more."""
+    most = len(_tokens(clean, 4, tokenizer)) - 2
+    found = [(f.fault, f.row) for f in examine(_cut(most)).findings]
     assert ("answer-cut", 4) in found
 
 
-def test_media_whose_columns_are_cut_are_found_and_not_run(examine: Callable[..., Diagnosis]) -> None:
-    """Every row but the fourth has a picture after the system's 102 columns, of which 8 of 16 are left."""
-    diagnosis = examine(_cut(110))
+def test_media_whose_columns_are_cut_are_found_and_not_run(
+    examine: Callable[..., Diagnosis], clean: Path, tokenizer: Tokenizer
+) -> None:
+    """Every row but the fourth has a picture behind the system's message; of its 16 columns 8 are left."""
+    diagnosis = examine(_cut(_tokens(clean, 1, tokenizer).items[0].start + 8))
     assert [(f.fault, f.row) for f in diagnosis.findings if f.fault == "media-cut"] == [
         ("media-cut", row) for row in (1, 2, 3, 5, 6)
     ]
@@ -231,15 +245,16 @@ def test_a_template_without_an_end_is_found(examine: Callable[..., Diagnosis]) -
 @pytest.mark.parametrize(
     ("parts", "fault"),
     [
-        ({"llm": planted.Leaky}, "packing-leak"),
-        ({"llm": planted.Placed}, "place-matters"),
-        ({"llm": planted.Thaws, "train": ("connectors",)}, "frozen-learns"),
-        ({"connector": planted.Unused}, "unused-parameter"),
-        ({"connector": planted.DropsLast}, "feature-count"),
-        ({"connector": planted.SwapsItems, "native": True}, "feature-count"),
-        ({"fusion": planted.OneMore}, "column-count"),
-        ({"fusion": planted.Spills}, "media-early"),
-        ({"fusion": planted.Blind}, "media-ignored"),
+        ({"llm": wrong.Leaky}, "packing-leak"),
+        ({"llm": wrong.Placed}, "place-matters"),
+        ({"llm": wrong.Thaws, "train": ("connectors",)}, "frozen-learns"),
+        ({"connector": wrong.Unused}, "unused-parameter"),
+        ({"connector": wrong.DropsLast}, "feature-count"),
+        ({"connector": wrong.SwapsItems, "native": True}, "feature-count"),
+        ({"fusion": wrong.OneMore}, "column-count"),
+        ({"fusion": wrong.Overflows}, "packing-leak"),
+        ({"fusion": wrong.Spills}, "media-early"),
+        ({"fusion": wrong.Blind}, "media-ignored"),
     ],
     ids=lambda value: value if isinstance(value, str) else next(iter(value.values())).__name__,
 )
@@ -247,12 +262,12 @@ def test_a_fault_of_a_part_is_found_by_its_word(
     parts: dict[str, Any], fault: str, examine: Callable[..., Diagnosis]
 ) -> None:
     diagnosis = examine(planted.recipe(**parts))
-    own = faults(diagnosis) - ({"unused-parameter"} if parts.get("fusion") is planted.Blind else set())
+    own = faults(diagnosis) - ({"unused-parameter"} if parts.get("fusion") is wrong.Blind else set())
     assert own == {fault}, [f.line for f in diagnosis.findings]
 
 
 def test_an_unused_parameter_is_named(examine: Callable[..., Diagnosis]) -> None:
-    (finding,) = examine(planted.recipe(connector=planted.Unused)).findings
+    (finding,) = examine(planted.recipe(connector=wrong.Unused)).findings
     assert "spare.weight, spare.bias" in finding.line
     assert "connectors.image" in finding.line
     assert finding.stage == "instruct"
@@ -269,15 +284,15 @@ def test_rows_without_pictures_leave_a_connector_without_gradient(
 
 def test_a_rate_for_a_part_that_is_not_there_is_found(examine: Callable[..., Diagnosis]) -> None:
     right = planted.recipe()
-    wrong = {"conector": next(iter(right.stages[0].train.values()))}
-    diagnosis = examine(replace(right, stages=(replace(right.stages[0], train=wrong),)))
+    train = {"conector": next(iter(right.stages[0].train.values()))}
+    diagnosis = examine(replace(right, stages=(replace(right.stages[0], train=train),)))
     assert faults(diagnosis) == {"unknown-part"}
     assert "connectors" in diagnosis.findings[0].line
 
 
 # ---- faults of the pipeline --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("collate", "fault"), [(planted.collates_shifted, "label-shift"), (planted.collates_fewer, "target-count")]
+    ("collate", "fault"), [(wrong.collates_shifted, "label-shift"), (wrong.collates_fewer, "target-count")]
 )
 def test_a_collation_that_shifts_or_loses_labels_is_found(
     collate: Any, fault: str, examine: Callable[..., Diagnosis], monkeypatch: pytest.MonkeyPatch
@@ -291,7 +306,7 @@ def test_an_objective_that_shifts_labels_again_is_found(
 ) -> None:
     from quintet.training.objectives import OBJECTIVES
 
-    monkeypatch.setitem(OBJECTIVES, "lm", planted.learns_shifted)
+    monkeypatch.setitem(OBJECTIVES, "lm", wrong.learns_shifted)
     diagnosis = examine(planted.recipe())
     assert faults(diagnosis) == {"loss-differs"}
     assert "labels shifted twice" in diagnosis.findings[0].line
@@ -337,7 +352,7 @@ def test_every_fault_has_one_line_and_the_rest_is_counted(examine: Callable[...,
 def test_the_machine_readable_form_is_plain_data(examine: Callable[..., Diagnosis]) -> None:
     import json
 
-    data = json.loads(json.dumps(examine(planted.recipe(llm=planted.Leaky)).to_json()))
+    data = json.loads(json.dumps(examine(planted.recipe(llm=wrong.Leaky)).to_json()))
     assert (data["ok"], data["scale"]) == (False, "tiny")
     assert [c["contract"] for c in data["contracts"]] == list(CONTRACTS)
     (fault,) = data["faults"]
@@ -360,9 +375,9 @@ def test_planted_templates_differ_from_the_right_one_in_the_fault_alone(tokenize
     """Else a fault might be found for another reason: the settings of each are those of the recipe's template."""
     right = planted.recipe().template
     for kind in planted.TEMPLATE_FAULTS.values():
-        wrong = planted.recipe(template=kind).template
-        assert type(wrong) is kind
-        assert {n: getattr(wrong, n) for n in right.to_json() if n != "type"} == {
+        template = planted.recipe(template=kind).template
+        assert type(template) is kind
+        assert {n: getattr(template, n) for n in right.to_json() if n != "type"} == {
             n: getattr(right, n) for n in right.to_json() if n != "type"
         }
 

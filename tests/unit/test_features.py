@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import picture_rows
 
+from conftest import picture_rows
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.data.collate import Loaded
 from quintet.data.features import FeatureCache, fingerprint
@@ -129,7 +129,9 @@ def test_the_fingerprint_changes_with_a_weight_a_setting_and_the_number_format()
 
 
 # ---- whether it pays ---------------------------------------------------------------------------------------------
-def kept(tmp_path: Path, *, steps: int = 6, features: str = "auto", train: tuple[str, ...] = ("connectors",)) -> tuple[FeatureCache | None, list[str]]:  # fmt: skip
+def kept(
+    tmp_path: Path, *, steps: int = 6, features: str = "auto", train: tuple[str, ...] = ("connectors",)
+) -> tuple[FeatureCache | None, list[str]]:
     from dataclasses import replace
 
     recipe = at_scale(load_recipe("llava15")[1], "tiny")

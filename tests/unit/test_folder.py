@@ -106,5 +106,5 @@ def test_rewinding_nothing_is_nothing(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_metrics_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="is .* the folder of a run"):
+    with pytest.raises(CheckpointError, match=r"is .* the folder of a run"):
         Metrics.read(tmp_path / "metrics.jsonl")

@@ -15,7 +15,16 @@ def batch(enter: list[list[int]], exit: list[list[int]], lengths: tuple[int, ...
     tokens = torch.randint(0, 20, shape, generator=torch.Generator().manual_seed(seed))
     order = torch.arange(shape[1]).expand(shape).contiguous()
     none = torch.zeros(0, dtype=torch.long)
-    return Batch(tokens, torch.tensor(enter), torch.tensor(exit), order, order, Targets(none, none, none.float(), none), {}, lengths)  # fmt: skip
+    return Batch(
+        tokens,
+        torch.tensor(enter),
+        torch.tensor(exit),
+        order,
+        order,
+        Targets(none, none, none.float(), none),
+        {},
+        lengths,
+    )
 
 
 def prompt() -> Batch:

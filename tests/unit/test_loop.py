@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import byte_tokenizer, picture_rows
 from safetensors.torch import load_file
 
+from conftest import byte_tokenizer, picture_rows
 from quintet.components.lora import Lora
 from quintet.data.sources import open_source
 from quintet.data.template import Frame, Template
@@ -25,9 +25,17 @@ from quintet.values import Node, Origin, Sample, Text, Turn
 CHAT = Template(name="chat", user=Frame(before="U:"), assistant="A:", end="</s>")
 RECIPE = at_scale(load_recipe("llava15")[1], "tiny")
 STAGE = replace(
-    RECIPE.stages[1], template=CHAT, batch=4, steps=3, row=256, micro=1000, warmup=0.0, schedule="constant", clip=1e9,
+    RECIPE.stages[1],
+    template=CHAT,
+    batch=4,
+    steps=3,
+    row=256,
+    micro=1000,
+    warmup=0.0,
+    schedule="constant",
+    clip=1e9,
     train={"connectors": Rate(lr=1e-2), "llm": Rate(lr=1e-2)},
-)  # fmt: skip
+)
 FP32 = Settings(precision="fp32", features="off")
 
 
@@ -78,7 +86,8 @@ def test_a_steps_loss_is_its_sum_over_all_targets_by_its_count(tmp_path: Path) -
     sums, counts = [], []
     for index in range(2):
         tokens = CHAT.tokens(source.sample(index), byte_tokenizer(), lambda m: ((1, 1), 1))
-        logits = model.logits(model.llm(model.llm.embed(tokens.ids[None]), context(tokens)))[0]
+        with model.inference():
+            logits = model.logits(model.llm(model.llm.embed(tokens.ids[None]), context(tokens)))[0]
         nll = -logits.log_softmax(-1)[tokens.parent[1:], tokens.ids[1:]]
         sums.append(float((nll * tokens.weight[1:]).sum()))
         counts.append(tokens.count)
@@ -124,7 +133,9 @@ def test_kept_features_change_nothing(tmp_path: Path, pictures: Any) -> None:
         model, STAGE, [STAGE], pictures, settings=settings, folder=tmp_path / "cache", note=lambda text: None
     )
     assert cache is not None
-    train_stage(model, STAGE, pictures, byte_tokenizer(), run=RunFolder(tmp_path / "kept"), settings=settings, cache=cache)
+    train_stage(
+        model, STAGE, pictures, byte_tokenizer(), run=RunFolder(tmp_path / "kept"), settings=settings, cache=cache
+    )
     plain, kept = ([row["loss"] for row in lines(tmp_path / name)] for name in ("plain", "kept"))
     assert kept == pytest.approx(plain, abs=2e-5)
 
@@ -171,8 +182,9 @@ def test_a_part_that_a_step_does_not_use_goes_on_by_its_momentum_as_it_does_when
         first, second = after_one[name] - start[name], parameter.detach() - after_one[name]
         assert float(first.abs().max()) > 0
         # Step 2 with zero gradient: m̂ = β₁(1−β₁)g / (1−β₁²), v̂ = β₂(1−β₂)g² / (1−β₂²); the step is
-        # 0.9/1.9 / √(0.999/1.999) = 0.670 of the first.
-        big = first.abs() > 0.9e-2
+        # 0.9/1.9 / √(0.999/1.999) = 0.670 of the first, where the gradient is a thousand times Adam's ε or more.
+        big = first.abs() > 0.999e-2
+        assert float(big.float().mean()) > 0.5
         torch.testing.assert_close(second[big] / first[big], torch.full_like(first[big], 0.6701), atol=2e-3, rtol=0)
 
 
@@ -193,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path: P
     model = built()
     with torch.no_grad():
         model.llm.norm.weight.fill_(math.nan)
-    with pytest.raises(TrainingError, match="step 0 of stage 'instruct': loss nan.*lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"step 0 of stage 'instruct': loss nan.*lower the learning rate"):
         trained(tmp_path, Words(5, 6, 7, 8), model=model)
 
 
@@ -220,8 +232,12 @@ def test_a_checkpoint_of_other_rows_or_steps_is_refused(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_parts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        trained(tmp_path, Words(5, 6, 7, 8), replace(STAGE, train={"connectors": Rate(lr=1.0)}),
-                settings=replace(FP32, stop_after=1))  # fmt: skip
+        trained(
+            tmp_path,
+            Words(5, 6, 7, 8),
+            replace(STAGE, train={"connectors": Rate(lr=1.0)}),
+            settings=replace(FP32, stop_after=1),
+        )
     with pytest.raises(CheckpointError, match="does not fit this stage"):
         trained(tmp_path, Words(5, 6, 7, 8))
 
@@ -245,12 +261,12 @@ def test_what_is_dropped_is_counted_in_the_metrics_and_the_result(tmp_path: Path
 
 
 def test_drops_are_counted_alike_with_workers_who_plan_ahead(tmp_path: Path, pictures: Any) -> None:
-    stage = replace(STAGE, row=85, drop_limit=1.0)
+    stage = replace(STAGE, row=75, drop_limit=1.0)
     for name, workers in (("none", 0), ("two", 2)):
         trained(tmp_path / name, pictures, stage, settings=replace(FP32, workers=workers))
     counted = [[row["dropped"] for row in lines(tmp_path / name)] for name in ("none", "two")]
     assert counted[0] == counted[1]
-    assert 0 < counted[0][0] < counted[0][-1]
+    assert counted[0][0] < counted[0][-1], "drops must lie in later steps for this to tell"
 
 
 def test_a_sample_that_is_too_long_stops_the_run_if_the_stage_says_so(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import byte_tokenizer, picture
 
+from conftest import byte_tokenizer, picture
 from quintet.components.connectors.mlp import Mlp
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.components.llms.decoder import Decoder
@@ -16,9 +16,7 @@ from quintet.model.mllm import MLLM
 from quintet.values import Batch, Features, Item, Layout, MediaBatch, Ref, Targets, Tokens
 
 LLM = Decoder.Config(vocab=300, dim=16, depth=1, heads=2, kv_heads=1, ffn=16)
-CONFIG = MLLM.Config(
-    encoders={"image": CLIP_L_336.tiny()}, connectors={"image": Mlp.Config(depth=2)}, llm=LLM
-)  # fmt: skip
+CONFIG = MLLM.Config(encoders={"image": CLIP_L_336.tiny()}, connectors={"image": Mlp.Config(depth=2)}, llm=LLM)
 COLUMNS = 16
 
 
@@ -41,7 +39,9 @@ def batch(*, image: bool = True, loaded: Loaded | None = None) -> Batch:
     weight = torch.zeros(n)
     weight[-3:] = 1
     items = (Item("image", Ref("p"), (32, 32), 0, COLUMNS),) if image else ()
-    tokens = Tokens(torch.tensor(ids), weight, zero, zero + 1, torch.arange(n), torch.arange(n), torch.arange(n) - 1, items)
+    tokens = Tokens(
+        torch.tensor(ids), weight, zero, zero + 1, torch.arange(n), torch.arange(n), torch.arange(n) - 1, items
+    )
     return collate([[tokens]], {0: loaded or Loaded(pixels(1))} if image else {}, pad=0)
 
 

@@ -36,8 +36,12 @@ def stage() -> Stage:
 def test_the_longest_name_decides_a_parts_rate() -> None:
     rates = {"encoders": Rate(lr=1.0), "encoders.image": Rate(lr=2.0), "llm": Rate(lr=3.0)}
     assert [rate_of(p, rates) for p in ("encoders.audio", "encoders.image", "llm", "fusion", "llmx")] == [
-        Rate(lr=1.0), Rate(lr=2.0), Rate(lr=3.0), None, None,
-    ]  # fmt: skip
+        Rate(lr=1.0),
+        Rate(lr=2.0),
+        Rate(lr=3.0),
+        None,
+        None,
+    ]
 
 
 def test_only_parts_with_a_rate_learn(model: MLLM) -> None:
@@ -96,7 +100,9 @@ def test_without_warm_up_the_first_step_has_the_whole_rate(stage: Stage) -> None
     assert schedule(0, steps=3, stage=replace(stage, warmup=0.0)) == 1.0
 
 
-@pytest.mark.parametrize(("rows", "epochs", "batch", "steps"), [(10, 1.0, 4, 3), (8, 1.0, 4, 2), (3, 0.5, 4, 1), (8, 2.5, 4, 5)])
+@pytest.mark.parametrize(
+    ("rows", "epochs", "batch", "steps"), [(10, 1.0, 4, 3), (8, 1.0, 4, 2), (3, 0.5, 4, 1), (8, 2.5, 4, 5)]
+)
 def test_steps_of_a_stage_by_hand(stage: Stage, rows: int, epochs: float, batch: int, steps: int) -> None:
     """Rows × epochs / batch, rounded up, at least one."""
     assert replace(stage, epochs=epochs, batch=batch).num_steps(rows) == steps

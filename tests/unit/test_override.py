@@ -65,9 +65,12 @@ def test_an_int_is_a_float_where_a_float_is_meant(recipe: Recipe) -> None:
         ("stages.instruct.train.llm.lr=0", "lr is 0.0; leave the part out of `train` to freeze it"),
         ("stages.instruct.train.llm=1e-4", "stages.instruct.train.llm is 0.0001; expected Rate"),
         ("stages.instruct.train.vision=1e-4", "stages.instruct.train.vision is 0.0001; expected Rate"),
-        ('model.llm={"type": "quintet.components.connectors.mlp:Mlp.Config"}', "model.llm is a Mlp.Config; expected a LLMConfig"),
+        (
+            'model.llm={"type": "quintet.components.connectors.mlp:Mlp.Config"}',
+            "model.llm is a Mlp.Config; expected a LLMConfig",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_set_is_refused_with_the_nearest_name(recipe: Recipe, assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
         override(recipe, assignment)

@@ -9,7 +9,7 @@ LENGTHS = st.lists(st.integers(1, 100), min_size=1, max_size=30)
 
 
 def test_first_fit_longest_first_by_hand() -> None:
-    """Capacity 10: 7 opens row A, 6 row B, 4 goes to B, 3 to A, 2 opens C; rows come in the order of their first sample."""
+    """Capacity 10: 7 opens row A, 6 row B, 4 goes to B, 3 to A, 2 opens C. Rows come in the order of their firsts."""
     assert pack([3, 7, 4, 6, 2], capacity=10) == [[0, 1], [2, 3], [4]]
 
 

@@ -1,4 +1,4 @@
-"""Steps of training: which samples, in which rows, on which rank; what is dropped is counted when its step is taken. 4 s."""
+"""Steps of training: which samples, in which rows, on which rank; drops count when their step is taken. 4 s."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import byte_tokenizer, picture_rows
 
+from conftest import byte_tokenizer, picture_rows
 from quintet.components.roles import ImageSpec
 from quintet.data.media import load_image
 from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, StepPlan, batches, measure_with
@@ -179,7 +179,7 @@ def test_a_picture_that_cannot_be_opened_loses_its_sample_and_nothing_else(tmp_p
     specs = {"image": SPEC}
     plan = replace(PLAN, batch=3, row=200, micro=2000)
     made = Planner(open_source(path), CHAT, tokenizer, measure_with(specs, lambda kind, size: 4), plan)
-    (_, (micro,)), = batches(iter([made.step(0)]), MediaLoader(specs), pad=tokenizer.pad_id)  # fmt: skip
+    ((_, (micro,)),) = batches(iter([made.step(0)]), MediaLoader(specs), pad=tokenizer.pad_id)
     assert [e.row for e in micro.lost] == [2]
     assert micro.batch is not None
     values = micro.batch.media["image"].values
@@ -190,7 +190,7 @@ def test_a_picture_that_cannot_be_opened_loses_its_sample_and_nothing_else(tmp_p
 def test_a_micro_batch_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
     picture_rows(tmp_path, 1)
     (tmp_path / "pictures" / "0.png").unlink()
-    (_, micro), = loaded(tmp_path, workers=0, steps=1)  # fmt: skip
+    ((_, micro),) = loaded(tmp_path, workers=0, steps=1)
     assert all(m.batch is None and m.lost for m in micro)
 
 

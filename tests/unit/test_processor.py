@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import byte_tokenizer, picture
 
+from conftest import byte_tokenizer, picture
 from quintet.components.connectors.mlp import Mlp
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.components.llms.decoder import Decoder
@@ -54,7 +54,7 @@ def test_an_open_batch_has_no_targets_at_its_end(processor: Processor, tmp_path:
 
 def test_a_picture_that_is_not_there_is_named(processor: Processor, tmp_path: Path) -> None:
     gone = Sample(Node((Turn("user", (Media("image", Ref("gone.png", path=tmp_path / "gone.png")),)),)))
-    with pytest.raises(DataError, match="gone.png"):
+    with pytest.raises(DataError, match=r"gone\.png"):
         processor.batch([gone], open=True)
 
 
@@ -69,5 +69,5 @@ def test_it_comes_back_as_it_was_saved(processor: Processor, tmp_path: Path) -> 
 def test_a_file_that_describes_no_template_is_refused(processor: Processor, tmp_path: Path, content: str) -> None:
     processor.save(tmp_path)
     (tmp_path / "processor.json").write_text(content)
-    with pytest.raises(CheckpointError, match="processor.json"):
+    with pytest.raises(CheckpointError, match=r"processor\.json"):
         Processor.load(tmp_path, CONFIG)

@@ -73,8 +73,11 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
     assert small.paper == recipe.paper
     for mine, theirs in zip(small.stages, recipe.stages, strict=True):
         assert (mine.name, mine.template, mine.data, mine.objective) == (
-            theirs.name, theirs.template, theirs.data, theirs.objective,
-        )  # fmt: skip
+            theirs.name,
+            theirs.template,
+            theirs.data,
+            theirs.objective,
+        )
         assert mine.train.keys() == theirs.train.keys()
         assert [r.lora for r in mine.train.values()] == [r.lora for r in theirs.train.values()]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import picture_rows
 from safetensors.torch import load_file
 
+from conftest import picture_rows
 from quintet.data.scenes import World, make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.pretrained import build_model, folder_of
@@ -27,8 +27,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return picture_rows(tmp_path_factory.mktemp("data"), 5)
 
 
-def job(out: Path, data: Path, **more: Any) -> Job:
-    both = {"pretrain": data, "instruct": data}
+def job(out: Path, rows: Path, **more: Any) -> Job:
+    both = {"pretrain": rows, "instruct": rows}
     return Job(**{"recipe": "llava15", "scale": "tiny", "out": out, "data": both, "settings": FP32} | more)
 
 
@@ -41,11 +41,22 @@ def test_a_run_leaves_what_the_design_says_and_nothing_else(data: Path, tmp_path
     assert list(results) == ["pretrain", "instruct"]
     found = {str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert found == {
-        "recipe.json", "metrics.jsonl",
+        "recipe.json",
+        "metrics.jsonl",
         *(f"stages/{s}/{f}" for s in ("pretrain", "instruct") for f in ("stage.json", "trained.safetensors")),
-        *(f"model/{f}" for f in ("config.json", "processor.json", "tokenizer.json", "tokenizer_config.json", "encoders.image.safetensors",
-                                 "connectors.image.safetensors", "llm.safetensors")),
-    }  # fmt: skip
+        *(
+            f"model/{f}"
+            for f in (
+                "config.json",
+                "processor.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "encoders.image.safetensors",
+                "connectors.image.safetensors",
+                "llm.safetensors",
+            )
+        ),
+    }
     facts = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert (facts["name"], facts["scale"], facts["seed"], facts["precision"]) == ("llava15", "tiny", 0, "fp32")
 
@@ -58,7 +69,7 @@ def test_equal_jobs_give_equal_files_and_another_seed_does_not(data: Path, tmp_p
 
 
 def test_the_second_stage_goes_on_from_the_first(data: Path, tmp_path: Path) -> None:
-    """What the first stage alone trained is a start that the whole run shares: equal weights of the pre-trained stage."""
+    """The first stage alone leaves what the whole run's first stage leaves."""
     train(job(tmp_path / "whole", data))
     train(job(tmp_path / "half", data, stages=["pretrain"]))
     name = "stages/pretrain/trained.safetensors"
@@ -134,7 +145,9 @@ def test_one_file_is_for_the_last_stage_and_scenes_for_the_others(data: Path, tm
     assert own["instruct"].tokens == sum(row["tokens"] for row in rows if row["stage"] == "instruct")
 
 
-def test_at_full_scale_a_stage_without_a_file_says_which_it_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_full_scale_a_stage_without_a_file_says_which_it_wants(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The published data do not come with the package; no weights are touched before that is said."""
     from quintet.lab import run
 

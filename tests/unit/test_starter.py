@@ -76,7 +76,9 @@ def test_a_composed_word_begins_between_its_words() -> None:
     tokenizer = train_tokenizer(texts=200)
     table = torch.randn(tokenizer.vocab, 8)
     compose_embeddings(table, tokenizer)
-    one, small, red, circle = (table[tokenizer.encode(f" {w}")[0][0]] for w in ("smallredcircle", "small", "red", "circle"))
+    one, small, red, circle = (
+        table[tokenizer.encode(f" {w}")[0][0]] for w in ("smallredcircle", "small", "red", "circle")
+    )
     torch.testing.assert_close(one, (small + red + circle) / 3**0.5)
 
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import byte_tokenizer
 
+from conftest import byte_tokenizer
 from quintet.data.template import Frame, Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
@@ -123,7 +123,9 @@ def test_control_tokens_in_a_users_text_are_letters(letters: Tokenizer) -> None:
 
 def test_a_spans_weight_reaches_exactly_its_letters(letters: Tokenizer) -> None:
     """The space before and the end marker have the turn's weight, a span the product of its own and the turn's."""
-    made = spelt(CHAT, of(user("h"), says(Text("ab"), Text("cd", weight=3.0), Text("e", weight=0.0), weight=2.0)), letters)
+    made = spelt(
+        CHAT, of(user("h"), says(Text("ab"), Text("cd", weight=3.0), Text("e", weight=0.0), weight=2.0)), letters
+    )
     assert made.weight[-7:].tolist() == [2, 2, 2, 6, 6, 0, 2]
 
 
@@ -135,7 +137,9 @@ def test_a_token_over_two_spans_belongs_to_that_of_its_last_letter() -> None:
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Backend(models.BPE(vocab=alphabet | {"bc": 256}, merges=[("b", "c")]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made = spelt(CHAT, of(user("h"), says(Text("ab"), Text("cd", weight=3.0))), Tokenizer(backend, bos=None, eos="</s>"))
+    made = spelt(
+        CHAT, of(user("h"), says(Text("ab"), Text("cd", weight=3.0))), Tokenizer(backend, bos=None, eos="</s>")
+    )
     assert made.weight[-5:].tolist() == [1, 1, 3, 3, 1]
 
 
@@ -214,4 +218,6 @@ def test_special_tokens_of_frames_are_tokens() -> None:
     tokenizer = byte_tokenizer("<|user|>")
     made = spelt(replace(CHAT, user=Frame(before="<|user|>")), of(user("h"), says("y")), tokenizer)
     assert int(made.ids[1]) == tokenizer.specials["<|user|>"]
-    assert torch.equal(made.ids[:3], torch.tensor([tokenizer.specials["<s>"], int(made.ids[1]), tokenizer.encode("h")[0][0]]))
+    assert torch.equal(
+        made.ids[:3], torch.tensor([tokenizer.specials["<s>"], int(made.ids[1]), tokenizer.encode("h")[0][0]])
+    )

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from conftest import byte_tokenizer
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from conftest import byte_tokenizer
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 
@@ -76,8 +76,12 @@ def test_a_saved_tokenizer_comes_back_whole_and_transformers_reads_it(tmp_path: 
     mine.save(tmp_path)
     back = Tokenizer.load(tmp_path)
     assert (back.fingerprint, back.specials, back.pad_id, back.bos, back.eos) == (
-        mine.fingerprint, mine.specials, mine.pad_id, "<s>", "</s>",
-    )  # fmt: skip
+        mine.fingerprint,
+        mine.specials,
+        mine.pad_id,
+        "<s>",
+        "</s>",
+    )
     assert back.encode("a</s>é") == mine.encode("a</s>é")
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     assert theirs.encode("aé", add_special_tokens=False) == mine.encode("aé")[0]

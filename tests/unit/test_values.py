@@ -25,9 +25,15 @@ from quintet.values import (
 def tokens(enter: list[int], exit: list[int], *, weight: list[float], parent: list[int]) -> Tokens:
     n = len(enter)
     return Tokens(
-        ids=torch.arange(n), weight=torch.tensor(weight), enter=torch.tensor(enter), exit=torch.tensor(exit),
-        order=torch.arange(n), position=torch.arange(n), parent=torch.tensor(parent), items=(),
-    )  # fmt: skip
+        ids=torch.arange(n),
+        weight=torch.tensor(weight),
+        enter=torch.tensor(enter),
+        exit=torch.tensor(exit),
+        order=torch.arange(n),
+        position=torch.arange(n),
+        parent=torch.tensor(parent),
+        items=(),
+    )
 
 
 def test_who_may_look_at_whom_in_a_tree_with_a_neighbour() -> None:
@@ -56,9 +62,12 @@ def test_columns_of_equal_order_see_each_other() -> None:
 def test_queries_may_look_at_keys_that_were_read_before() -> None:
     """A new column of the second child, with the root and both children as keys."""
     seen = visible(
-        torch.tensor([[2]]), torch.tensor([[3]]), key_enter=torch.tensor([[0, 1, 2]]), key_exit=torch.tensor([[3, 2, 3]]),
+        torch.tensor([[2]]),
+        torch.tensor([[3]]),
+        key_enter=torch.tensor([[0, 1, 2]]),
+        key_exit=torch.tensor([[3, 2, 3]]),
         key_order=torch.tensor([[0, 1, 2]]),
-    )  # fmt: skip
+    )
     assert seen.tolist() == [[[True, False, True]]]
 
 

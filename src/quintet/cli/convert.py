@@ -70,8 +70,10 @@ def build(
         facts["vision"] = build_vision(out, schedule, note=typer.echo)
     if "llm" in chosen:
         reading = LlmSchedule()
+        if steps:
+            reading = replace(reading, phases=tuple(replace(phase, steps=steps) for phase in reading.phases))
         run = out.with_name(f"{out.name}.run")
-        facts["llm"] = build_llm(out, replace(reading, steps=steps or reading.steps), run=run, note=typer.echo)
+        facts["llm"] = build_llm(out, reading, run=run, note=typer.echo)
     write_card(out, facts)
     typer.echo(out / "CARD.md")
 

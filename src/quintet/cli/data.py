@@ -9,7 +9,9 @@ import typer
 from quintet.cli.describe import JSON
 
 if TYPE_CHECKING:
-    from quintet.data.sources import Source
+    from rich.console import Console
+
+    from quintet.data.sources import Reading, Source
     from quintet.lab.rows import Rules
 
 __all__ = ["register"]
@@ -84,7 +86,8 @@ def check(
     else:
         for fault in report.faults:
             place = ", ".join([fault.file or str(file), *([f"row {fault.row}"] if fault.row is not None else [])])
-            typer.echo(f"{place}{f', field {fault.field}' if fault.field else ''}: {fault.fault}: {fault.message}")
+            where = f"{place}, field {fault.field}" if fault.field else place
+            typer.echo(_visible(f"{where}: {fault.fault}: {fault.message}"))
         ignored = ", ".join(f"{key} ({n:,} rows)" for key, n in report.ignored.items())
         typer.echo(
             f"{report.rows:,} rows, {report.good:,} good, {report.faulty:,} faulty; {report.media:,} media looked at"
@@ -155,10 +158,7 @@ def view(
 ) -> None:
     """Show rows as they are understood: who says what, where pictures stand, what is wrong."""
     from quintet.cli.screen import screen
-    from quintet.lab.doctor.findings import Rendered
-    from quintet.lab.doctor.show import drawn, plain_segments
     from quintet.lab.sheet import pick, write_sheet
-    from quintet.values import Node, Sample
 
     source = _open(file, root, format)
     indices = pick(source, n=n, seed=seed, row=row)
@@ -167,14 +167,7 @@ def view(
         return
     console = screen()
     for index in indices:
-        reading = source.read(index)
-        origin = reading.origin
-        segments = plain_segments(Sample(Node(reading.turns), origin))
-        console.print(
-            drawn(Rendered(stage="", file=origin.file, row=origin.row, tokens=0, learnt=0, segments=segments))
-        )
-        for fault in reading.faults:
-            console.print(f"✗ {fault.fault}: {fault.message}", style="red", markup=False, highlight=False)
+        _print_row(console, source.read(index))
     console.print(f"{len(indices):,} of {len(source):,} rows", highlight=False)
 
 
@@ -183,6 +176,29 @@ def _open(file: Path, root: Path | None, format: str | None) -> "Source":
     from quintet.data.sources import open_source
 
     return open_source(file, root=root, format=format)
+
+
+def _print_row(console: "Console", reading: "Reading") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from quintet.lab.sheet import words
+
+    origin = reading.origin
+    console.print(Text(f"row {origin.row}  {_visible(origin.id)}", style="bold"))
+    grid = Table.grid(padding=(0, 2))
+    for turn in reading.turns:
+        style = "green" if turn.role == "assistant" and turn.weight else ""
+        grid.add_row(Text(f"  {turn.role}", style="dim"), Text(_visible(words(turn)), style=style))
+    console.print(grid)
+    for fault in reading.faults:
+        console.print(Text(_visible(f"  ✗ {fault.field or ''} {fault.fault}: {fault.message}"), style="red"))
+    console.print()
+
+
+def _visible(text: str) -> str:
+    """Characters that a terminal would obey are spelt out; line breaks stay."""
+    return "".join(c if c == "\n" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _weighted(text: str) -> tuple[str, float | None]:

@@ -8,7 +8,7 @@ stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.value
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -80,6 +80,14 @@ class Encoder(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig(Config):
     """Settings of an encoder. `spec` says how media are prepared, `layout` counts features without weights."""
+
+    def starter(self) -> Self:
+        """The encoder that ships with the package, used as this one is."""
+        raise NotImplementedError
+
+    def tiny(self) -> Self:
+        """A few thousand random weights, used as this one is."""
+        raise NotImplementedError
 
     @property
     def spec(self) -> ImageSpec:
@@ -174,6 +182,10 @@ class LLM(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class LLMConfig(Config):
     """Settings of an LLM."""
+
+    def tiny(self) -> Self:
+        """A few thousand random weights in the same shape."""
+        raise NotImplementedError
 
     @property
     def dim(self) -> int:

@@ -25,11 +25,10 @@ class Tokenizer:
     def __init__(self, backend: Backend, *, bos: str | None, eos: str, pad: str | None = None) -> None:
         self.backend = backend
         added = backend.get_added_tokens_decoder()
-        self.specials = {token.content: index for index, token in added.items() if token.special}
+        self.specials: dict[str, int] = {token.content: index for index, token in added.items() if token.special}
         for name in (bos, eos, pad):
             if name and name not in self.specials:
-                backend.add_special_tokens([AddedToken(name, special=True, normalized=False)])
-                self.specials[name] = backend.token_to_id(name)
+                self.specials[name] = _added(backend, name)
         # Special tokens in running text are then ordinary characters; ours are inserted by id.
         backend.encode_special_tokens = True
         self.bos, self.eos = bos, eos
@@ -50,9 +49,9 @@ class Tokenizer:
 
     def add(self, *tokens: str) -> None:
         """Adds special tokens that are not there yet."""
-        new = [t for t in tokens if t not in self.specials]
-        self.backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in new])
-        self.specials |= {t: self.backend.token_to_id(t) for t in new}
+        for token in tokens:
+            if token not in self.specials:
+                self.specials[token] = _added(self.backend, token)
         self._split = self._splitter()
 
     def id(self, special: str) -> int:
@@ -81,7 +80,9 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """Changes when any id or merge does. What stands around a whole text is not part of it: we never ask for that."""
         content = json.loads(self.backend.to_str())
-        told = {name: value for name, value in content.items() if name not in ("post_processor", "padding", "truncation")}
+        told = {
+            name: value for name, value in content.items() if name not in ("post_processor", "padding", "truncation")
+        }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:
@@ -117,3 +118,11 @@ class Tokenizer:
         return cls(
             Backend.from_str(hf.backend_tokenizer.to_str()), bos=hf.bos_token, eos=hf.eos_token, pad=hf.pad_token
         )
+
+
+def _added(backend: Backend, token: str) -> int:
+    """The id of a special token that is new to the backend."""
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
+    index = backend.token_to_id(token)
+    assert index is not None, f"{token!r} was just added"
+    return index

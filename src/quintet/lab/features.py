@@ -25,8 +25,8 @@ __all__ = ["Note", "keep_features"]
 Note = Callable[[str], None]
 
 BATCH = 32
-"""Pictures that are encoded together, always as many: how a matrix product is cut, and with it a feature's last bit, may
-depend on it, and a pass that was killed and goes on must make the same features."""
+"""Pictures that are encoded together, always as many: how a matrix product is cut, and with it a feature's last bit,
+may depend on it, and a pass that was killed and goes on must make the same features."""
 
 LARGEST = 8 * 2**30
 """Bytes of features beyond which none are kept: LLaVA-1.5's 558,128 pictures would take 658 GB."""

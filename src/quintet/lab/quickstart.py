@@ -91,7 +91,7 @@ def quickstart(
             progress=lambda done, total, name=name: count(name, done, total),
         )  # fmt: skip
     chapter("evaluation")
-    report = write_report(run)
+    report = write_report(run, pictures=data)
     said = tuple(_talk(engine, data))
     chapter("report and talk")
     return Quickstart(run, report, spent, scores, said)

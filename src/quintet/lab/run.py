@@ -25,7 +25,6 @@ from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
 from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
-from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, load_tokenizer

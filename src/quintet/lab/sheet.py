@@ -7,9 +7,9 @@ from pathlib import Path
 
 from quintet.data.sources import Reading, Source
 from quintet.lab.page import page, picture
-from quintet.values import Media, Region, Text, Turn
+from quintet.values import Media, Text, Turn
 
-__all__ = ["pick", "write_sheet"]
+__all__ = ["pick", "words", "write_sheet"]
 
 
 def pick(source: Source, *, n: int, seed: int | None = None, row: int | None = None) -> list[int]:
@@ -31,7 +31,7 @@ def write_sheet(source: Source, indices: Sequence[int], out: Path) -> Path:
 def _card(reading: Reading) -> str:
     media = [part for turn in reading.turns for part in turn.parts if isinstance(part, Media)]
     shown = "".join(picture(medium.ref).html() for medium in media if medium.ref.name)
-    said = "".join(f"<p><b>{escape(turn.role)}</b>{escape(_words(turn))}</p>" for turn in reading.turns)
+    said = "".join(f"<p><b>{escape(turn.role)}</b>{escape(words(turn))}</p>" for turn in reading.turns)
     faults = "".join(
         f"<p class=verdict>✗ {escape(fault.fault)}: {escape(fault.message)}</p>" for fault in reading.faults
     )
@@ -42,6 +42,14 @@ def _card(reading: Reading) -> str:
     )
 
 
-def _words(turn: Turn) -> str:
-    names = {Media: "▣ ", Region: "▢ "}
-    return "".join(part.text if isinstance(part, Text) else names[type(part)] for part in turn.parts)
+def words(turn: Turn) -> str:
+    """What a turn says, with its pictures by name and regions by their numbers."""
+    said = ""
+    for part in turn.parts:
+        if isinstance(part, Text):
+            said += part.text
+        elif isinstance(part, Media):
+            said += f"▣ {part.ref.name} "
+        else:
+            said += f"▢ {', '.join(f'{x:g}' for x in part.points)} "
+    return said

@@ -31,7 +31,7 @@ from quintet.recipes._recipe import Recipe
 from quintet.training.optim import rate_of, set_trainable
 from quintet.training.stage import Stage
 
-__all__ = ["TEXT_TOKENS", "Check", "Cost", "Memory", "Shown", "StageView", "llm_flops", "show"]
+__all__ = ["TEXT_TOKENS", "Check", "Cost", "Memory", "Shown", "StageView", "kept_numbers", "llm_flops", "show"]
 
 TEXT_TOKENS = 128
 """Tokens of text in the sample that costs are computed for, half of them learnt."""
@@ -167,6 +167,11 @@ def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:
     cost = _Part.of(model.llm, passes=True, vocab=model.llm.vocab)
     head = 2 * model.llm.dim * model.llm.vocab
     return cost.flops(tokens=1, attend=False), head * (3 if cost.trained else 2)
+
+
+def kept_numbers(module: nn.Module, *, vocab: int = -1) -> int:
+    """Numbers that one token leaves in a module for the backward pass, by the arithmetic at the top."""
+    return _Part.of(module, passes=True, vocab=vocab).kept
 
 
 # ---- one stage ---------------------------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e
 """Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192."""
 
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {
-    "captions": {"batch": 64, "epochs": 1.0},
-    "instructions": {"batch": 32, "epochs": 1.0},
-    "text": {"batch": 32, "epochs": 1.0},
+    "captions": {"batch": 32, "epochs": 1.0},
+    "instructions": {"batch": 16, "epochs": 1.0},
+    "text": {"batch": 16, "epochs": 1.0},
 }
 
 

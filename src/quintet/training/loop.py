@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from quintet import dist
 from quintet.data.collate import collate
@@ -121,7 +122,7 @@ class _Loop:
     ) -> None:
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
-        self.precision = pick_precision(settings.precision, self.device)
+        self.precision: Literal["fp32", "bf16"] = pick_precision(settings.precision, self.device)
         # Adapters begin with random numbers; a run that resumes at this stage must draw the same.
         torch.manual_seed(_seed(settings.seed, -1))
         rates = set_trainable(model, stage.train)
@@ -270,8 +271,8 @@ class _Loop:
         facts = json.loads((found.path / "state.json").read_text(encoding="utf-8"))
         if (facts["steps"], facts["rows"]) != (self.steps, self.rows):
             raise CheckpointError(
-                f"{found.path} is of a run of {facts['steps']} steps over {facts['rows']} rows, this one has {self.steps} "
-                f"over {self.rows}; use the same data and settings, or another --out"
+                f"{found.path} is of a run of {facts['steps']} steps over {facts['rows']} rows, "
+                f"this one has {self.steps} over {self.rows}; use the same data and settings, or another --out"
             )
         state = training_state(self.model, self.optimizer)
         load_state(state, found.path / "state")
@@ -305,7 +306,7 @@ def _seed(seed: int, step: int) -> int:
 
 def _clip(parameters: list[torch.nn.Parameter], most: float) -> float:
     norm = torch.nn.utils.clip_grad_norm_(parameters, most)
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def _empty(pad: int) -> Batch:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import checkpoint as dcp
-from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
@@ -85,7 +87,7 @@ def save_state(state: dict[str, Tensor], folder: Path) -> None:
     """Writes `state` into a new folder; every rank must call it."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _one_process_is_meant():
-        dcp.save(state, storage_writer=writer, no_dist=dist.world() == 1)
+        save(state, storage_writer=writer, no_dist=dist.world() == 1)
 
 
 def load_state(state: dict[str, Tensor], folder: Path) -> None:
@@ -96,8 +98,8 @@ def load_state(state: dict[str, Tensor], folder: Path) -> None:
     """
     try:
         with _one_process_is_meant():
-            dcp.load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=dist.world() == 1)
-    except (RuntimeError, OSError, dcp.api.CheckpointException) as error:
+            load(state, storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=dist.world() == 1)
+    except (RuntimeError, OSError, CheckpointException) as error:
         raise CheckpointError(f"{folder} does not fit this stage: {error}. Was the recipe changed since?") from None
 
 

@@ -1,6 +1,6 @@
 """The contract of gradients: what a stage trains gets one on real samples, and what is frozen gets none."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from quintet.errors import ConfigError
 from quintet.lab.doctor.bench import row, seeded, wake
@@ -52,7 +52,7 @@ def gradients(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iter
             yield _finding("unused-parameter", f"no gradient for {_some(silent, own)} of {part}", "one for each", hint)
 
 
-def _some(names: list[str], own: list[tuple[str, object]]) -> str:
+def _some(names: list[str], own: Sequence[tuple[str, object]]) -> str:
     shown = ", ".join(names[:NAMES]) + (", …" if len(names) > NAMES else "")
     return f"{len(names)} of {len(own)} parameters ({shown})"
 

@@ -22,9 +22,10 @@ __all__ = ["media", "packing", "shift"]
 
 ALONE = 1e-4
 """A sample alone and packed runs through products of other shapes: hidden states of size one may differ so much in
-float32 (measured: at most 1.5e-6 over all tiny recipes)."""
+float32. Measured on the tiny scale: 0 for our decoder's four families, at most 8.4e-7 for OPT and T5."""
 LOSS = 1e-4
-"""Relative difference of two float32 sums over the same few hundred targets (measured: at most 3e-7)."""
+"""Relative difference of two float32 sums over the same targets, in another order where the loss is made in chunks.
+Measured on the tiny scale: 0."""
 CHUNK = 256
 """Targets whose logits are made at once."""
 ITEMS = 4

@@ -141,7 +141,7 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
     engine = Engine(model, Processor(tokenizer, VICUNA_V1, config))
     scores = text_scores(engine, n=150)
     state = {name: value.to(torch.bfloat16) for name, value in to_hf_state(model.llm).items()}
-    _write(out / "llm", llm_to_hf(config.llm), state)
+    _write(out / "llm", llm_to_hf(replace(STARTER_LLM, vocab=tokenizer.vocab, source=None)), state)
     tokenizer.save(out / "llm")
     facts = {"schedule": asdict(schedule), "tokens": tokens, "vocab": tokenizer.vocab}
     seconds = round(time.monotonic() - start)

@@ -1,8 +1,9 @@
 """What the starter LLM reads: Scenes as text alone. It never meets a picture or a feature of one.
 
 A scene is told in one of three ways: as a map, cell by cell in the order in which a picture's patches will come later;
-as a description; or not at all, for captions and plain sentences. Then questions are asked about it, in one of several
-published spellings.
+as a bag of things with their places; or as a description. Then questions are asked about it. In the first two a thing
+is one token (`smallredcircle`, `digitseventopleft`), as it will be one patch, and the embedding of that token begins as
+the sum of those of its words.
 """
 
 import random
@@ -14,7 +15,19 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from torch import Tensor
 
-from quintet.data.scenes import BRIEF, COLOURS, DETAILED, SHAPES, SIZES, WORDS, World, caption, cell_map, conversation
+from quintet.data.scenes import (
+    BRIEF,
+    COLOURS,
+    DETAILED,
+    PLACES,
+    SHAPES,
+    SIZES,
+    WORDS,
+    World,
+    caption,
+    cell_map,
+    conversation,
+)
 from quintet.data.scenes import sample_scene as draw
 from quintet.data.scenes.world import Scene, place_of
 from quintet.data.tokenizer import Tokenizer
@@ -59,32 +72,40 @@ class TextScenes:
         return Sample(Node(tuple(turns)), Origin(self.name, index + 1))
 
     def _told(self, scene: Scene, rng: random.Random) -> str:
-        form = rng.choices(("map", "list", "words"), self.forms)[0]
+        form = rng.choices(("map", "things", "words"), self.forms)[0]
         if form == "words":
             return caption(scene, rng, "long")
-        cells = cell_map(scene)
-        if form == "list":
-            here = [f" {_cell(w)} {place_of(_middle(i))}" for i, w in enumerate(cells) if w != "."]
-            return ",".join(here)
-        return "".join(f" {_cell(word)}" for word in cells)
+        cells = [_cell(word) for word in cell_map(scene)]
+        if form == "map":
+            return "".join(f" {word}" for word in cells)
+        placed = [f"{word}{place_of(_middle(i)).replace(' ', '')}" for i, word in enumerate(cells) if word != "."]
+        gaps = ["."] * rng.randint(0, 6)
+        return "".join(f" {word}" for word in rng.sample(placed + gaps, len(placed) + len(gaps)))
 
 
 def _middle(cell: int, cells: int = 8) -> tuple[float, float]:
     return (cell % cells + 0.5) / cells, (cell // cells + 0.5) / cells
 
 
+def _compounds() -> dict[str, tuple[str, ...]]:
+    """Every word of a map, and of a list of things with their places, with the plain words that it is made of."""
+    things = {f"{s}{c}{h}": (s, c, h) for s in SIZES for c in COLOURS for h in SHAPES}
+    things |= {f"digit{name}": ("digit", str(number)) for number, name in enumerate(_DIGITS)}
+    things |= {f"word{word}": ("word", word) for word in WORDS}
+    placed = {f"{w}{p.replace(' ', '')}": (*parts, *p.split()) for w, parts in things.items() for p in PLACES}
+    return things | placed
+
+
 def _texts(n: int, seed: int) -> Iterator[str]:
     """What the tokenizer is trained on: the same texts, and every word of Scenes in every form it takes."""
-    source = TextScenes(n, seed=seed)
+    source = TextScenes(n, seed=seed, forms=(0.0, 0.0, 1.0))
     for i in range(n):
         for turn in source.sample(i).turns():
             words = "".join(part.text for part in turn.parts if isinstance(part, Text))
             # An answer follows its header with a space; tokens should begin with that space.
             yield f" {words}" if turn.role == "assistant" else words
     for _ in range(200):
-        yield " ".join(("", *(f"{s}{c}{h}" for s in SIZES for c in COLOURS for h in SHAPES)))
-        yield " ".join(("", *(f"digit{d}" for d in _DIGITS), *(f"word{w}" for w in WORDS), *WORDS, *SIZES, *COLOURS))
-        yield " ".join(("", *SHAPES, *"0123456789", "digit word yes no"))
+        yield " ".join(("", *WORDS, *SIZES, *COLOURS, *SHAPES, *PLACES, *"0123456789", "digit word yes no ."))
         yield from (*BRIEF, *DETAILED)
     for system in _SPELLINGS:
         yield from [system] * 50
@@ -119,6 +140,8 @@ def train_tokenizer(*, vocab: int = 2048, texts: int = 3000, seed: int = 0) -> T
         show_progress=False,
     )
     backend.train_from_iterator(_texts(texts, seed), trainer)
+    # A map's words are no language: each is a token of its own, with the space before it.
+    backend.add_tokens([AddedToken(word, lstrip=True, single_word=True, normalized=False) for word in _compounds()])
     return Tokenizer(backend, bos="<s>", eos="</s>", pad="<pad>")
 
 
@@ -134,11 +157,5 @@ def compose_embeddings(table: Tensor, tokenizer: Tokenizer) -> None:
         (index,) = tokenizer.encode(f" {word}")[0]
         return table[index]
 
-    for size in SIZES:
-        for colour in COLOURS:
-            for shape in SHAPES:
-                row(f"{size}{colour}{shape}").copy_((row(size) + row(colour) + row(shape)) / 3**0.5)
-    for number, name in enumerate(_DIGITS):
-        row(f"digit{name}").copy_((row("digit") + row(str(number))) / 2**0.5)
-    for word in WORDS:
-        row(f"word{word}").copy_((row("word") + row(word)) / 2**0.5)
+    for word, parts in _compounds().items():
+        row(word).copy_(torch.stack([row(part) for part in parts]).sum(0) / len(parts) ** 0.5)

@@ -62,7 +62,9 @@ def _pictures(job: tuple[World, int, str, int, int]) -> dict[str, np.ndarray]:
     for i in range(start, stop):
         scene = sample_scene(world, random.Random(f"{seed}/{split}/{i}"), split)
         labels = dense_labels(scene, cells)
-        row = {k: v.reshape(cells * cells).astype(np.int8) for k, v in labels.items() if k != "box"}
+        row: dict[str, np.ndarray] = {
+            k: v.reshape(cells * cells).astype(np.int8) for k, v in labels.items() if k != "box"
+        }
         row["kind"] = (1 * (row["colour"] >= 0) + 2 * (row["digit"] >= 0) + 3 * (row["word"] >= 0)).astype(np.int8)
         row["box"] = labels["box"].reshape(cells * cells, 4).astype(np.float16)
         names = {f"{o.colour} {o.shape}" for o in scene.objects}
