@@ -53,7 +53,8 @@ def live(order):
     sys.addaudithook(hook)
     register_module_forward_pre_hook(lambda module, args: moment("forward") if isinstance(module, Step) else None)
     os.environ["QUINTET_CACHE"] = order["cache"]
-    job = Job(recipe="llava15", out=Path(run), scale="tiny", data={s: Path(order["data"]) for s in ("pretrain", "instruct")},
+    data = {stage: Path(order["data"]) for stage in ("pretrain", "instruct")}
+    job = Job(recipe="llava15", out=Path(run), scale="tiny", data=data,
               sets=order["sets"], resume=order["resume"], settings=Settings(**order["settings"]))
     try:
         train(job)
@@ -207,7 +208,7 @@ def test_killed_at_any_change_on_the_disk_the_run_is_equal_to_the_last_bit(
 def test_a_polite_signal_ends_the_step_writes_a_checkpoint_and_the_run_goes_on_equal(
     nursery: Nursery, whole: tuple[Outcome, dict[str, int]], tmp_path: Path, number: int, workers: int
 ) -> None:
-    """Forward 3 is in step 1 of the first stage: no checkpoint is due there, so the signal wrote the one that is there."""
+    """Forward 3 is in step 1 of the first stage: no checkpoint is due there, so the signal wrote what is there."""
     assert nursery.live(tmp_path, at=("forward", 3), number=number, workers=workers, save_steps=1000) == 130
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["pretrain-0000001"]
     assert nursery.live(tmp_path, workers=workers) == 0

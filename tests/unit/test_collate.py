@@ -54,7 +54,7 @@ def test_two_samples_in_a_row_and_one_in_the_next_by_hand() -> None:
 
 
 def test_targets_are_predicted_from_their_parents_column_and_nothing_predicts_a_first_token() -> None:
-    """Row 0: 12 and 13 from column 1, 21 from column 4. Row 1 begins at slot 6: 31 from 6, 32 from 7; 30 from nowhere."""
+    """Row 0: 12 and 13 from column 1, 21 from column 4. Row 1 begins at slot 6: 31 from 6, 32 from 7, 30 from none."""
     batch = collate([[pair(), path([20, 21], [0, 1])], [path([30, 31, 32], [1, 1, 0.5])]], {}, pad=PAD)
     t = batch.targets
     assert t.slots.tolist() == [1, 1, 4, 6, 7]

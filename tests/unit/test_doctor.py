@@ -159,7 +159,9 @@ def test_a_file_that_cannot_be_read_at_all_is_one_fault(examine: Callable[..., D
 def test_no_row_left_is_a_fault_of_its_own(examine: Callable[..., Diagnosis], tmp_path: Path) -> None:
     rows = planted.clean_rows()[:1]
     rows[0]["image"] = "gone.png"
-    assert faults(examine(planted.recipe(), planted.write(tmp_path, rows))) == {"missing-file", "no-rows"}
+    diagnosis = examine(planted.recipe(), planted.write(tmp_path, rows))
+    assert faults(diagnosis) == {"missing-file", "no-rows"}
+    assert {c for c, s in status(diagnosis).items() if s == "proved"} == set()
 
 
 def test_rows_beyond_the_limit_are_said_to_be_unread(examine: Callable[..., Diagnosis]) -> None:
@@ -232,7 +234,9 @@ def test_an_end_marker_inside_an_answer_is_found(examine: Callable[..., Diagnosi
 def test_an_end_marker_that_the_tokenizer_does_not_know_is_found(examine: Callable[..., Diagnosis]) -> None:
     right = planted.recipe()
     recipe = replace(right, stages=(replace(right.stages[0], template=replace(right.template, end="<|end|>")),))
-    assert "missing-special" in faults(examine(recipe))
+    diagnosis = examine(recipe)
+    assert faults(diagnosis) == {"missing-special"}
+    assert "'<|end|>'" in diagnosis.findings[0].line
 
 
 def test_a_template_without_an_end_is_found(examine: Callable[..., Diagnosis]) -> None:

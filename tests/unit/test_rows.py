@@ -1,4 +1,4 @@
-"""Converting, filtering and mixing rows: what is written reads back as what was read, and nothing is lost in silence."""
+"""Converting, filtering, mixing: what is written reads back as what was read, and nothing is lost in silence."""
 
 import json
 import tarfile
@@ -116,8 +116,8 @@ def test_a_mix_holds_the_shares_that_were_asked_for_and_ids_stay_unique(folder: 
 
 def test_a_file_that_exists_is_not_written_over(folder: Path) -> None:
     source = open_source(folder / "rows.json")
+    (folder / "out.jsonl").touch()
     with pytest.raises(ConfigError, match="name another file"):
-        (folder / "out.jsonl").touch()
         write_rows(source, folder / "out.jsonl")
     with pytest.raises(ConfigError, match=r"ending \.jsonl"):
         write_rows(source, folder / "out.json")

@@ -30,7 +30,7 @@ STARTER_VISION = Vision.Config(
 
 STARTER_LLM = Decoder.Config(
     family="llama",
-    vocab=1047,
+    vocab=2284,
     dim=192,
     depth=4,
     heads=6,

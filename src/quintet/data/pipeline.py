@@ -90,7 +90,7 @@ class Drops:
         if self.seen >= 100 and self.dropped > self.limit * self.seen:
             counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
             raise TrainingError(
-                f"{self.dropped} of {self.seen} samples were dropped ({counts}), more than the limit of {self.limit:.0%}; "
+                f"{self.dropped} of {self.seen} samples were dropped ({counts}), over the limit of {self.limit:.0%}; "
                 f"the last: {error}. Run `quintet data check` on the file"
             )
 

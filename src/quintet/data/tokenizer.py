@@ -78,11 +78,9 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Changes when any id or merge does. What stands around a whole text is not part of it: we never ask for that."""
+        """Changes when any id or merge does. What is put around a whole text is not part of it: we never ask for it."""
         content = json.loads(self.backend.to_str())
-        told = {
-            name: value for name, value in content.items() if name not in ("post_processor", "padding", "truncation")
-        }
+        told = {n: value for n, value in content.items() if n not in ("post_processor", "padding", "truncation")}
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, folder: Path) -> None:

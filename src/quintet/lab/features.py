@@ -56,7 +56,8 @@ def keep_features(
     free = shutil.disk_usage(
         folder if folder.exists() else folder.parent.parent if folder.parent.parent.exists() else Path.cwd()
     ).free
-    facts = f"{met:,} pictures of {layout.count} × {encoder.dim} features take {size / 2**20:,.0f} MiB and are met {visits:.1f} times"
+    facts = f"{met:,} pictures of {layout.count} × {encoder.dim} features take {size / 2**20:,.0f} MiB"
+    facts += f" and are met {visits:.1f} times"
     if settings.features == "auto" and (visits < 1.5 or size > min(LARGEST, free // 4)):
         note(f"features are not kept: {facts}")
         return None

@@ -49,7 +49,7 @@ class MLLM(nn.Module):
         """Modality → encoder."""
         connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
         """Modality → connector; the same keys."""
-        fusion: FusionConfig = TokenFusion.Config()
+        fusion: FusionConfig = field(default_factory=TokenFusion.Config)
         llm: LLMConfig
 
         def __post_init__(self) -> None:

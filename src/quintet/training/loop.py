@@ -257,10 +257,16 @@ class _Loop:
         name = f"{self.stage.name}-{done:07d}"
         aside = self.run_folder.aside(name)
         save_state(training_state(self.model, self.optimizer), aside / "state")
-        self.run_folder.commit(
-            aside, {"stage": self.stage.name, "step": done, "steps": self.steps, "rows": self.rows, "seconds": self.seconds, "losses": self.losses[:1],
-                    "drops": {"seen": self.drops.seen, "faults": self.drops.faults}},
-        )  # fmt: skip
+        state = {
+            "stage": self.stage.name,
+            "step": done,
+            "steps": self.steps,
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "losses": self.losses[:1],
+            "drops": {"seen": self.drops.seen, "faults": self.drops.faults},
+        }
+        self.run_folder.commit(aside, state)
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
 
     def _resume(self) -> int:

@@ -87,8 +87,8 @@ class Exam:
         """The contracts of text; false if media are missing from the tokens."""
         chart, processor = self.chart, reading.processor
         cut = [f for f in reading.findings if f.contract == "length"]
-        wrong: list[Finding] = []
-        said: list[Finding] = list(self._markers())
+        wrong: list[Finding] = list(self._markers())
+        said: list[Finding] = []
         shown = set(choose(reading, chart.samples))
         every = max(1, len(reading.good) // CHATS)
         chats = 0
@@ -106,9 +106,14 @@ class Exam:
                 said += spelling.chat(sample, tokens, processor)
         if self._chatted and reading.good:
             said += self._saved(reading, sorted(shown))
-        note = f"{len(reading.good):,} rows"
-        chart.judge("length", self.name, cut, note=f"{reading.read:,} rows, at most {self.stage.row:,} tokens each")
-        chart.judge("answers", self.name, wrong, note=note)
+        if cut or reading.good:
+            chart.judge("length", self.name, cut, note=f"{reading.read:,} rows, at most {self.stage.row:,} tokens each")
+        else:
+            chart.skip(self.name, _NO_ROWS, "length")
+        if wrong or reading.good:
+            chart.judge("answers", self.name, wrong, note=f"{len(reading.good):,} rows")
+        else:
+            chart.skip(self.name, _NO_ROWS, "answers")
         if not self._chatted:
             chart.skip(self.name, f"chat speaks as stage {self.recipe.stages[-1].name} does", "chat")
         elif chats or said:
@@ -126,11 +131,11 @@ class Exam:
         for marker in self.stage.template.special_tokens:
             if marker not in self.tokenizer.specials:
                 yield Finding(
-                    contract="chat",
+                    contract="answers",
                     fault="missing-special",
-                    found=f"the end marker {marker!r}, spelt letter by letter by this tokenizer",
+                    found=f"the template's marker {marker!r} spelt letter by letter by this tokenizer",
                     expected="one control token",
-                    do="add it to the tokenizer's special tokens, or choose the tokenizer's own end",
+                    do="add it to the tokenizer's special tokens, or choose a marker that it has",
                 )
 
     def _saved(self, reading: Reading, shown: list[int]) -> Iterable[Finding]:

@@ -209,7 +209,7 @@ def write_card(out: Path, facts: dict[str, Any]) -> None:
     write_json(path, facts)
     lines = ["# Starter parts", "", "Made by `quintet starter build` from Scenes alone; licence Apache-2.0.", ""]
     about = {
-        "vision": "A CLIP-shaped ViT for 64 × 64 pixels. It learnt from pictures and labels of patches, never from words.",
+        "vision": "A CLIP-shaped ViT for 64 × 64 pixels. It learnt from pictures and their labels, never from words.",
         "llm": "A Llama-shaped decoder and its byte-level tokenizer. It read scenes as text, and never saw a picture.",
     }
     for part, words in about.items():

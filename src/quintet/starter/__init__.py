@@ -1,1 +1,0 @@
-"""Files only: the trained small parts and their card."""
