@@ -12,10 +12,10 @@ COVERAGE := 90
 quickstart: .venv-quickstart/ready
 	.venv-quickstart/bin/quintet quickstart --out $(OUT)
 
-## All tests that run on a CPU, with coverage of the floors that everything stands on.
+## All tests that run on a CPU, with coverage of the floors that everything stands on. PYTEST="-k resume" takes a few.
 test: .venv-test/ready
 	.venv-test/bin/python -m pytest -m "not gpu" $(addprefix --cov=,$(COVERED)) --cov-report=term:skip-covered \
-		--cov-fail-under=$(COVERAGE) --junit-xml=build/tests.xml $(PYTEST)
+		$(if $(PYTEST),,--cov-fail-under=$(COVERAGE)) --junit-xml=build/tests.xml $(PYTEST)
 
 ## Format, lint, types, floors and budgets: seconds, before every commit.
 check: .venv-test/ready

@@ -26,6 +26,13 @@ def _small_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _normal_numbers() -> Iterator[None]:
+    """Training on a CPU flushes subnormal numbers to zero for the rest of its process; a test leaves none of that."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 def byte_tokenizer(*specials: str) -> Tokenizer:
     """A token a byte, so that lengths are counted by hand: a special token is one token, a letter is one token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

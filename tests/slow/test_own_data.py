@@ -91,13 +91,13 @@ def test_a_file_of_ones_own_pictures_is_learnt_and_answered(tmp_path: Path) -> N
         out=tmp_path / "run",
         data={"": mine},
         scenes=tmp_path / "scenes",
-        sets=["stages.pretrain.steps=2", "stages.instruct.batch=9", "stages.instruct.steps=120"],
+        sets=["stages.pretrain.steps=20", "stages.instruct.batch=9", "stages.instruct.steps=400"],
         settings=Settings(precision="fp32"),
     )
     results = train(job)
     assert results["instruct"].dropped == {}
     engine = Engine.open(tmp_path / "run")
     asked = questions(mine)
-    answers = engine.answer([sample for sample, _ in asked], max_tokens=12)
+    answers = engine.answer([sample for sample, _ in asked], max_tokens=24)
     wrong = {truth: answer for answer, (_, truth) in zip(answers, asked, strict=True) if answer != truth}
     assert not wrong, f"{wrong} after a last loss of {Metrics.read(tmp_path / 'run' / 'metrics.jsonl')[-1]['loss']:.3f}"

@@ -36,6 +36,14 @@ torch.set_num_threads(1)
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"}
 
 
+def job(order):
+    os.environ["QUINTET_CACHE"] = order["cache"]
+    data = {stage: Path(order["data"]) for stage in ("pretrain", "instruct")}
+    settings = Settings(**order["settings"])
+    return Job(recipe="llava15", out=Path(order["out"]), scale="tiny", data=data, sets=order["sets"],
+               resume=order["resume"], settings=settings)
+
+
 def live(order):
     counts, run = {"write": 0, "forward": 0}, order["out"]
 
@@ -52,12 +60,8 @@ def live(order):
 
     sys.addaudithook(hook)
     register_module_forward_pre_hook(lambda module, args: moment("forward") if isinstance(module, Step) else None)
-    os.environ["QUINTET_CACHE"] = order["cache"]
-    data = {stage: Path(order["data"]) for stage in ("pretrain", "instruct")}
-    job = Job(recipe="llava15", out=Path(run), scale="tiny", data=data,
-              sets=order["sets"], resume=order["resume"], settings=Settings(**order["settings"]))
     try:
-        train(job)
+        train(job(order))
         code = 0
     except Interrupted:
         code = 130
@@ -68,6 +72,8 @@ def live(order):
     return code
 
 
+# What is imported and set up at first use is so once, and not in every child.
+train(job(json.loads(sys.stdin.readline())))
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -103,6 +109,13 @@ class Nursery:
         self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any
     ) -> int:
         """Trains in `folder`, or goes on; the exit code, negative for a signal."""
+        self.send(folder, at=at, number=number, **settings)
+        assert self.process.stdout
+        return int(self.process.stdout.readline())
+
+    def send(
+        self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any
+    ) -> None:
         folder.mkdir(exist_ok=True)
         order = {
             "out": str(folder / "run"),
@@ -116,10 +129,8 @@ class Nursery:
             "settings": {"save_steps": 2, "precision": "fp32"} | settings,
         }
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.write(json.dumps(order) + "\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
 
 
 @pytest.fixture(scope="module")
@@ -130,9 +141,10 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     with subprocess.Popen(
         [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
-        yield Nursery(process, data)
-        assert process.stdin
-        process.stdin.close()
+        made = Nursery(process, data)
+        made.send(folder / "warm")
+        yield made
+        process.kill()
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,16 @@ def test_a_batch_without_pictures_runs_every_part_when_training_is_sharded_and_a
             assert not gradient.any()
 
 
+def test_where_features_are_kept_the_encoder_runs_on_no_rank(model: MLLM) -> None:
+    """Ranks with pictures have them from the cache; one without must not wait in the encoder for the others."""
+    model.run_all_parts = True
+    model.kept_encoders = frozenset({"image"})
+    model.encoders["image"].register_forward_pre_hook(lambda module, args: pytest.fail("the encoder ran"))
+    text = batch(image=False)
+    model.target_logps(model(text), text.targets).sum().backward()
+    assert all(p.grad is not None for p in model.connectors.parameters())
+
+
 def test_log_probabilities_by_hand(model: MLLM) -> None:
     """At a target's slot: log softmax of the head, at its id."""
     made = batch()

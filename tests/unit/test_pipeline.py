@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import byte_tokenizer, picture_rows
+from conftest import byte_tokenizer, picture, picture_rows
 from quintet.components.roles import ImageSpec
+from quintet.data.features import FeatureCache
 from quintet.data.media import load_image
 from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, StepPlan, batches, measure_with
 from quintet.data.sources import open_source
 from quintet.data.template import Frame, Template
 from quintet.errors import DataError, TrainingError
-from quintet.values import Item, Media, Node, Origin, Ref, Sample, Text, Turn
+from quintet.values import Features, Item, Layout, Media, Node, Origin, Ref, Sample, Text, Turn
 
 CHAT = Template(name="chat", user=Frame(before="U:"), assistant="A:", end="</s>")
 PLAN = Plan(batch=4, steps=5, row=60, micro=120, seed=3)
@@ -194,9 +195,16 @@ def test_a_micro_batch_of_which_nothing_is_left_is_none(tmp_path: Path) -> None:
     assert all(m.batch is None and m.lost for m in micro)
 
 
-def test_cached_features_come_before_the_file() -> None:
-    from quintet.data.collate import Loaded
-
-    kept = Loaded(torch.ones(2, 3))
-    item = Item("image", Ref("gone.png", path=Path("gone.png")), (8, 8), 0, 2)
-    assert MediaLoader({"image": SPEC}, lambda item: kept)(item) is kept
+def test_kept_features_come_before_the_file_and_nothing_raw_comes_among_them(tmp_path: Path) -> None:
+    """A picture that is replaced during the run is a fault: its encoder would run on one rank alone."""
+    picture(1).save(tmp_path / "p.png")
+    ref = Ref("p.png", path=tmp_path / "p.png")
+    item = Item("image", ref, (8, 8), 0, 2)
+    cache = FeatureCache(tmp_path / "cache", kind="image", encoder="e", dim=3, dtype=torch.float32)
+    cache.fill([ref], lambda refs: iter([(refs, Features(torch.ones(2, 3), (Layout((2,)),)))]))
+    assert torch.equal(MediaLoader({"image": SPEC}, cache)(item).value, torch.ones(2, 3))
+    picture(2).save(tmp_path / "p.png")
+    later = FeatureCache(tmp_path / "cache", kind="image", encoder="e", dim=3, dtype=torch.float32)
+    with pytest.raises(DataError) as caught:
+        MediaLoader({"image": SPEC}, later)(item)
+    assert caught.value.fault == "not-kept"

@@ -121,7 +121,7 @@ def one_row(columns: int) -> Context:
     ids=["starter", "vicuna", "qwen2"],
 )
 def test_the_estimate_of_an_llms_activations_is_what_autograd_keeps(config: Decoder.Config) -> None:
-    """Within 20 %: it is meant to tell 20 GiB from 40. Measured ratios: 1.05, 1.06, 1.14 (grouped keys are repeated)."""
+    """Within 20 %: it is to tell 20 GiB from 40. Measured ratios: 1.05, 1.06, 1.14 (grouped keys are repeated)."""
     model = config.build()
     embeds = torch.randn(1, 256, config.dim, requires_grad=True)
     kept = saved_numbers(lambda: model(embeds, one_row(256)), model)
@@ -159,7 +159,7 @@ def test_flops_of_the_llm_are_those_of_its_products(llm_learns: bool) -> None:
 
 
 def test_a_sample_costs_about_six_flops_a_weight_and_token(llava15: Shown) -> None:
-    """The rule of thumb 6 N T (Kaplan et al. 2020, section 2.1), with the frozen encoder's 2 N T. Measured ratio: 1.01."""
+    """The rule of thumb 6 N T (Kaplan et al. 2020, section 2.1), and 2 N T of the frozen encoder: ratio 1.02."""
     llm, encoder = llava15.parts["llm"] - 2 * 32_000 * 4096, llava15.parts["encoders.image"]
     rule = 6 * llm * (576 + TEXT_TOKENS) + 2 * encoder * 577
     assert llava15.flops_per_sample / rule == pytest.approx(1.0, abs=0.05)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quintet.components.roles import ImageSpec
 from quintet.data.collate import Loaded, collate
+from quintet.data.features import FeatureCache
 from quintet.data.media import image_size, load_image
 from quintet.data.pack import pack, share
 from quintet.data.template import Template
@@ -223,15 +224,25 @@ def _micro_batches(rows: list[list[int]], deal: list[int], lengths: list[int], c
 
 
 class MediaLoader:
-    """Turns an item's bytes into what the encoder takes, or its cached features. Lives in the workers."""
+    """Turns an item's bytes into what the encoder takes, or into its kept features. Lives in the workers."""
 
-    def __init__(self, specs: dict[str, ImageSpec], cache: Callable[[Item], Loaded | None] | None = None) -> None:
+    def __init__(self, specs: dict[str, ImageSpec], cache: FeatureCache | None = None) -> None:
         self.specs, self.cache = specs, cache
 
     def __call__(self, item: Item) -> Loaded:
-        if self.cache and (found := self.cache(item)):
+        """What was loaded.
+
+        Raises:
+            DataError: the medium cannot be read, or its features should be kept and are not.
+        """
+        kept = self.cache is not None and item.kind == self.cache.kind
+        if kept and (found := self.cache.lookup(item)):
             return found
-        return Loaded(load_image(item.ref, self.specs[item.kind]))
+        loaded = Loaded(load_image(item.ref, self.specs[item.kind]))
+        if kept:
+            # Raw among kept features: the encoder would run here and on no other rank.
+            raise DataError("not-kept", f"{item.ref.name} changed while the run was on; resume to encode it")
+        return loaded
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ _LONG = 60
 """Characters from which an answer is prose, and not set in bold."""
 
 _NOTE = (
-    "From every task and kind one right and one wrong answer, drawn by lot from their ids: not in proportion. "
-    "The scores above are."
+    "A few answers of every task, by lot from their ids, at most one right and one wrong of a kind: not in proportion. "
+    "The scores above are. “Blind” is what the same question got with another picture."
 )
 
 

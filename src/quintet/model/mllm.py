@@ -92,16 +92,23 @@ class MLLM(nn.Module):
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
         self.frozen_encoders: frozenset[str] = frozenset()
         """Encoders that run without a graph: none of their weights train."""
+        self.kept_encoders: frozenset[str] = frozenset()
+        """Encoders that never run, because all their features were kept."""
         self.run_all_parts = False
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
     def forward(self, batch: Batch, *, cache: Any = None) -> Output:
         """Hidden states of every column. With a `cache`, `batch` holds the new columns only, and no media."""
         embeds = self.llm.embed(batch.tokens)
-        features = {kind: self.connectors[kind](self.encode(kind, batch)) for kind in batch.media}
+        assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
+        features: dict[str, Features] = {}
+        # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
+        for kind in self.encoders:
+            if kind in batch.media:
+                features[kind] = self.connectors[kind](self.encode(kind, batch))
+            elif self.run_all_parts:
+                embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
-        if self.run_all_parts:
-            embeds = embeds + self._idle(batch)
         memory = self.fusion.memory(features, batch) if features else None
         ctx = Context(
             enter=batch.enter,
@@ -143,20 +150,23 @@ class MLLM(nn.Module):
     def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return -F.cross_entropy(self.logits(hidden), ids, reduction="none")
 
-    def _idle(self, batch: Batch) -> Tensor:
-        """Zero, computed through every part that this batch does not use.
+    def _idle(self, kind: str, device: torch.device) -> Tensor:
+        """Zero, computed through the parts of a modality that this batch has nothing of.
 
         A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters are
-        gathered and reduced by all ranks together, or by none (the hang of peers.md section 2, row 8).
+        gathered and reduced by all ranks together, or by none (the hang of peers.md section 2, row 8). An encoder
+        whose features are kept runs on no rank.
         """
-        total = torch.zeros((), device=batch.tokens.device)
-        for kind in self.encoders.keys() - batch.media.keys():
-            height, width = self.config.spec(kind).size
-            blank = torch.zeros(3, height, width, dtype=torch.uint8, device=batch.tokens.device)
-            with torch.set_grad_enabled(kind not in self.frozen_encoders):
+        size = self.config.spec(kind).size
+        if kind in self.kept_encoders:
+            config = self.config.encoders[kind]
+            layout = config.layout(size)
+            features = Features(torch.zeros(layout.count, config.dim, device=device), (layout,))
+        else:
+            blank = torch.zeros(3, *size, dtype=torch.uint8, device=device)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
                 features = self.encoders[kind]((blank,))
-            total = total + self.connectors[kind](features).values.sum() * 0.0
-        return total
+        return self.connectors[kind](features).values.sum() * 0.0
 
     def parts(self) -> dict[str, nn.Module]:
         """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`."""

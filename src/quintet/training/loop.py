@@ -123,9 +123,10 @@ class _Loop:
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
         self.precision: Literal["fp32", "bf16"] = pick_precision(settings.precision, self.device)
-        # Adapters begin with random numbers; a run that resumes at this stage must draw the same.
-        torch.manual_seed(_seed(settings.seed, -1))
+        # Adapters begin with random numbers: the same on every rank, and when a run resumes at this stage.
+        torch.manual_seed(settings.seed)
         rates = set_trainable(model, stage.train)
+        model.kept_encoders = frozenset({cache.kind} if cache else ())
         model.to(self.device)
         self.step = Step(model, OBJECTIVES[stage.objective])
         shard(self.step, precision=self.precision)
@@ -147,7 +148,7 @@ class _Loop:
         )
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.config.columns), plan)
-        self.load = MediaLoader(specs, cache.lookup if cache else None)
+        self.load = MediaLoader(specs, cache)
         self.drops = Drops(stage.drop_limit)
         self.pad = tokenizer.pad_id
         run.checkpoints.mkdir(parents=True, exist_ok=True)

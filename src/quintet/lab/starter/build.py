@@ -92,7 +92,8 @@ def build_vision(out: Path, schedule: VisionSchedule, *, note: Note) -> dict[str
     }
     model.load_state_dict({name: value.float() for name, value in shipped.items()}, strict=False)
     scores = vision_scores(model, heads, make_pictures(1000, seed=7, split="val"))
-    _write(out / "vision", vision_to_hf(STARTER_VISION), shipped)
+    # The whole tower is written, also what is after the layer that LLaVA reads.
+    _write(out / "vision", vision_to_hf(replace(STARTER_VISION, keep_unused=True)), shipped)
     save_file({n: t.detach().contiguous() for n, t in heads.state_dict().items()}, out / "vision_heads.safetensors")
     return {"schedule": asdict(schedule), **facts, "scores_on_1000_held_out_pictures": scores}
 
