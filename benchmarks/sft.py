@@ -228,7 +228,7 @@ class Side:
     """One side's process and what it said."""
 
     def __init__(self, role: str, case: Case) -> None:
-        self.role, self.errors = role, tempfile.TemporaryFile("w+")
+        self.role, self.errors = role, tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the process
         # One thread count for both, and nothing that waits busily while it is the other's turn.
         env = os.environ | {"OMP_NUM_THREADS": str(case.threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, __file__, "--child", role, json.dumps(asdict(case))]
