@@ -235,11 +235,11 @@ class MediaLoader:
         Raises:
             DataError: the medium cannot be read, or its features should be kept and are not.
         """
-        kept = self.cache is not None and item.kind == self.cache.kind
-        if kept and (found := self.cache.lookup(item)):
+        cache = self.cache if self.cache is not None and item.kind == self.cache.kind else None
+        if cache and (found := cache.lookup(item)):
             return found
         loaded = Loaded(load_image(item.ref, self.specs[item.kind]))
-        if kept:
+        if cache:
             # Raw among kept features: the encoder would run here and on no other rank.
             raise DataError("not-kept", f"{item.ref.name} changed while the run was on; resume to encode it")
         return loaded
