@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
@@ -53,6 +53,7 @@ class Phase:
     forms: tuple[float, float, float]
     user_weight: float = 0.0
     """How much the questions' own words are learnt."""
+    schedule: Literal["cosine", "constant"] = "cosine"
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class LlmSchedule:
     """How long the LLM reads, and what."""
 
     phases: tuple[Phase, ...] = (
-        Phase("words", 1000, 8, 2e-3, most=(1, 2, 4, 4), forms=(0.75, 0.0, 0.25), user_weight=0.3),
-        Phase("questions", 2400, 16, 1.5e-3, most=(1, 2, 3, 4, 4), forms=(0.85, 0.0, 0.15)),
+        Phase("words", 700, 8, 2e-3, (1, 2, 3, 4), (0.0, 0.75, 0.25), user_weight=0.2, schedule="constant"),
+        Phase("questions", 2000, 16, 2e-3, (1, 2, 3, 4, 4), (0.3, 0.55, 0.15)),
     )
     turns: int = 10
     seed: int = 1
@@ -153,7 +154,8 @@ def _stage(phase: Phase) -> Stage:
     return Stage(
         name=phase.name, data=Data(name="scenes as text", kind="text"),
         template=replace(VICUNA_V1, user_weight=phase.user_weight), train={"llm": Rate(lr=phase.lr)},
-        batch=phase.batch, steps=phase.steps, row=1024, micro=8192, warmup=0.03, final=0.02, betas=(0.9, 0.95),
+        batch=phase.batch, steps=phase.steps, schedule=phase.schedule, row=1024, micro=8192,
+        warmup=0.03, final=0.02, betas=(0.9, 0.95),
         weight_decay=0.05,
     )  # fmt: skip
 
