@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,6 +31,9 @@ from quintet.model.checkpoint import load_model, save_model
 from quintet.model.convert import export_llava, export_run, import_llava, import_run
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
+from quintet.recipes._templates import VICUNA_V1
+from quintet.serving.engine import Engine
+from quintet.values import Media, Node, Ref, Sample, Text, Turn
 
 TOLERANCE = 1e-5
 IMAGE_TOKEN = 120
@@ -39,7 +43,13 @@ LAYERS = (-1, -2, 1)
 
 
 def published(
-    tower: str = "clip", text: str = "llama", *, select: str = "default", layer: int | list[int] = -2, **top: Any
+    tower: str = "clip",
+    text: str = "llama",
+    *,
+    select: str = "default",
+    layer: int | list[int] = -2,
+    vocab: int = 128,
+    **top: Any,
 ) -> Any:
     """A random LLaVA of transformers: a tower of 3 layers at 32 pixels, an LLM of 2 layers."""
     from transformers import (
@@ -55,7 +65,7 @@ def published(
 
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     vision |= {"image_size": 32, "patch_size": 8}
-    words: dict[str, Any] = {"vocab_size": 128, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    words: dict[str, Any] = {"vocab_size": vocab, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
     words |= {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -387,3 +397,24 @@ def test_an_imported_model_trains_what_runs_and_keeps_the_rest_as_it_came(tmp_pa
     trained = [*encoder.named_parameters(), *model.connectors["image"].named_parameters()]
     assert all(weight.grad is not None for _, weight in trained)
     assert any(name.startswith("unused.layers.0") for name, _ in encoder.named_buffers())
+
+
+def test_an_imported_model_can_be_asked(tmp_path: Path) -> None:
+    """The engine's greedy answer is transformers' own for the same tokens and picture."""
+    theirs = published(vocab=300)
+    theirs.save_pretrained(tmp_path / "theirs")
+    assert tokenizer_of_bytes(tmp_path / "theirs") < 300
+    import_run(tmp_path / "theirs", tmp_path / "run", template=VICUNA_V1)
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "red.png")
+    sample = Sample(
+        Node((Turn("user", (Media("image", Ref("red.png", tmp_path / "red.png")), Text("What is this?"))),))
+    )
+    engine = Engine.open(tmp_path / "run")
+    batch = engine.processor.batch([sample], open=True)
+    pictures = batch.media["image"]
+    ids = batch.tokens.clone()
+    ids.view(-1)[pictures.slots] = theirs.config.image_token_index
+    pixels = engine.model.encoders["image"].normalise(torch.stack(pictures.values))
+    said = theirs.generate(input_ids=ids, pixel_values=pixels, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+    (answer,) = engine.answer([sample], max_tokens=6)
+    assert answer == engine.processor.tokenizer.decode(said.tolist()).strip()

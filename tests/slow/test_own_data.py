@@ -1,7 +1,8 @@
 """Pictures that we did not render: photographs and handwritten digits in a LLaVA file, learnt, and asked for again.
 
 The function under test is the one behind `quintet train llava15 --scale starter --data my.json`. All photographs are
-asked about with the same words, so only the picture tells one answer from the other. About 60 s.
+asked about with the same words, so only the picture tells one answer from the other. About 30 s where the processor has
+bfloat16 products, twice that where not.
 """
 
 import json
@@ -17,12 +18,10 @@ from quintet.data.scenes import World, make_scenes
 from quintet.lab.run import Job, train
 from quintet.serving.engine import Engine
 from quintet.training.folder import Metrics
-from quintet.training.loop import Settings
 from quintet.values import Media, Node, Ref, Sample, Text, Turn
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-SCALE = "starter"
 PHOTOGRAPHS = {
     "astronaut": "an astronaut in an orange suit",
     "coffee": "a cup of coffee",
@@ -38,7 +37,7 @@ READ = "Which digit is written here?"
 
 
 def my_data(folder: Path) -> Path:
-    """my.json and its pictures: JPEG photographs of several sizes and modes, and one PNG of each digit."""
+    """my.json and its pictures: JPEG photographs of several sizes and modes, and one PNG of each of six digits."""
     rows = []
     (folder / "pictures").mkdir(parents=True)
     for name, what in PHOTOGRAPHS.items():
@@ -49,7 +48,7 @@ def my_data(folder: Path) -> Path:
         image.save(folder / file)
         rows.append((file, LOOK, what))
     digits = load_digits()
-    for digit in range(10):
+    for digit in range(6):
         pixels = digits.images[list(digits.target).index(digit)]
         image = Image.fromarray((pixels * 15).astype(np.uint8)).resize((64, 64), Image.Resampling.BICUBIC)
         image.save(folder / "pictures" / f"{digit}.png")
@@ -87,12 +86,11 @@ def test_a_file_of_ones_own_pictures_is_learnt_and_answered(tmp_path: Path) -> N
     make_scenes(tmp_path / "scenes", 60, 0, World())
     job = Job(
         recipe="llava15",
-        scale=SCALE,
+        scale="starter",
         out=tmp_path / "run",
         data={"": mine},
         scenes=tmp_path / "scenes",
-        sets=["stages.pretrain.steps=20", "stages.instruct.batch=9", "stages.instruct.steps=400"],
-        settings=Settings(precision="fp32"),
+        sets=["stages.pretrain.steps=20", "stages.instruct.batch=14", "stages.instruct.steps=400"],
     )
     results = train(job)
     assert results["instruct"].dropped == {}

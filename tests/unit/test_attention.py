@@ -104,6 +104,20 @@ def test_trees_take_the_dense_mask_on_a_cpu_and_equal_the_formula() -> None:
     assert_equal_with_gradients(TREE, Strategy.DENSE)
 
 
+@pytest.mark.parametrize(("ctx", "strategy"), [(TREE, Strategy.DENSE), (paths([12], [12]), Strategy.CAUSAL)])
+def test_short_rows_in_bfloat16_are_plain_products_and_equal_the_formula(ctx: Context, strategy: Strategy) -> None:
+    """Forward and backward; bfloat16 keeps 8 bits, values are of size 1 and gradients of 4: measured 0.012, 0.03."""
+    torch.manual_seed(0)
+    half = [x.detach().bfloat16().requires_grad_() for x in inputs(ctx)]
+    full = [x.detach().float().requires_grad_() for x in half]
+    mine, plain = attend_with(strategy, ctx, rope=rope_of(ctx))(0, *half), by_the_formula(ctx, *full)
+    torch.testing.assert_close(mine.float(), plain, atol=0.03, rtol=0)
+    weight = torch.randn_like(plain)
+    mine_grads = torch.autograd.grad((mine * weight).sum(), half)
+    for a, b in zip(mine_grads, torch.autograd.grad((plain * weight).sum(), full), strict=True):
+        torch.testing.assert_close(a.float(), b, atol=0.1, rtol=0)
+
+
 def test_a_span_that_looks_both_ways_takes_the_dense_mask() -> None:
     """Columns 2 to 5 have one order: each sees all four."""
     torch.manual_seed(0)

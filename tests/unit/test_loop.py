@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -209,12 +209,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(tmp_path: P
         trained(tmp_path, Words(5, 6, 7, 8), model=model)
 
 
-def test_it_stops_with_a_checkpoint_and_goes_on_to_the_bit(tmp_path: Path, pictures: Any) -> None:
-    whole, _ = trained(tmp_path / "whole", pictures)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_it_stops_with_a_checkpoint_and_goes_on_to_the_bit(
+    tmp_path: Path, pictures: Any, optimizer: Literal["adamw", "muon"]
+) -> None:
+    stage = replace(STAGE, optimizer=optimizer)
+    whole, _ = trained(tmp_path / "whole", pictures, stage)
     for n in (1, 2):
         with pytest.raises(Interrupted, match=f"stopped after step {n}"):
-            trained(tmp_path / "parts", pictures, settings=replace(FP32, stop_after=1))
-    parts, result = trained(tmp_path / "parts", pictures)
+            trained(tmp_path / "parts", pictures, stage, settings=replace(FP32, stop_after=1))
+    parts, result = trained(tmp_path / "parts", pictures, stage)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert [row["loss"] for row in lines(tmp_path / "parts")] == [row["loss"] for row in lines(tmp_path / "whole")]
     assert result.first_loss == lines(tmp_path / "whole")[0]["loss"]

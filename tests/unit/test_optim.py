@@ -80,6 +80,20 @@ def test_every_parameter_has_its_parts_rate_and_only_matrices_decay(model: MLLM,
     assert len(found) == len(trainable(model))
 
 
+def test_muon_trains_the_hidden_matrices_of_the_llm_and_adamw_the_rest(model: MLLM, stage: Stage) -> None:
+    rates = {"connectors": Rate(lr=1.0), "llm": Rate(lr=2.0)}
+    asked = replace(stage, optimizer="muon", muon_lr=0.5)
+    optimizer = make_optimizer(model, set_trainable(model, rates), asked)
+    found = {p: g["peak"] for g in optimizer.param_groups for p in g["params"]}
+    for name, parameter in trainable(model):
+        hidden = name.startswith("llm.blocks.") and parameter.ndim == 2
+        assert found[parameter] == (0.5 if hidden else 1.0 if name.startswith("connectors") else 2.0)
+        assert set(optimizer.moments(parameter)) == (
+            {"momentum_buffer"} if hidden else {"step", "exp_avg", "exp_avg_sq"}
+        )
+    assert len(found) == len(trainable(model))
+
+
 @pytest.mark.parametrize(
     ("kind", "final", "wanted"),
     [

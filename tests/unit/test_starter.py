@@ -13,11 +13,12 @@ from quintet.data.processor import Processor
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.starter.build import LlmSchedule, Phase, build_llm, build_vision, text_scores, write_card
-from quintet.lab.starter.text import TextScenes, compose_embeddings, train_tokenizer
+from quintet.lab.starter.text import SPELT, ComposedRows, TextScenes, train_tokenizer
 from quintet.lab.starter.vision import Heads, VisionSchedule, make_pictures, vision_scores
 from quintet.model.mllm import MLLM
 from quintet.recipes._templates import VICUNA_V1
 from quintet.serving.engine import Engine
+from quintet.values import Media, Node, Sample, Text, Turn
 
 MEGABYTE = 10**6
 
@@ -67,19 +68,45 @@ def test_each_word_of_a_map_is_one_token() -> None:
     tokenizer = Tokenizer.load(asset("llm"))
     source = TextScenes(5, seed=3, forms=(1.0, 0.0, 0.0))
     for i in range(5):
-        told = source.sample(i).root.turns[0].parts[0]
-        assert len(tokenizer.encode(told.text)[0]) == 64  # type: ignore[union-attr]
+        assert len(tokenizer.encode(source.questions(i)[1])[0]) == 64
 
 
-def test_a_composed_word_begins_between_its_words() -> None:
-    """The embedding of smallredcircle is the sum of those of small, red and circle, divided by the root of three."""
+def test_a_composed_word_is_the_sum_of_its_words() -> None:
+    """The embedding of smallredcircletop is the sum of those of small, red, circle and top, divided by the root of 4.
+
+    What is learnt of it is learnt of them.
+    """
     tokenizer = train_tokenizer(texts=200)
-    table = torch.randn(tokenizer.vocab, 8)
-    compose_embeddings(table, tokenizer)
-    one, small, red, circle = (
-        table[tokenizer.encode(f" {w}")[0][0]] for w in ("smallredcircle", "small", "red", "circle")
+    table = torch.randn(tokenizer.vocab, 8, requires_grad=True)
+    rows = ComposedRows(tokenizer)(table)
+    one, *words = (
+        tokenizer.encode(f" {word}")[0][0] for word in ("smallredcircletop", "small", "red", "circle", "top")
     )
-    torch.testing.assert_close(one, (small + red + circle) / 3**0.5)
+    torch.testing.assert_close(rows[one], table[words].sum(0) / 2)
+    torch.testing.assert_close(rows[:one][:100], table[:100])
+    rows[one].sum().backward()
+    assert table.grad is not None
+    assert float(table.grad[one].abs().sum()) == 0
+    torch.testing.assert_close(table.grad[words], torch.full((4, 8), 0.5))
+
+
+def test_a_text_shows_the_tokens_that_a_chat_will_show() -> None:
+    """A told scene with one of its branches is, token for token, LLaVA-1.5's conversation with the same words."""
+    tokenizer = Tokenizer.load(asset("llm"))
+    source = TextScenes(8, seed=3, split="val")
+
+    def nothing(media: Media) -> tuple[tuple[int, ...], int]:
+        raise AssertionError(media)
+
+    for i in range(8):
+        _, told, _ = source.questions(i)
+        root = source.sample(i).root
+        for branch in root.children:
+            question, answer = (part.text for turn in branch.turns for part in turn.parts[:1])  # type: ignore[union-attr]
+            chat = (Turn("user", (Text(told[1:] + question[:-1]),)), Turn("assistant", (Text(answer[1:]),)))
+            one = SPELT.tokens(Sample(Node(root.turns, (branch,))), tokenizer, nothing)
+            two = VICUNA_V1.tokens(Sample(Node(chat)), tokenizer, nothing)
+            assert one.ids.tolist() == two.ids.tolist()
 
 
 def test_the_builder_makes_parts_that_load(tmp_path: Path) -> None:
@@ -87,7 +114,7 @@ def test_the_builder_makes_parts_that_load(tmp_path: Path) -> None:
     notes: list[str] = []
     schedule = VisionSchedule(steps=2, pictures=16, batch=8, workers=1)
     vision = build_vision(tmp_path, schedule, note=notes.append)
-    phase = Phase("words", 2, 2, 1e-3, most=(1,), forms=(1.0, 0.0, 0.0))
+    phase = Phase("words", 2, (1,), (1.0, 0.0, 0.0), batch=2)
     llm = build_llm(tmp_path, LlmSchedule(phases=(phase,), texts=300), run=tmp_path / "run", note=notes.append)
     write_card(tmp_path, {"vision": vision, "llm": llm})
     encoder = STARTER_VISION.build()

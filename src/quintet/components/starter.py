@@ -30,11 +30,11 @@ STARTER_VISION = Vision.Config(
 
 STARTER_LLM = Decoder.Config(
     family="llama",
-    vocab=2284,
+    vocab=2138,
     dim=192,
     depth=4,
     heads=6,
-    kv_heads=2,
+    kv_heads=6,
     ffn=512,
     tie_head=True,
     max_positions=4096,

@@ -16,6 +16,7 @@ import torch
 from quintet.components.encoders.hf_config import image_spec, to_image_processor
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
+from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import load_model, read_json, save_model, write_json
 from quintet.model.llava import from_llava_config, load_llava_state, to_llava_config, to_llava_state
@@ -98,8 +99,12 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
     return model.eval(), facts
 
 
-def import_run(source: Path, out: Path) -> Conversion:
-    """`quintet import`: writes RUN/model/ with the tokenizer's files beside it, and RUN/parity.json."""
+def import_run(source: Path, out: Path, *, template: Template | None = None) -> Conversion:
+    """`quintet import`: writes RUN/model/ with the tokenizer's files beside it, and RUN/parity.json.
+
+    A LLaVA folder does not say how its conversations are spelt in a form that can be read back, so `template` does;
+    with it and a tokenizer.json, RUN can be talked to and measured.
+    """
     model, facts = import_llava(source)
     parity = verify(model, source, image_token_id=facts.image_token_id)
     place = out / "model"
@@ -108,6 +113,8 @@ def import_run(source: Path, out: Path) -> Conversion:
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, place / name)
+    if template is not None:
+        write_json(place / "processor.json", {"template": template.to_json()})
     write_json(out / "parity.json", parity.to_json())
     return _conversion(place, model, parity)
 

@@ -285,8 +285,9 @@ class _Loop:
         load_state(state, found.path / "state")
         with torch.no_grad():
             for name, parameter in trainable(self.model):
-                moments = self.optimizer.state[parameter]
-                moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
+                moments = self.optimizer.moments(parameter)
+                if "step" in moments:
+                    moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
         self.seconds, self.losses = facts["seconds"], facts["losses"]
         self.drops.seen, self.drops.faults = facts["drops"]["seen"], facts["drops"]["faults"]
         self.metrics.rewind(self.stage.name, found.step)

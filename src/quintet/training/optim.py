@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from quintet import dist
 from quintet.components import lora
 from quintet.errors import ConfigError, nearest
 from quintet.model.mllm import MLLM
 from quintet.training.stage import Rate, Stage
 
-__all__ = ["make_optimizer", "rate_of", "schedule", "set_trainable", "trainable"]
+__all__ = ["Optimizers", "make_optimizer", "rate_of", "schedule", "set_trainable", "trainable"]
 
 
 def rate_of(part: str, train: Mapping[str, Rate]) -> Rate | None:
@@ -50,17 +52,66 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-def make_optimizer(model: MLLM, rates: Mapping[str, Rate], stage: Stage) -> torch.optim.AdamW:
-    """AdamW with one group per rate and kind of parameter; `peak` holds the rate before the schedule."""
+class Optimizers:
+    """Several optimizers as one: each parameter belongs to exactly one of them."""
+
+    def __init__(self, *each: torch.optim.Optimizer) -> None:
+        self.each = [optimizer for optimizer in each if optimizer.param_groups]
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of all; `peak` holds a group's rate before the schedule."""
+        return [group for optimizer in self.each for group in optimizer.param_groups]
+
+    def moments(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """The state of a parameter, by name; before its first gradient what it would start with."""
+        owner = next(o for o in self.each for g in o.param_groups for p in g["params"] if p is parameter)
+        state = owner.state[parameter]
+        if not state and isinstance(owner, torch.optim.Muon):
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        elif not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        return state
+
+    def step(self) -> None:
+        """One update of every parameter."""
+        for optimizer in self.each:
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for optimizer in self.each:
+            optimizer.zero_grad()
+
+
+def make_optimizer(model: MLLM, rates: Mapping[str, Rate], stage: Stage) -> Optimizers:
+    """One group per rate and kind of parameter; `peak` holds the rate before the schedule.
+
+    Raises:
+        ConfigError: Muon, which needs whole matrices, where they are sharded over processes.
+    """
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    hidden: list[nn.Parameter] = []
     for name, parameter in trainable(model):
+        if stage.optimizer == "muon" and parameter.ndim == 2 and name.startswith("llm.blocks."):
+            hidden.append(parameter)
+            continue
         rate = next(rates[part] for part in sorted(rates, key=len, reverse=True) if name.startswith(part + "."))
         groups.setdefault((rate.lr, parameter.ndim >= 2), []).append(parameter)
-    settings = [
+    if hidden and dist.world() > 1:
+        raise ConfigError(f"stage {stage.name!r}: Muon trains on one process; use adamw with {dist.world()}")
+    adamw = [
         {"params": params, "peak": lr, "lr": lr, "weight_decay": stage.weight_decay if matrix else 0.0}
         for (lr, matrix), params in groups.items()
     ]
-    return torch.optim.AdamW(settings, betas=stage.betas, fused=True)
+    made: list[torch.optim.Optimizer] = []
+    if hidden:
+        muon = [{"params": hidden, "peak": stage.muon_lr, "lr": stage.muon_lr}]
+        made.append(torch.optim.Muon(muon, weight_decay=stage.weight_decay, momentum=0.95))
+    if adamw:
+        made.append(torch.optim.AdamW(adamw, betas=stage.betas, fused=True))
+    return Optimizers(*made)
 
 
 def schedule(step: int, *, steps: int, stage: Stage) -> float:

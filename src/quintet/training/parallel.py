@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 from quintet import dist
 from quintet.errors import CheckpointError
 from quintet.model.mllm import MLLM
+from quintet.training.optim import Optimizers
 from quintet.values import Batch
 
 __all__ = ["Step", "full_state", "load_state", "save_state", "shard", "training_state"]
@@ -62,7 +63,7 @@ def shard(step: Step, *, precision: str) -> None:
     step.model.run_all_parts = True
 
 
-def training_state(model: MLLM, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def training_state(model: MLLM, optimizer: Optimizers) -> dict[str, Tensor]:
     """What a checkpoint holds: the weights that train and the optimizer's moments, by name.
 
     A parameter that has not had a gradient yet gets the moments it would start with, so that every checkpoint of a
@@ -73,11 +74,7 @@ def training_state(model: MLLM, optimizer: torch.optim.Optimizer) -> dict[str, T
         if not parameter.requires_grad:
             continue
         state[f"model.{name}"] = parameter.detach()
-        moments = optimizer.state[parameter]
-        if not moments:
-            moments["step"] = torch.zeros((), dtype=torch.float32)
-            moments["exp_avg"], moments["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        for key, value in moments.items():
+        for key, value in optimizer.moments(parameter).items():
             # Scalars have no shape to shard; the safetensors layout wants one dimension.
             state[f"optim.{name}.{key}"] = value.reshape(1) if value.ndim == 0 else value
     return state

@@ -17,7 +17,7 @@ class Rate(Config):
     """How a part trains. What trains and how fast is one fact: a part without a rate is frozen."""
 
     lr: float
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW; see `Stage.optimizer` for Muon."""
     lora: Lora | None = None
     """Low-rank adapters instead of the part's own weights."""
 
@@ -59,6 +59,8 @@ class Stage(Config):
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     final: float = 0.0
     """The last step's rate as a share of the peak."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """`muon`: the LLM's hidden matrices by Muon (Jordan et al. 2024), everything else by AdamW; on one process."""
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     """On matrices; vectors (norms, biases) have none."""
@@ -74,6 +76,8 @@ class Stage(Config):
     """What happens to a sample of more than `row` tokens; it is never cut."""
     drop_limit: float = 0.01
     """The share of dropped samples at which the run stops."""
+    muon_lr: float = 0.015
+    """Peak learning rate of the matrices that Muon trains; `Rate.lr` stays the rate of all others."""
     extra: Mapping[str, float] = field(default_factory=dict)
     """Settings of the objective."""
 

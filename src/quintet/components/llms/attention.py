@@ -120,28 +120,34 @@ def path_starts(ctx: Context) -> Tensor | None:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[2] <= _PRODUCTS:
-        return _products(q, k, v)
+    if _is_short(q):
+        columns = q.shape[2]
+        hidden = torch.full((columns, columns), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+        return _products(q, k, v, hidden)
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
 _PRODUCTS = 512
-"""Columns up to which a path on a CPU is attended by plain matrix products in bfloat16."""
+"""Columns up to which rows on a CPU are attended by plain matrix products in bfloat16."""
 
 
-def _products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention by two matrix products and a softmax; heads that share keys are rows of one product.
+def _is_short(q: Tensor) -> bool:
+    return q.device.type == "cpu" and q.dtype is torch.bfloat16 and q.shape[2] <= _PRODUCTS
 
-    For short paths on a CPU the fused kernel takes several times as long, most of all in bfloat16 without AMX and
-    backwards (docs/log.md). The mask is added, not filled in, so that it costs nothing backwards.
+
+def _products(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor) -> Tensor:
+    """Attention by two matrix products and a softmax; heads that share keys are rows of one product.
+
+    `hidden` is −∞ where a query may not look, [T, U] or [B, 1, T, U]. For short rows on a CPU the fused kernel takes
+    several times as long, most of all in bfloat16 without AMX and backwards (docs/log.md). The mask is added, not
+    filled in, so that it costs nothing backwards.
     """
-    documents, heads, columns, width = q.shape
+    rows, heads, columns, width = q.shape
     shared = heads // k.shape[1]
-    grouped = (q * width**-0.5).reshape(documents, -1, shared * columns, width)
-    hidden = torch.full((columns, columns), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+    grouped = (q * width**-0.5).reshape(rows, -1, shared * columns, width)
     scores = grouped @ k.transpose(-1, -2)
-    scores.unflatten(2, (shared, columns)).add_(hidden)
-    return (scores.softmax(-1) @ v).reshape(documents, heads, columns, width)
+    scores.unflatten(2, (shared, columns)).add_(hidden if hidden.ndim == 2 else hidden[:, :, None])
+    return (scores.softmax(-1) @ v).reshape(rows, heads, columns, width)
 
 
 def dense_mask(ctx: Context, *, window: int | None) -> Tensor:
@@ -160,11 +166,16 @@ def dense_mask(ctx: Context, *, window: int | None) -> Tensor:
     return seen[:, None]
 
 
-@dataclass(frozen=True)
 class _Dense:
-    mask: Tensor
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+        self.hidden: Tensor | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if _is_short(q) and q.shape[2] > 1:
+            if self.hidden is None:
+                self.hidden = torch.zeros(self.mask.shape, dtype=q.dtype).masked_fill_(~self.mask, float("-inf"))
+            return _products(q, k, v, self.hidden)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1])
 
 

@@ -6,7 +6,7 @@
 `make_scenes` writes them in the field's formats; `stream` gives them without files.
 """
 
-from quintet.data.scenes.conversations import conversation, pretrain
+from quintet.data.scenes.conversations import conversation, describe, pretrain
 from quintet.data.scenes.language import (
     BRIEF,
     DETAILED,
@@ -54,6 +54,7 @@ __all__ = [
     "cell_map",
     "conversation",
     "dense_labels",
+    "describe",
     "grounding",
     "make_scenes",
     "mentions",

@@ -7,7 +7,6 @@ OUT/card.json, OUT/CARD.md
 """
 
 import json
-import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch.nn.utils import parametrize
 
 from quintet.components.encoders.hf_config import to_hf as vision_to_hf
 from quintet.components.llms.hf_config import to_hf as llm_to_hf
@@ -24,7 +24,7 @@ from quintet.components.starter import STARTER_LLM, STARTER_VISION
 from quintet.data.processor import Processor
 from quintet.data.scenes import World
 from quintet.data.tokenizer import Tokenizer
-from quintet.lab.starter.text import TextScenes, compose_embeddings, train_tokenizer
+from quintet.lab.starter.text import SPELT, ComposedRows, TextScenes, train_tokenizer
 from quintet.lab.starter.vision import VisionSchedule, make_pictures, train_vision, vision_scores
 from quintet.model.checkpoint import write_json
 from quintet.model.mllm import MLLM
@@ -43,17 +43,20 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of reading: `steps` of `batch` scenes. `most`, `forms`: see `TextScenes`."""
+    """A stretch of reading: `steps` of `batch` scenes. `most`, `forms`, `notes`, `plain`: see `TextScenes`."""
 
     name: str
     steps: int
-    batch: int
-    lr: float
     most: tuple[int, ...]
     forms: tuple[float, float, float]
-    user_weight: float = 0.0
-    """How much the questions' own words are learnt."""
+    notes: float = 0.0
+    plain: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
+    batch: int = 16
+    lr: float = 3e-3
+    """Of embeddings and norms, by AdamW."""
+    muon_lr: float = 0.015
+    """Of all matrices between, by Muon."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,10 @@ class LlmSchedule:
     """How long the LLM reads, and what."""
 
     phases: tuple[Phase, ...] = (
-        Phase("words", 700, 8, 2e-3, (1, 2, 3, 4), (0.0, 0.75, 0.25), user_weight=0.2, schedule="constant"),
-        Phase("questions", 2000, 16, 2e-3, (1, 2, 3, 4, 4), (0.3, 0.55, 0.15)),
+        Phase("notes", 600, (1, 2, 3, 4), (0.0, 0.85, 0.15), notes=1.0, schedule="constant", batch=24),
+        Phase("questions", 2200, (1, 2, 3, 4, 4), (0.3, 0.5, 0.2), notes=0.25, plain=0.1),
     )
-    turns: int = 10
+    turns: int = 14
     seed: int = 1
     vocab: int = 2048
     """Tokens at most; merging stops when no pair of Scenes' words is left."""
@@ -132,11 +135,14 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
             most=phase.most,
             turns=schedule.turns,
             forms=phase.forms,
+            notes=phase.notes,
+            plain=phase.plain,
         )
         result = train_stage(
             model, _stage(phase), source, tokenizer, run=RunFolder(run), settings=Settings(), progress=progress
         )
         tokens, loss = tokens + result.tokens, result.last_loss
+    parametrize.remove_parametrizations(model.llm.embedding, "weight")
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
@@ -152,11 +158,9 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
 
 def _stage(phase: Phase) -> Stage:
     return Stage(
-        name=phase.name, data=Data(name="scenes as text", kind="text"),
-        template=replace(VICUNA_V1, user_weight=phase.user_weight), train={"llm": Rate(lr=phase.lr)},
-        batch=phase.batch, steps=phase.steps, schedule=phase.schedule, row=1024, micro=8192,
-        warmup=0.03, final=0.02, betas=(0.9, 0.95),
-        weight_decay=0.05,
+        name=phase.name, data=Data(name="scenes as text", kind="text"), template=SPELT,
+        train={"llm": Rate(lr=phase.lr)}, optimizer="muon", muon_lr=phase.muon_lr, betas=(0.9, 0.95),
+        batch=phase.batch, steps=phase.steps, schedule=phase.schedule, row=512, micro=8192, warmup=0.03, final=0.02,
     )  # fmt: skip
 
 
@@ -164,7 +168,10 @@ def _stage(phase: Phase) -> Stage:
 def _fresh(config: MLLM.Config, tokenizer: Tokenizer, *, seed: int) -> MLLM:
     """A model to start from: weights in proportion to their width, words of a map composed of plain words.
 
-    The usual deviation of 0.02 is for widths of thousands; at 192 it leaves attention flat for hundreds of steps.
+    The usual deviation of 0.02 is for widths of thousands; at 192 it leaves attention flat for hundreds of steps. In
+    the second and third layer two heads begin by looking for what resembles them and by passing it on: queries
+    equal keys, and what is read is written back as it was (Trockman & Kolter 2023, arXiv:2305.09828, "Mimetic
+    Initialization of Self-Attention Layers").
     """
     torch.manual_seed(seed)
     model = config.build()
@@ -172,30 +179,33 @@ def _fresh(config: MLLM.Config, tokenizer: Tokenizer, *, seed: int) -> MLLM:
         if parameter.ndim == 2:
             writes = name.endswith(("o_proj.weight", "down_proj.weight"))
             parameter.normal_(std=parameter.shape[1] ** -0.5 * (0.3 if writes else 1.0))
-    compose_embeddings(model.llm.embedding.weight, tokenizer)
+    width, dim = STARTER_LLM.dim // STARTER_LLM.heads, STARTER_LLM.dim
+    for block in list(model.llm.blocks)[1:3]:
+        for head in range(2):
+            rows = slice(head * width, (head + 1) * width)
+            looked, passed = (torch.linalg.qr(torch.randn(dim, width))[0].T for _ in range(2))
+            block.attn.q_proj.weight[rows] = block.attn.k_proj.weight[rows] = looked
+            block.attn.v_proj.weight[rows] = passed
+            block.attn.o_proj.weight[:, rows] = 0.5 * passed.T
+    parametrize.register_parametrization(model.llm.embedding, "weight", ComposedRows(tokenizer))
     return model
 
 
 def text_scores(engine: Engine, *, n: int, seed: int = 9) -> dict[str, float]:
-    """Share of questions about held-out scenes, told as text, that are answered exactly: over all, and of maps."""
-    source = TextScenes(n, seed=seed, split="val", turns=6)
+    """Share of questions about `n` held-out scenes, told as text, that are answered exactly, by form."""
+    source = TextScenes(n, seed=seed, split="val")
     asked: list[Sample] = []
-    truths: list[tuple[bool, str]] = []
+    truths: list[tuple[str, str]] = []
     for i in range(n):
-        turns = source.sample(i).root.turns
-        told, first = (part for part in turns[0].parts if isinstance(part, Text))
-        pick = 2 * random.Random(i).randrange(len(turns) // 2)
-        question = first.text if pick == 0 else f"\n{_words(turns[pick])}"
-        asked.append(Sample(Node((Turn("user", (Text(told.text + question),)),))))
-        truths.append((told.text.startswith(" "), _words(turns[pick + 1])))
+        form, told, said = source.questions(i)
+        for question, answer in said:
+            asked.append(Sample(Node((Turn("user", (Text(f"{told}\n{question}"),)),))))
+            truths.append((form, answer))
     answers = engine.answer(asked)
-    right = [(mapped, answer == truth) for answer, (mapped, truth) in zip(answers, truths, strict=True)]
-    maps = [ok for mapped, ok in right if mapped]
-    return {"all": sum(ok for _, ok in right) / n, "maps": sum(maps) / max(1, len(maps)), "n": n}
-
-
-def _words(turn: Turn) -> str:
-    return "".join(part.text for part in turn.parts if isinstance(part, Text))
+    right = [(form, answer == truth) for answer, (form, truth) in zip(answers, truths, strict=True)]
+    forms = {form: [ok for told, ok in right if told == form] for form in ("map", "things", "words")}
+    scores = {form: sum(hits) / max(1, len(hits)) for form, hits in forms.items()}
+    return {"all": sum(ok for _, ok in right) / len(right), **scores, "n": len(right)}
 
 
 def _write(folder: Path, config: dict[str, Any], state: dict[str, torch.Tensor]) -> None:

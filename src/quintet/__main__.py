@@ -1,0 +1,5 @@
+"""`python -m quintet` is `quintet`."""
+
+from quintet.cli.app import main
+
+main()
