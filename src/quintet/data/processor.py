@@ -1,5 +1,6 @@
 """What turns words and pictures into what a model takes: saved beside it, so that chat spells as training did."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from quintet.model.mllm import MLLM
 from quintet.values import Batch, Sample, Tokens
 
 __all__ = ["Processor"]
+
+_TAIL = 16
+"""Tokens in which an end marker of several tokens is looked for."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,21 @@ class Processor:
     def spec(self, kind: str) -> ImageSpec:
         """How media of this kind are prepared."""
         return self.model.spec(kind)
+
+    def stops(self) -> Callable[[list[int]], bool]:
+        """Tells of the ids of an answer so far whether it ends with the last of them.
+
+        It ends at the token of the template's end marker, at the tokenizer's own, or where the marker's text stands.
+        """
+        stop, eos = self.template.stop_id(self.tokenizer), self.tokenizer.specials.get(self.tokenizer.eos)
+        text = self.template.end if stop is None else ""
+
+        def ends(ids: list[int]) -> bool:
+            if ids[-1] in (stop, eos):
+                return True
+            return bool(text) and text in self.tokenizer.decode(ids[-_TAIL:], keep_special=True)
+
+        return ends
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files and `processor.json`."""

@@ -28,6 +28,7 @@ class Engine:
         stop = processor.template.stop_id(processor.tokenizer)
         self._stop_ids = {i for i in (stop, processor.tokenizer.specials.get(processor.tokenizer.eos)) if i is not None}
         self._stop_text = end if stop is None else ""
+        self._stopped = processor.stops()
 
     @classmethod
     def open(cls, folder: Path, *, device: torch.device | str = "cpu") -> "Engine":
@@ -95,13 +96,6 @@ class Engine:
             raise DataError("too-long", f"a prompt of {int(batch.positions.max()) + 1} tokens; the model takes {limit}")
         ids = generate(self.model, batch.to(self.device), stop=self._stopped, sampling=replace(sampling))
         return [self._text(answer) for answer in ids]
-
-    def _stopped(self, ids: list[int]) -> bool:
-        if ids[-1] in self._stop_ids:
-            return True
-        return bool(self._stop_text) and self._stop_text in self.processor.tokenizer.decode(
-            ids[-16:], keep_special=True
-        )
 
     def _text(self, ids: list[int]) -> str:
         ids = [i for i in ids if i not in self._stop_ids]

@@ -6,7 +6,7 @@ answer.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from quintet.data.processor import Processor
@@ -16,10 +16,7 @@ from quintet.errors import DataError
 from quintet.lab.doctor.findings import Finding
 from quintet.values import Media, Node, Sample, Text, Tokens, Turn
 
-__all__ = ["answers", "chat", "length", "spell", "stops", "through"]
-
-TAIL = 16
-"""Tokens that the engine decodes to look for an end marker that is no token of its own."""
+__all__ = ["answers", "chat", "length", "spell", "through"]
 
 
 def spell(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -203,20 +200,6 @@ def _bare(text: str) -> str:
 
 
 # ---- chat --------------------------------------------------------------------------------------------------------
-def stops(processor: Processor) -> Callable[[list[int]], bool]:
-    """The engine's rule (`quintet.serving.engine`): whether it stops after the last of these ids."""
-    tokenizer, end = processor.tokenizer, processor.template.end
-    stop = processor.template.stop_id(tokenizer)
-    ids_that_stop = {stop, tokenizer.specials.get(tokenizer.eos)} - {None}
-
-    def rule(ids: list[int]) -> bool:
-        if ids[-1] in ids_that_stop:
-            return True
-        return stop is None and bool(end) and end in tokenizer.decode(ids[-TAIL:], keep_special=True)
-
-    return rule
-
-
 def chat(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Finding]:
     """The first answer whose open prompt is no prefix of training, or whose replay does not give it back."""
     paths: list[tuple[Node, tuple[Turn, ...]]] = [(sample.root, ())]
@@ -260,7 +243,7 @@ def _answer(prompt: Sample, turn: Turn, ids: list[int], weight: list[float], pro
 def _replay(prompt: Sample, turn: Turn, ids: list[int], processor: Processor) -> Iterator[Finding]:
     tokenizer, template = processor.tokenizer, processor.template
     answer = "".join(part.text for part in turn.parts if isinstance(part, Text)).strip()
-    rule = stops(processor)
+    rule = processor.stops()
     last = next((n for n in range(1, len(ids) + 1) if rule(ids[:n])), None)
     shown = tokenizer.decode([i for i in ids[:last] if i not in tokenizer.specials.values()])
     if template.end and template.end not in tokenizer.specials:
