@@ -404,7 +404,7 @@ def test_an_imported_model_can_be_asked(tmp_path: Path) -> None:
     theirs = published(vocab=300)
     theirs.save_pretrained(tmp_path / "theirs")
     assert tokenizer_of_bytes(tmp_path / "theirs") < 300
-    import_run(tmp_path / "theirs", tmp_path / "run", template=VICUNA_V1)
+    import_run(tmp_path / "theirs", tmp_path / "run", processor={"template": VICUNA_V1.to_json()})
     Image.new("RGB", (32, 32), (200, 30, 30)).save(tmp_path / "red.png")
     sample = Sample(
         Node((Turn("user", (Media("image", Ref("red.png", tmp_path / "red.png")), Text("What is this?"))),))

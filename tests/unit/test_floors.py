@@ -18,6 +18,7 @@ FLOORS = (
     "recipes",
     "lab",
     "cli",
+    "__main__",
 )
 RANK = dict.fromkeys(GROUND, 0) | {name: floor for floor, name in enumerate(FLOORS, start=1)}
 ASSETS = "starter"

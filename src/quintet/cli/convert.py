@@ -34,7 +34,7 @@ def import_(
     from quintet.model.convert import import_run
 
     _, recipe = load_recipe(template)
-    _print(import_run(source, out, template=recipe.template))
+    _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {template} ({recipe.template.name}); --template names another recipe")
 
 

@@ -7,6 +7,7 @@ Nothing is downloaded, no pickle is opened, no code of a folder is run.
 """
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import torch
 from quintet.components.encoders.hf_config import image_spec, to_image_processor
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
-from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import load_model, read_json, save_model, write_json
 from quintet.model.llava import from_llava_config, load_llava_state, to_llava_config, to_llava_state
@@ -99,11 +99,11 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
     return model.eval(), facts
 
 
-def import_run(source: Path, out: Path, *, template: Template | None = None) -> Conversion:
+def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None = None) -> Conversion:
     """`quintet import`: writes RUN/model/ with the tokenizer's files beside it, and RUN/parity.json.
 
-    A LLaVA folder does not say how its conversations are spelt in a form that can be read back, so `template` does;
-    with it and a tokenizer.json, RUN can be talked to and measured.
+    A LLaVA folder does not say how its conversations are spelt in a form that can be read back: `processor`, the content
+    of processor.json, does. With it and a tokenizer.json, RUN can be talked to and measured.
     """
     model, facts = import_llava(source)
     parity = verify(model, source, image_token_id=facts.image_token_id)
@@ -113,8 +113,8 @@ def import_run(source: Path, out: Path, *, template: Template | None = None) -> 
     for name in _TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, place / name)
-    if template is not None:
-        write_json(place / "processor.json", {"template": template.to_json()})
+    if processor is not None:
+        write_json(place / "processor.json", dict(processor))
     write_json(out / "parity.json", parity.to_json())
     return _conversion(place, model, parity)
 

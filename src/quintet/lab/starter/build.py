@@ -241,4 +241,6 @@ def write_card(out: Path, facts: dict[str, Any]) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return "; ".join(map(_cell, value)) if any(isinstance(each, dict) for each in value) else str(list(value))
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -238,6 +238,9 @@ class ComposedRows(nn.Module):
     LLM whose inputs add up in the same way. `remove_parametrizations` leaves an ordinary table.
     """
 
+    parts: Tensor
+    share: Tensor
+
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
 
