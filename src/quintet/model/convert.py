@@ -102,8 +102,8 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
 def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None = None) -> Conversion:
     """`quintet import`: writes RUN/model/ with the tokenizer's files beside it, and RUN/parity.json.
 
-    A LLaVA folder does not say how its conversations are spelt in a form that can be read back: `processor`, the content
-    of processor.json, does. With it and a tokenizer.json, RUN can be talked to and measured.
+    A LLaVA folder does not say how its conversations are spelt in a form that can be read back: `processor` does, the
+    content of processor.json. With it and a tokenizer.json, RUN can be talked to and measured.
     """
     model, facts = import_llava(source)
     parity = verify(model, source, image_token_id=facts.image_token_id)
