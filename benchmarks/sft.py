@@ -229,8 +229,8 @@ class Side:
 
     def __init__(self, role: str, case: Case) -> None:
         self.role, self.errors = role, tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the process
-        # One thread count for both, and nothing that waits busily while it is the other's turn.
-        env = os.environ | {"OMP_NUM_THREADS": str(case.threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1"}
+        # One thread count for both. A side that waits for its turn sleeps: OpenMP's threads spin for milliseconds only.
+        env = os.environ | {"OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"}
         command = [sys.executable, __file__, "--child", role, json.dumps(asdict(case))]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=env
