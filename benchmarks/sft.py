@@ -365,7 +365,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="steps of each side, the first three not counted")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--row", type=int, default=1024, help="columns of a packed row")
+    parser.add_argument("--row", type=int, default=8192, help="columns of a packed row, at most those of a micro-batch")
     parser.add_argument("--micro", type=int, default=8192, help="columns of a micro-batch of ours")
     asked = vars(parser.parse_args())
     stages = ("sft", "align") if (s := asked.pop("stage")) == "both" else (s,)

@@ -144,7 +144,8 @@ class Context:
     columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
     (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
     `memory` is whatever the fusion computed once. `targets` is there for encoder–decoders, which must know where the
-    answer begins.
+    answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
+    may return those alone, float[P, D].
     """
 
     enter: Tensor
@@ -152,6 +153,7 @@ class Context:
     order: Tensor
     positions: Tensor
     targets: Targets | None = None
+    read: Tensor | None = None
     memory: Any = None
     cache: Any = None
     attention: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None

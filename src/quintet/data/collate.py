@@ -11,6 +11,10 @@ from quintet.values import Batch, Item, Layout, MediaBatch, Targets, Tokens
 __all__ = ["Loaded", "collate"]
 
 
+PAD_NODE = 32
+"""Columns of a node of padding: attention over one long node would cost what a long sample does."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A medium in memory: raw (`layout` None) or as the frozen encoder's features float[count, D] with their layout."""
@@ -76,10 +80,11 @@ def _targets(t: Tokens, *, base: int, nodes: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def _pad(parts: dict[str, list[Tensor]], n: int, enter: int, column: int, pad: int) -> None:
-    """Padding is one causal node of its own at the end of the row: it sees itself, and nobody sees it."""
+    """Padding is nodes of its own at the end of the row, short ones: they see themselves, and nobody sees them."""
     columns = torch.arange(n)
+    node = enter + columns // PAD_NODE
     fills = {"tokens": torch.full((n,), pad), "positions": columns, "order": columns + column}
-    fills |= {"enter": torch.full((n,), enter), "exit": torch.full((n,), enter + 1)}
+    fills |= {"enter": node, "exit": node + 1}
     for name, fill in fills.items():
         parts[name].append(fill)
 

@@ -23,6 +23,7 @@ from quintet.data.template import Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError, TrainingError
 from quintet.log import logger
+from quintet.sizes import rounded
 from quintet.values import Batch, Item, Media, Sample, Tokens
 
 __all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with"]
@@ -277,7 +278,10 @@ class _Loading(Dataset[Micro]):
                 good.append(t)
             if good:
                 kept.append(good)
-        return Micro(collate(kept, media, pad=self.pad) if kept else None, tuple(lost))
+        if not kept:
+            return Micro(None, tuple(lost))
+        width = rounded(max(sum(len(t) for t in row) for row in kept), per_octave=16)
+        return Micro(collate(kept, media, pad=self.pad, width=width), tuple(lost))
 
 
 def batches(

@@ -6,7 +6,7 @@ construction. Every medium reserves exactly the columns that the model's config 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -143,7 +143,7 @@ class Template(Config):
         flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
         rows = _Rows(tokenizer, measure)
         if self.bos and tokenizer.bos:
-            rows.put(tokenizer.id(tokenizer.bos), 0.0)
+            rows.put([tokenizer.id(tokenizer.bos)], [0.0])
         self._visit(sample.root, rows, flip, open=open, root=True)
         made = rows.tokens(sample)
         if not open and made.count == 0:
@@ -193,15 +193,16 @@ class _Rows:
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
 
-    def put(self, token: int, weight: float) -> None:
-        """One column."""
-        column = len(self.ids)
-        self.ids.append(token)
-        self.weight.append(weight)
-        self.node.append(self._here)
-        self.position.append(self.position[self._last] + 1 if self._last >= 0 else 0)
-        self.parent.append(self._last)
-        self._last = column
+    def put(self, tokens: Sequence[int], weights: Sequence[float]) -> None:
+        """Columns that follow each other in the current node."""
+        first, count = len(self.ids), len(tokens)
+        self.ids += tokens
+        self.weight += weights
+        self.node += [self._here] * count
+        place = self.position[self._last] + 1 if self._last >= 0 else 0
+        self.position += range(place, place + count)
+        self.parent += [self._last, *range(first, first + count - 1)]
+        self._last = first + count - 1
 
     def write(self, pieces: list[_Piece]) -> None:
         """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own."""
@@ -218,7 +219,7 @@ class _Rows:
                 if piece.control and text in self.tokenizer.specials:
                     self._flush(run)
                     run = []
-                    self.put(self.tokenizer.specials[text], piece.weight)
+                    self.put([self.tokenizer.specials[text]], [piece.weight])
                 elif text:
                     run.append((text, piece.weight))
         self._flush(run)
@@ -230,20 +231,22 @@ class _Rows:
         for text, _ in run:
             ends.append((ends[-1] if ends else 0) + len(text))
         ids, offsets = self.tokenizer.encode("".join(text for text, _ in run))
-        span = 0
-        for token, (_, stop) in zip(ids, offsets, strict=True):
+        if not ids:
+            return
+        span, weights = 0, []
+        for _, stop in offsets:
             # A token belongs to the span of its last character: a leading space goes with its word.
             while span < len(ends) - 1 and stop > ends[span]:
                 span += 1
-            self.put(token, run[span][1])
+            weights.append(run[span][1])
+        self.put(ids, weights)
 
     def _medium(self, medium: Media) -> None:
         size, columns = self.measure(medium)
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
         self.items.append(Item(medium.kind, medium.ref, size, len(self.ids), columns))
-        for _ in range(columns):
-            self.put(self.tokenizer.pad_id, 0.0)
+        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
 
     def branch(self) -> "_Branch":
         """A context in which columns belong to a new child of the current node."""

@@ -20,9 +20,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from quintet.components.fusion.token import TokenFusion
+from quintet.components.llms.fused import log_probs
 from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
 from quintet.config.base import Config
 from quintet.errors import ConfigError, nearest
+from quintet.sizes import rounded
 from quintet.values import Batch, Features, Layout, Targets
 
 __all__ = ["MLLM", "Output"]
@@ -33,9 +35,10 @@ LOGIT_BYTES = 256 * 2**20
 
 @dataclass(frozen=True)
 class Output:
-    """What a forward gives: `hidden` float[B, T, D] after the LLM's last norm."""
+    """What a forward gives: `hidden` float[B, T, D] after the LLM's last norm, or float[P, D] of the slots `read`."""
 
     hidden: Tensor
+    read: Tensor | None = None
 
 
 class MLLM(nn.Module):
@@ -97,8 +100,11 @@ class MLLM(nn.Module):
         self.run_all_parts = False
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
-    def forward(self, batch: Batch, *, cache: Any = None) -> Output:
-        """Hidden states of every column. With a `cache`, `batch` holds the new columns only, and no media."""
+    def forward(self, batch: Batch, *, cache: Any = None, only_targets: bool = False) -> Output:
+        """Hidden states of every column, or with `only_targets` of those that predict a target: what training reads.
+
+        With a `cache`, `batch` holds the new columns only, and no media.
+        """
         embeds = self.llm.embed(batch.tokens)
         assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
         features: dict[str, Features] = {}
@@ -110,17 +116,23 @@ class MLLM(nn.Module):
                 embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
         memory = self.fusion.memory(features, batch) if features else None
+        around = self.fusion.around if self.config.fusion.needs_blocks else plain
+        read = _few(batch.targets.slots) if only_targets else None
         ctx = Context(
             enter=batch.enter,
             exit=batch.exit,
             order=batch.order,
             positions=batch.positions,
             targets=batch.targets,
+            # What stands around a block may want all its columns.
+            read=read if around is plain else None,
             memory=memory,
             cache=cache,
         )
-        around = self.fusion.around if self.config.fusion.needs_blocks else plain
-        return Output(self.llm(embeds, ctx, around))
+        hidden = self.llm(embeds, ctx, around)
+        if read is not None and hidden.ndim == 3:
+            hidden = hidden.flatten(0, 1).index_select(0, read)
+        return Output(hidden, read)
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""
@@ -140,15 +152,18 @@ class MLLM(nn.Module):
         Logits exist only where something is learnt, and in chunks that are recomputed in the backward pass once they
         would take more than `LOGIT_BYTES`.
         """
-        hidden = output.hidden.flatten(0, 1).index_select(0, targets.slots)
+        count, ids = len(targets.slots), _few(targets.ids)
+        hidden = output.hidden
+        if output.read is None:
+            hidden = hidden.flatten(0, 1).index_select(0, _few(targets.slots))
         chunk = max(1, LOGIT_BYTES // (4 * self.llm.vocab))
         if len(hidden) <= chunk:
-            return self._logps(hidden, targets.ids)
-        pieces = zip(hidden.split(chunk), targets.ids.split(chunk), strict=True)
-        return torch.cat([checkpoint(self._logps, h, ids, use_reentrant=False) for h, ids in pieces])  # type: ignore[arg-type]
+            return self._logps(hidden, ids)[:count]
+        pieces = zip(hidden.split(chunk), ids.split(chunk), strict=True)
+        return torch.cat([checkpoint(self._logps, h, i, use_reentrant=False) for h, i in pieces])[:count]  # type: ignore[arg-type]
 
     def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        return -F.cross_entropy(self.logits(hidden), ids, reduction="none")
+        return log_probs(self.llm.head(hidden), ids)
 
     def _idle(self, kind: str, device: torch.device) -> Tensor:
         """Zero, computed through the parts of a modality that this batch has nothing of.
@@ -190,3 +205,8 @@ class MLLM(nn.Module):
                 yield
         finally:
             self.train(was_training)
+
+
+def _few(indices: Tensor) -> Tensor:
+    """`indices` int64[P] and zeros behind them, up to one of few lengths; what comes of the zeros is cut off again."""
+    return F.pad(indices, (0, rounded(len(indices)) - len(indices)))

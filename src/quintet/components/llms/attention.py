@@ -18,6 +18,7 @@ Letters: B rows, T queries, U keys, H heads, K width of a head.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ from quintet.components.llms.cache import Columns, KVCache, Span
 from quintet.components.llms.flex import flex_kernel
 from quintet.components.llms.rope import Tables, rotate
 from quintet.components.roles import Context
+from quintet.sizes import rounded
 from quintet.values import visible
 
 __all__ = ["Attend", "Strategy", "attend_with", "choose", "dense_mask", "path_starts", "plan"]
@@ -59,7 +61,7 @@ class Attend:
     span: Span | None = None
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Under autocast the rotation comes out in float32 and the values in bfloat16: the kernels want one type.
+        # Under autocast normed queries come in float32 and the values in bfloat16: the kernels want one type.
         q, k = (rotate(x, self.rope).to(v.dtype) for x in (q, k))
         if self.cache is None or self.span is None:
             return self.kernel(q, k, v)
@@ -121,10 +123,13 @@ def path_starts(ctx: Context) -> Tensor | None:
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if _is_short(q):
-        columns = q.shape[2]
-        hidden = torch.full((columns, columns), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
-        return _products(q, k, v, hidden)
+        return _products(q, k, v, _triangle(q.shape[2]))
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
+@lru_cache(maxsize=32)
+def _triangle(columns: int) -> Tensor:
+    return torch.full((columns, columns), float("-inf"), dtype=torch.bfloat16).triu_(1)
 
 
 _PRODUCTS = 512
@@ -180,31 +185,28 @@ class _Dense:
 
 
 class _Documents:
-    """Paths of like length side by side.
+    """Paths of like length side by side, in buckets of few shapes.
 
-    Sorted by length and cut into buckets, so that no path is padded to more than `_SLACK` times its length. Forward
-    and backward of the rows above took 47 ms with no padding at all (20 buckets), 50 with 1.1 (14) or 1.25 (9), 61
-    with 2 (5) and 158 in one bucket.
+    From the longest on: a bucket is as wide as its first path, rounded, and takes all that round to the same width and
+    as many of the next as make its number a multiple of `_TOGETHER`. So few kernels are built (`quintet.sizes`).
     """
 
-    _SLACK = 1.1
+    _TOGETHER = 8
 
     def __init__(self, starts: Tensor) -> None:
         columns = starts.numel()
         first = starts.flatten().nonzero().flatten().tolist()
         lengths = [b - a for a, b in zip(first, [*first[1:], columns], strict=True)]
-        by_length = sorted(range(len(first)), key=lambda i: lengths[i])
-        buckets: list[list[int]] = []
-        for i in by_length:
-            if not buckets or lengths[i] > self._SLACK * lengths[buckets[-1][0]]:
-                buckets.append([])
-            buckets[-1].append(i)
+        left = sorted(range(len(first)), key=lambda i: -lengths[i])
         self.shapes: list[tuple[int, int]] = []
         pick: list[Tensor] = []
         inverse = torch.empty(columns, dtype=torch.long)
         offset = 0
-        for bucket in buckets:
-            width = lengths[bucket[-1]]
+        while left:
+            width = rounded(lengths[left[0]], per_octave=8)
+            alike = next((n for n, i in enumerate(left) if rounded(lengths[i], per_octave=8) < width), len(left))
+            alike = -(-alike // self._TOGETHER) * self._TOGETHER
+            bucket, left = left[:alike], left[alike:]
             begin, length = torch.tensor([first[i] for i in bucket]), torch.tensor([lengths[i] for i in bucket])
             column = torch.arange(width)
             source = begin[:, None] + column.clamp(max=length[:, None] - 1)
@@ -215,6 +217,7 @@ class _Documents:
             offset += len(bucket) * width
         self.pick, self.inverse = torch.cat(pick).to(starts.device), inverse.to(starts.device)
 
+    @torch.compiler.disable  # its loop is over this batch's shapes
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         rows, heads, columns, width = q.shape
         q, k, v = (x.transpose(1, 2).flatten(0, 1).index_select(0, self.pick) for x in (q, k, v))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from quintet.components.llms.attention import plan
 from quintet.components.llms.cache import KVCache
+from quintet.components.llms.fused import rms_norm
 from quintet.components.llms.rope import Rope, tables
 from quintet.components.roles import Around, Context, LLMConfig, plain
 from quintet.errors import ConfigError
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
         return self.embedding(tokens)
 
     def forward(self, embeds: Tensor, ctx: Context, around: Around = plain) -> Tensor:
-        """Hidden states after the last norm, float[B, T, D].
+        """Hidden states after the last norm, float[B, T, D], or float[P, D] of the slots in `ctx.read`.
 
         With `ctx.cache` the columns are appended to it. A `ctx.attention` that is already set is used as it is.
         """
@@ -157,7 +158,7 @@ class Block(nn.Module):
 
     def __init__(self, cfg: Decoder.Config, *, index: int) -> None:
         super().__init__()
-        self.index = index
+        self.index, self.is_last = index, index == cfg.depth - 1
         self.attend_norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
         self.attn = Attention(cfg, index=index)
         self.feed_norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
@@ -165,6 +166,8 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, ctx: Context) -> Tensor:
         hidden = hidden + self.attend(hidden, ctx)
+        if self.is_last and ctx.read is not None:
+            hidden = hidden.flatten(0, 1).index_select(0, ctx.read)
         return hidden + self.feed(hidden)
 
     def attend(self, hidden: Tensor, ctx: Context) -> Tensor:
@@ -202,7 +205,8 @@ class RMSNorm(nn.RMSNorm):
     """Root-mean-square norm in the weight's precision: under autocast the input comes in bfloat16 (query norms)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
+        assert self.eps is not None
+        return rms_norm(x, self.weight, self.eps)
 
 
 class FeedForward(nn.Module):

@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quintet.components.llms.fused import rotation
 from quintet.config.base import Config
 from quintet.errors import ConfigError
 
@@ -99,9 +100,8 @@ def tables(cfg: Rope, positions: Tensor, *, head_dim: int, dtype: torch.dtype) -
 
 
 def rotate(x: Tensor, at: Tables) -> Tensor:
-    """`x` float[B, H, T, K], its halves turned against each other by the angles of `at`."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * at.cos - second * at.sin, second * at.cos + first * at.sin), dim=-1)
+    """`x` float[B, H, T, K], its halves turned against each other by the angles of `at`, in the precision of `x`."""
+    return rotation(x, at.cos, at.sin)
 
 
 def _dimension_of(cfg: Rope, turns: float, head_dim: int) -> float:

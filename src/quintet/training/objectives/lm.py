@@ -14,5 +14,5 @@ def lm(model: MLLM, batch: Batch) -> tuple[Tensor, float]:
 
     The loop divides one by the other over the whole step, so unequal micro-batches and ranks weigh what they hold.
     """
-    logps = model.target_logps(model(batch), batch.targets)
+    logps = model.target_logps(model(batch, only_targets=True), batch.targets)
     return -torch.dot(logps, batch.targets.weights), batch.targets.count
