@@ -118,6 +118,14 @@ class Connector(Protocol):
 class ConnectorConfig(Config):
     """Settings of a connector. `layout` maps the encoder's layout to the one that reaches the LLM, without weights."""
 
+    def starter(self) -> Self:
+        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
+        return self
+
+    def tiny(self) -> Self:
+        """The same at a size for tests."""
+        return self
+
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
         raise NotImplementedError
@@ -222,6 +230,14 @@ class Fusion(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig(Config):
     """Settings of a fusion. `columns` says how many columns of text an item of n features takes."""
+
+    def starter(self) -> Self:
+        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
+        return self
+
+    def tiny(self) -> Self:
+        """The same at a size for tests."""
+        return self
 
     @property
     def needs_blocks(self) -> bool:

@@ -42,11 +42,23 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 
 def _starter_model(model: MLLM.Config) -> MLLM.Config:
-    return replace(model, encoders={k: e.starter() for k, e in model.encoders.items()}, llm=STARTER_LLM)
+    return replace(
+        model,
+        encoders={k: e.starter() for k, e in model.encoders.items()},
+        connectors={k: c.starter() for k, c in model.connectors.items()},
+        fusion=model.fusion.starter(),
+        llm=STARTER_LLM,
+    )
 
 
 def _tiny_model(model: MLLM.Config) -> MLLM.Config:
-    return replace(model, encoders={k: e.tiny() for k, e in model.encoders.items()}, llm=model.llm.tiny())
+    return replace(
+        model,
+        encoders={k: e.tiny() for k, e in model.encoders.items()},
+        connectors={k: c.tiny() for k, c in model.connectors.items()},
+        fusion=model.fusion.tiny(),
+        llm=model.llm.tiny(),
+    )
 
 
 def _starter_stage(stage: Stage) -> Stage:
