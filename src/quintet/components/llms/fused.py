@@ -18,9 +18,9 @@ BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / √(mean x² + eps) · weight, float[…, D], in the weight's precision (Zhang & Sennrich 2019, arXiv:1910.07467).
+    """Root-mean-square norm x / √(mean x² + eps) · weight, float[…, D], in the weight's precision.
 
-    On CUDA it is torch's own, which is one kernel there.
+    Source: Zhang & Sennrich 2019, arXiv:1910.07467. On CUDA it is torch's own, which is one kernel there.
     """
     x = x.to(weight.dtype)
     if x.device.type != "cpu" or torch.compiler.is_compiling():
