@@ -23,6 +23,9 @@ SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
 STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e-3}
 """Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192."""
 
+ALIGNMENT_RATE = 1e-2
+"""Of connectors and fusion while the LLM is frozen: at 2e-3 digits and words were found by some seeds only (docs/log.md)."""
+
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {
     "captions": {"batch": 32, "epochs": 1.0},
     "instructions": {"batch": 16, "epochs": 1.0},
@@ -62,7 +65,8 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
 
 
 def _starter_stage(stage: Stage) -> Stage:
-    train = {part: _starter_rate(part, rate) for part, rate in stage.train.items()}
+    aligns = not any(part.startswith(("llm", "encoders")) for part in stage.train)
+    train = {part: _starter_rate(part, rate, aligns) for part, rate in stage.train.items()}
     amounts = STARTER_AMOUNTS[stage.data.kind]
     return replace(
         stage,
@@ -76,8 +80,8 @@ def _starter_stage(stage: Stage) -> Stage:
     )
 
 
-def _starter_rate(part: str, rate: Rate) -> Rate:
-    return replace(rate, lr=STARTER_RATES[part.split(".")[0]])
+def _starter_rate(part: str, rate: Rate, aligns: bool) -> Rate:
+    return replace(rate, lr=ALIGNMENT_RATE if aligns else STARTER_RATES[part.split(".")[0]])
 
 
 def _tiny_stage(stage: Stage) -> Stage:
