@@ -67,8 +67,11 @@ def test_the_published_numbers_of_the_two_llavas() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe, scale: str) -> None:
     small = at_scale(recipe, scale)
-    assert small.model.connectors == recipe.model.connectors
-    assert small.model.fusion == recipe.model.fusion
+    # Kinds of part, not sizes: a Q-Former is small at a small scale.
+    assert {k: type(c) for k, c in small.model.connectors.items()} == {
+        k: type(c) for k, c in recipe.model.connectors.items()
+    }
+    assert type(small.model.fusion) is type(recipe.model.fusion)
     assert small.model.encoders.keys() == recipe.model.encoders.keys()
     assert small.paper == recipe.paper
     for mine, theirs in zip(small.stages, recipe.stages, strict=True):
