@@ -30,7 +30,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 @pytest.fixture(scope="module")
 def full(recipe: Recipe) -> MLLM:
     with torch.device("meta"):
-        return recipe.model.build()
+        return recipe.build()
 
 
 def test_the_spine_has_its_two_systems() -> None:
@@ -88,7 +88,7 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
 @pytest.mark.parametrize(("scale", "most"), [("starter", 8_000_000), ("tiny", 300_000)])
 def test_a_small_scale_is_small(recipe: Recipe, scale: str, most: int) -> None:
     with torch.device("meta"):
-        assert count(at_scale(recipe, scale).model.build()) < most
+        assert count(at_scale(recipe, scale).build()) < most
 
 
 def test_every_templates_spelling_is_complete(recipe: Recipe) -> None:
