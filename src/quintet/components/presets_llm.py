@@ -23,6 +23,7 @@ __all__ = [
     "LLMS",
     "MISTRAL_7B",
     "OPT_2_7B",
+    "QWEN_7B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
@@ -98,6 +99,19 @@ MISTRAL_7B = Decoder.Config(
     licence="Apache-2.0",
 )
 
+QWEN_7B = Decoder.Config(
+    family="qwen2",  # the same layers; its own files name them otherwise
+    vocab=151_936,
+    dim=4096,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    ffn=11_008,
+    qkv_bias=True,
+    max_positions=8192,
+    source="Qwen/Qwen-7B",
+    licence="Tongyi Qianwen",
+)
 QWEN2_0_5B = Decoder.Config(
     family="qwen2",
     vocab=151_936,

@@ -61,7 +61,7 @@ class Template(Config):
     """The end marker, learnt; generation stops at it."""
     bos: bool = True
     media: Mapping[str, Frame] = field(default_factory=dict)
-    """Frames around media, such as <Img> … </Img>."""
+    """Frames around media, such as <Img> … </Img>; {n} is the number of the medium in its conversation, from 1."""
     joint: str = "\n"
     """Between a medium and the text next to it."""
     place: Literal["written", "front", "random", "outside"] = "written"
@@ -207,6 +207,8 @@ class _Rows:
         self.items: list[tuple[Item, list[int]]] = []
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
+        self._seen = 0
+        """Media on the path so far."""
 
     def put(self, tokens: Sequence[int], weights: Sequence[float]) -> None:
         """Columns that follow each other in the current node."""
@@ -230,7 +232,8 @@ class _Rows:
             if piece.medium:
                 self._medium(piece.medium, [] if piece.words is None else piece.words)
                 continue
-            for text in self.tokenizer.split(piece.text) if piece.control else [piece.text]:
+            spelt = piece.text.replace("{n}", str(self._seen + 1)) if piece.control else piece.text
+            for text in self.tokenizer.split(spelt) if piece.control else [spelt]:
                 if piece.control and text in self.tokenizer.specials:
                     self._flush(run)
                     run = []
@@ -264,6 +267,7 @@ class _Rows:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
         self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns), words))
         self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
+        self._seen += 1
 
     def branch(self) -> "_Branch":
         """A context in which columns belong to a new child of the current node."""
@@ -291,7 +295,7 @@ class _Branch:
 
     def __enter__(self) -> None:
         rows = self.rows
-        self.saved = (rows._here, rows._last)
+        self.saved = (rows._here, rows._last, rows._seen)
         rows._here = len(rows.exits)
         rows.exits.append(rows._here)
 
@@ -299,5 +303,5 @@ class _Branch:
         rows = self.rows
         last_below = len(rows.exits) - 1
         rows.exits[rows._here] = last_below
-        rows._here, rows._last = self.saved
+        rows._here, rows._last, rows._seen = self.saved
         rows.exits[rows._here] = last_below

@@ -168,9 +168,7 @@ def resolve(job: Job) -> tuple[str, Recipe]:
 
 def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     added = [tokenizer.id(token) for token in recipe.added_tokens]
-    return build_model(
-        recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download
-    )
+    return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
 
 
 def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:

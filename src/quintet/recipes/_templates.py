@@ -13,7 +13,12 @@ __all__ = [
     "LLAVA_V0",
     "MINIGPT4",
     "MINIGPT4_CHAT",
+    "MPLUG_OWL",
     "PLAIN",
+    "PLAIN_EOS",
+    "QWEN_VL",
+    "QWEN_VL_CAPTION",
+    "QWEN_VL_TASKS",
     "VICUNA_V1",
 ]
 
@@ -123,3 +128,56 @@ INSTRUCTBLIP = Template(
     place="front",
 )
 """<image></s>{q} {a}</s>: no roles; the tokenizer's start token is set to </s> (LAVIS' `blip2_vicuna_instruct`)."""
+
+PLAIN_EOS = replace(PLAIN, name="plain_eos", end="</s>")
+"""<image>{caption}</s>."""
+
+MPLUG_OWL = Template(
+    name="mplug_owl",
+    system="The following is a conversation between a curious human and AI assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions.",
+    system_frame=Frame(after="\n"),
+    user=Frame(before="Human: ", after="\n"),
+    assistant="AI:",
+    end="</s>",
+    joint="\nHuman: ",
+    place="front",
+)
+"""{system}\\nHuman: <image>\\nHuman: {q}\\nAI: {a}</s> (mPLUG-Owl)."""
+
+QWEN_VL_CAPTION = Template(
+    name="qwen_vl_caption",
+    bos=False,
+    media={"image": Frame(before="<img>", after="</img>")},
+    answer="",
+    end="<|endoftext|>",
+    joint="",
+    questions=False,
+    added=("<img>", "</img>", "<|endoftext|>"),
+)
+"""<img>…</img>{caption}<|endoftext|> (Qwen-VL's first stage)."""
+
+QWEN_VL_TASKS = replace(
+    QWEN_VL_CAPTION,
+    name="qwen_vl_tasks",
+    user=Frame(after=" "),
+    assistant="Answer:",
+    place="front",
+    questions=True,
+    added=(*QWEN_VL_CAPTION.added, "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
+)
+"""<img>…</img>{q} Answer:{a}<|endoftext|> (Qwen-VL's second stage)."""
+
+QWEN_VL = Template(
+    name="qwen_vl",
+    system="You are a helpful assistant.",
+    system_frame=Frame(before="<|im_start|>system\n", after="<|im_end|>"),
+    user=Frame(before="\n<|im_start|>user\n", after="<|im_end|>\n"),
+    assistant="<|im_start|>assistant\n",
+    answer="",
+    end="<|im_end|>",
+    bos=False,
+    media={"image": Frame(before="Picture {n}: <img>", after="</img>")},
+    added=(*QWEN_VL_TASKS.added, "<|im_start|>", "<|im_end|>"),
+)
+"""ChatML: <|im_start|>user\\nPicture 1: <img>…</img>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|> (Qwen-VL)."""

@@ -167,6 +167,10 @@ class Vision(nn.Module):
                 image=image,
             )
 
+        def without_class_token(self) -> "Vision.Config":
+            """The same encoder with its class token, and that one's position, taken out."""
+            return replace(self, class_token=False)
+
         def starter(self) -> "Vision.Config":
             """The encoder that ships with the package, used as this one is."""
             return self._small(size=64, width=192, depth=5, heads=6, ffn=768, source="starter/vision")
