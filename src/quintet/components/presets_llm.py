@@ -7,6 +7,7 @@ LLaMA and has one added padding token, hence its 32,001 rows.
 from dataclasses import replace
 
 from quintet.components.llms.decoder import Decoder
+from quintet.components.llms.hf import HFCausal
 from quintet.components.llms.rope import Rope
 
 __all__ = [
@@ -19,6 +20,9 @@ __all__ = [
     "LLAMA_13B",
     "LLMS",
     "MISTRAL_7B",
+    "MOBILELLAMA_1_4B",
+    "MOBILELLAMA_2_7B",
+    "PERSIMMON_8B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
@@ -64,6 +68,27 @@ VICUNA_V1_1_13B = replace(LLAMA_13B, source="lmsys/vicuna-13b-v1.1")
 VICUNA_V0_7B = replace(LLAMA_7B, vocab=32_001, source="lmsys/vicuna-7b-delta-v0")
 VICUNA_V0_13B = replace(LLAMA_13B, vocab=32_001, source="lmsys/vicuna-13b-delta-v0")
 
+MOBILELLAMA_1_4B = replace(
+    LLAMA_7B,
+    dim=2048,
+    depth=24,
+    heads=16,
+    kv_heads=16,
+    ffn=5632,
+    source="mtgv/MobileLLaMA-1.4B-Chat",
+    licence="Apache-2.0",
+)
+MOBILELLAMA_2_7B = replace(
+    LLAMA_7B,
+    dim=2560,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    ffn=6912,
+    source="mtgv/MobileLLaMA-2.7B-Chat",
+    licence="Apache-2.0",
+)
+
 LLAMA3_8B = Decoder.Config(
     family="llama",
     vocab=128_256,
@@ -91,6 +116,25 @@ MISTRAL_7B = Decoder.Config(
     rope=Rope(theta=1_000_000.0),
     max_positions=32_768,
     source="mistralai/Mistral-7B-Instruct-v0.2",
+    licence="Apache-2.0",
+)
+
+PERSIMMON_8B = HFCausal.Config(
+    config={
+        "model_type": "persimmon",
+        "vocab_size": 262_144,
+        "hidden_size": 4096,
+        "intermediate_size": 16_384,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 64,
+        "hidden_act": "relu2",
+        "max_position_embeddings": 16_384,
+        "layer_norm_eps": 1e-5,
+        "qk_layernorm": True,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 25_000.0,
+    },
+    source="adept/persimmon-8b-base",
     licence="Apache-2.0",
 )
 

@@ -2,7 +2,16 @@
 
 from quintet.data.template import Frame, Template
 
-__all__ = ["LLAVA_V0", "PLAIN", "VICUNA_V1"]
+__all__ = [
+    "FROZEN_CAPTION",
+    "FROZEN_VQA",
+    "FUYU",
+    "INTERLEAVED",
+    "LLAVA_V0",
+    "MINIGPT_V2",
+    "PLAIN",
+    "VICUNA_V1",
+]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -40,3 +49,50 @@ PLAIN = Template(
     questions=False,
 )
 """<image>{caption}\\n: the question is dropped (LLaVA's code from v1.0 on)."""
+
+INTERLEAVED = Template(
+    name="interleaved",
+    assistant="",
+    answer=" ",
+    end="</s>",
+    joint="",
+    user_weight=1.0,
+)
+"""<image>{text}<image>{text}: documents with their pictures where they stand, every word learnt (VILA on MMC4)."""
+
+MINIGPT_V2 = Template(
+    name="minigpt_v2",
+    user=Frame(before="[INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+)
+"""[INST] <Img><image></Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+
+FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
+"""<image>{caption}</s> (Frozen)."""
+
+FROZEN_VQA = Template(
+    name="frozen_vqa",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>Question: {q} Answer: {a}</s> (Frozen's zero-shot and few-shot questions)."""
+
+FUYU = Template(
+    name="fuyu",
+    system_frame=Frame(after="\n"),
+    user=Frame(before="<s>", after="\n"),
+    assistant="<0x04>",
+    answer="",
+    end="|ENDOFTEXT|",
+    bos=False,
+    joint="",
+    place="outside",
+)
+"""<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""

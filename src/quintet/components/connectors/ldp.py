@@ -2,8 +2,8 @@
 
 LDP (Chu et al. 2023, arXiv:2312.16886, section 3.3) has two blocks of depthwise and pointwise convolutions, the second
 with stride 2. LDPv2 (Chu et al. 2024, arXiv:2402.03766, section 3.2) pools instead and keeps one depthwise convolution
-with a skip, which tells positions: 99.8 % fewer parameters than those blocks. As in `mobilevlm/model/vision_projector.py`
-of the released code. Letters: N items, r × c features, D the LLM's width.
+with a skip, which tells positions: 99.8 % fewer parameters than those blocks. As in the released code
+(`mobilevlm/model/vision_projector.py`). Letters: N items, r × c features, D the LLM's width.
 """
 
 from dataclasses import dataclass

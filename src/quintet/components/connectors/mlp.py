@@ -20,14 +20,21 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 
 
 class Stack(nn.Module):
-    """`depth` linear layers: d_in → d_out, then d_out → d_out, the activation between them; `first` is the width after
-    the first layer, if it is another.
+    """`depth` linear layers: d_in → d_out, then d_out → d_out, the activation between them.
 
+    `first` is the width after the first layer, where it is not d_out.
     `layers` holds the linear layers alone, so that the weights are `layers.0`, `layers.1` … whatever stands between.
     """
 
     def __init__(
-        self, *, d_in: int, d_out: int, depth: int, bias: bool = True, act: Activation = "gelu", first: int | None = None
+        self,
+        *,
+        d_in: int,
+        d_out: int,
+        depth: int,
+        bias: bool = True,
+        act: Activation = "gelu",
+        first: int | None = None,
     ) -> None:
         super().__init__()
         if depth < 1:
@@ -62,7 +69,7 @@ class Mlp(nn.Module):
         bias: bool = True
         act: Activation = "gelu"
         widen: int | None = None
-        """Width after the first layer as a multiple of the encoder's; None: the LLM's width (Prismatic's fused one: 4)."""
+        """Width after the first layer as a multiple of the encoder's (Prismatic); None: the LLM's width."""
 
         def __post_init__(self) -> None:
             if self.depth < 1:

@@ -24,7 +24,8 @@ def merged_grid(layout: Layout, factor: int) -> tuple[int, int]:
     (8, 8)
 
     Raises:
-        ConfigError: the picture is divided, the features are no grid of rows and columns, or its sides are no multiples of the factor.
+        ConfigError: the picture is divided, the features are no grid of rows and columns, or its sides are no
+            multiples of the factor.
     """
     if layout.more:
         raise ConfigError(

@@ -40,9 +40,6 @@ class Prefix(nn.Module):
         self.project = nn.Linear(d_in, d_out * config.tokens)
 
     def forward(self, features: Features) -> Features:
-        if features.layouts:
-            pooled = torch.stack([item.mean(0) for item in features.split()])
-        else:
-            pooled = features.values
+        pooled = torch.stack([item.mean(0) for item in features.split()]) if features.layouts else features.values
         layouts = tuple(self.config.layout(layout) for layout in features.layouts)
         return Features(self.project(pooled).view(-1, self.d_out), layouts)

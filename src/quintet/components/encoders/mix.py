@@ -37,7 +37,9 @@ class Mix(nn.Module):
                 raise ConfigError("a mix of no encoders; give it at least one")
             if self.join == "sequence" and len({encoder.dim for encoder in self.encoders}) > 1:
                 widths = [encoder.dim for encoder in self.encoders]
-                raise ConfigError(f"encoders are {widths} wide; one after the other they must be alike, or join='channels'")
+                raise ConfigError(
+                    f"encoders are {widths} wide; one after the other they must be alike, or join='channels'"
+                )
             if self.image.fixed:
                 self.layout(self.image.size)
 

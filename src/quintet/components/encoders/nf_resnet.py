@@ -99,7 +99,10 @@ class NFResNet(nn.Module):
 
     def encode(self, pictures: Tensor) -> Tensor:
         """uint8[N, 3, H, W] → float[N, h·w, C]."""
-        mean, std = (torch.tensor(v, device=pictures.device)[:, None, None] for v in (self.config.image.mean, self.config.image.std))
+        mean, std = (
+            torch.tensor(v, device=pictures.device)[:, None, None]
+            for v in (self.config.image.mean, self.config.image.std)
+        )
         pixels = ((pictures.float() / 255 - mean) / std).to(self.stem.weight.dtype)
         hidden = F.max_pool2d(self.stem(pixels), 3, stride=2, padding=1)
         for block in self.blocks:

@@ -18,4 +18,9 @@ def resized(pixels: Tensor, size: tuple[int, int], mode: Literal["bicubic", "bil
         return pixels
     if pixels.device.type == "cpu":
         return F.interpolate(pixels[None], size=size, mode=mode, antialias=True)[0]
-    return F.interpolate(pixels[None].float(), size=size, mode=mode, antialias=True)[0].round().clamp(0, 255).to(torch.uint8)
+    return (
+        F.interpolate(pixels[None].float(), size=size, mode=mode, antialias=True)[0]
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+    )
