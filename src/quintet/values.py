@@ -11,7 +11,7 @@ Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors
 B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
@@ -147,16 +147,30 @@ class Sample:
 class Layout:
     """How the features of one item are laid out: `extra` tokens (a class token), then a grid in raster order.
 
-    >>> Layout((24, 24)).count, Layout((24, 24), extra=1).count
-    (576, 577)
+    An item that is divided, as a picture in a view of the whole and tiles of it, has further views in `more`; their
+    features follow those of the first.
+
+    >>> Layout((24, 24)).count, Layout((24, 24), extra=1).count, Layout((24, 24), more=(Layout((48, 36)),)).count
+    (576, 577, 2304)
     """
 
     grid: tuple[int, ...]
     extra: int = 0
+    more: tuple["Layout", ...] = ()
 
     @property
     def count(self) -> int:
-        return self.extra + prod(self.grid)
+        return self.extra + prod(self.grid) + sum(view.count for view in self.more)
+
+    @property
+    def views(self) -> tuple["Layout", ...]:
+        """Each view as a layout of its own; of an item that is not divided, itself."""
+        return replace(self, more=()), *self.more
+
+    @staticmethod
+    def of(views: Sequence["Layout"]) -> "Layout":
+        """The inverse of `views`."""
+        return replace(views[0], more=tuple(views[1:]))
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,15 @@ class Features:
     def split(self) -> tuple[Tensor, ...]:
         """One float[count, D] an item."""
         return self.values.split(self.counts)
+
+    def apart(self) -> "Features":
+        """The same features, every view an item of its own."""
+        return Features(self.values, tuple(view for layout in self.layouts for view in layout.views))
+
+    def together(self, like: Sequence[Layout]) -> "Features":
+        """The inverse of `apart`: as many views to an item as those of `like` have."""
+        views = iter(self.layouts)
+        return Features(self.values, tuple(Layout.of([next(views) for _ in layout.views]) for layout in like))
 
     def groups(self) -> Iterator[tuple[Layout, list[int], Tensor]]:
         """Items of equal layout together: the layout, their indices, float[n, count, D]."""

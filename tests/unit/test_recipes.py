@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quintet.components import lora
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.run import load_recipe, recipe_names
@@ -53,7 +54,18 @@ def test_what_every_stage_trains_is_there(recipe: Recipe, full: MLLM) -> None:
     for stage in recipe.stages:
         found = set_trainable(full, stage.train)
         learnt = sum(p.numel() for p in full.parameters() if p.requires_grad)
-        assert learnt == sum(count(full.parts()[part]) for part in found) > 0
+        whole = [part for part, rate in found.items() if rate.lora is None and rate.upper == 1]
+        in_part = sum(
+            p.numel() for part in found.keys() - set(whole) for p in full.parts()[part].parameters() if p.requires_grad
+        )
+        assert learnt == sum(count(full.parts()[part]) for part in whole) + in_part > 0
+        for part in found.keys() - set(whole):
+            assert (
+                0
+                < sum(p.numel() for p in full.parts()[part].parameters() if p.requires_grad)
+                < count(full.parts()[part])
+            )
+        lora.merge(full)
 
 
 def test_the_published_numbers_of_the_two_llavas() -> None:

@@ -22,14 +22,17 @@ __all__ = [
     "LLAMA_13B",
     "LLMS",
     "MISTRAL_7B",
+    "MOBILELLAMA_1_4B",
+    "MOBILELLAMA_2_7B",
     "OPT_2_7B",
-    "QWEN_7B",
+    "PERSIMMON_8B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
     "QWEN3_0_6B",
     "QWEN3_1_7B",
     "QWEN3_8B",
+    "QWEN_7B",
     "VICUNA_7B",
     "VICUNA_13B",
     "VICUNA_V0_7B",
@@ -197,6 +200,47 @@ FLAN_T5_XL = HFSeq2Seq.Config(
         "eos_token_id": 1,
     },
     source="google/flan-t5-xl",
+    licence="Apache-2.0",
+)
+
+MOBILELLAMA_1_4B = replace(
+    LLAMA_7B,
+    dim=2048,
+    depth=24,
+    heads=16,
+    kv_heads=16,
+    ffn=5632,
+    source="mtgv/MobileLLaMA-1.4B-Chat",
+    licence="Apache-2.0",
+)
+
+MOBILELLAMA_2_7B = replace(
+    LLAMA_7B,
+    dim=2560,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    ffn=6912,
+    source="mtgv/MobileLLaMA-2.7B-Chat",
+    licence="Apache-2.0",
+)
+
+PERSIMMON_8B = HFCausal.Config(
+    config={
+        "model_type": "persimmon",
+        "vocab_size": 262_144,
+        "hidden_size": 4096,
+        "intermediate_size": 16_384,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 64,
+        "hidden_act": "relu2",
+        "max_position_embeddings": 16_384,
+        "layer_norm_eps": 1e-5,
+        "qk_layernorm": True,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 25_000.0,
+    },
+    source="adept/persimmon-8b-base",
     licence="Apache-2.0",
 )
 

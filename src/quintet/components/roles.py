@@ -41,7 +41,8 @@ class ImageSpec(Config):
     """How a picture becomes the pixels that an encoder was trained on. Sizes are (height, width) in pixels.
 
     `fit`: "pad" keeps the aspect and pads to the size with `background`; "crop" scales the short side and cuts the
-    centre; "squash" scales both sides; "native" keeps the picture, rounded up to multiples of `multiple`.
+    centre; "squash" scales both sides; "native" keeps the picture, rounded up to multiples of `multiple`; one that
+    does not fit into `most` is scaled down before, its aspect kept. For "native" `size` is what is shown and planned.
     """
 
     size: tuple[int, int]
@@ -51,6 +52,7 @@ class ImageSpec(Config):
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     background: tuple[int, int, int] = (0, 0, 0)
     multiple: int = 1
+    most: tuple[int, int] | None = None
 
     @property
     def fixed(self) -> bool:
@@ -61,12 +63,30 @@ class ImageSpec(Config):
         """What a picture of this size becomes."""
         if self.fixed:
             return self.size
+        height, width = self.within(height, width)
         m = self.multiple
         return -(-height // m) * m, -(-width // m) * m
 
+    def within(self, height: int, width: int) -> tuple[int, int]:
+        """A picture's size once it fits into `most`, its aspect kept, rounded down.
+
+        >>> ImageSpec(size=(300, 300), fit="native", most=(1080, 1920)).within(2000, 1000)
+        (1080, 540)
+        """
+        if self.most is None or (height <= self.most[0] and width <= self.most[1]):
+            return height, width
+        rows, cols = self.most
+        # In whole numbers: a float's last bit would take a row away.
+        if rows * width < cols * height:
+            return rows, max(1, width * rows // height)
+        return max(1, height * cols // width), cols
+
 
 class Encoder(Protocol):
-    """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself."""
+    """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself.
+
+    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone.
+    """
 
     dim: int
     """Width of its features."""

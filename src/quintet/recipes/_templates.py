@@ -9,10 +9,15 @@ __all__ = [
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
     "BLIP2_T5_CAPTION",
+    "FROZEN_CAPTION",
+    "FROZEN_VQA",
+    "FUYU",
     "INSTRUCTBLIP",
+    "INTERLEAVED",
     "LLAVA_V0",
     "MINIGPT4",
     "MINIGPT4_CHAT",
+    "MINIGPT_V2",
     "MPLUG_OWL",
     "PLAIN",
     "PLAIN_EOS",
@@ -180,4 +185,51 @@ QWEN_VL = Template(
     media={"image": Frame(before="Picture {n}: <img>", after="</img>")},
     added=(*QWEN_VL_TASKS.added, "<|im_start|>", "<|im_end|>"),
 )
-"""ChatML: <|im_start|>user\\nPicture 1: <img>…</img>\\n{q}<|im_end|>\\n<|im_start|>assistant\\n{a}<|im_end|> (Qwen-VL)."""
+"""ChatML, in which a user says "Picture 1: <img>…</img>", a line's end and the question (Qwen-VL-Chat)."""
+
+INTERLEAVED = Template(
+    name="interleaved",
+    assistant="",
+    answer=" ",
+    end="</s>",
+    joint="",
+    user_weight=1.0,
+)
+"""<image>{text}<image>{text}: documents with their pictures where they stand, every word learnt (VILA on MMC4)."""
+
+MINIGPT_V2 = Template(
+    name="minigpt_v2",
+    user=Frame(before="[INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+)
+"""[INST] <Img><image></Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+
+FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
+"""<image>{caption}</s> (Frozen)."""
+
+FROZEN_VQA = Template(
+    name="frozen_vqa",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>Question: {q} Answer: {a}</s> (Frozen's zero-shot and few-shot questions)."""
+
+FUYU = Template(
+    name="fuyu",
+    system_frame=Frame(after="\n"),
+    user=Frame(before="<s>", after="\n"),
+    assistant="<0x04>",
+    answer="",
+    end="|ENDOFTEXT|",
+    bos=False,
+    joint="",
+    place="outside",
+)
+"""<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""

@@ -54,8 +54,8 @@ def recipe() -> Recipe:
             authors="Ye et al.",
             year=2023,
             arxiv="2304.14178",
-            # Six layers of 16,801,792 (4 projections, SwiGLU of 4096, norms), 64 queries, 1024 · 4096 + 4096, the end.
-            published={"connectors.image": 105_076_736},
+            # Six layers of 16.8 M (four projections, SwiGLU of 4096, norms), 64 queries, 1024 · 4096 + 4096, the end.
+            published={"connectors.image": 105_097_216},
             tokens={"image": 65},
         ),
     )

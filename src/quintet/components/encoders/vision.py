@@ -12,7 +12,9 @@ read without them, and an export writes a shorter tower whose last layer is the 
 Letters: N pictures, D width, P positions, L tokens of one picture.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, Literal
 
 import torch
@@ -229,6 +231,11 @@ class Vision(nn.Module):
 
     def layout(self, size: tuple[int, ...]) -> Layout:
         return self.config.layout(size)
+
+    def upper(self, share: float) -> Iterator[nn.Module]:
+        """The last layers of those that run, and the norm after them; halves are rounded so that fewer learn."""
+        yield from self.layers[ceil(len(self.layers) * (1 - share)) :]
+        yield self.norm
 
     def forward(self, values: tuple[Tensor, ...]) -> Features:
         """Features of pictures uint8[3, H, W], in their order; pictures of one size run together."""

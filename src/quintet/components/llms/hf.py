@@ -140,6 +140,7 @@ class HFCausal(nn.Module):
             self.model = AutoModelForCausalLM.from_config(config, dtype=torch.get_default_dtype())
         except ValueError as error:
             raise ConfigError(f"transformers has no causal model for {config.model_type!r}: {error}") from None
+        _fill_rotary(self.model)
         _check_causal(self.model)
 
     def load(self, folder: Path) -> None:
@@ -267,6 +268,17 @@ def _config(text: str) -> Any:
     if missing:
         raise ConfigError(f"model_type {given['model_type']!r} has no {', '.join(missing)}; it is no language model")
     return config
+
+
+def _fill_rotary(model: nn.Module) -> None:
+    """Rotary frequencies that were made on the meta device, made again: no file holds them, so none would fill them."""
+    for module in model.modules():
+        names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        if names and hasattr(module, "rope_type"):
+            with torch.device("cpu"):
+                fresh = type(module)(module.config)
+            for name in names:
+                module.register_buffer(name, getattr(fresh, name), persistent=False)
 
 
 def _check_causal(model: Any) -> None:
