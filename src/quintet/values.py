@@ -11,7 +11,7 @@ Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors
 B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
@@ -147,16 +147,30 @@ class Sample:
 class Layout:
     """How the features of one item are laid out: `extra` tokens (a class token), then a grid in raster order.
 
-    >>> Layout((24, 24)).count, Layout((24, 24), extra=1).count
-    (576, 577)
+    An item that is divided, as a picture in a view of the whole and tiles of it, has further views in `more`; their
+    features follow those of the first.
+
+    >>> Layout((24, 24)).count, Layout((24, 24), extra=1).count, Layout((24, 24), more=(Layout((48, 36)),)).count
+    (576, 577, 2304)
     """
 
     grid: tuple[int, ...]
     extra: int = 0
+    more: tuple["Layout", ...] = ()
 
     @property
     def count(self) -> int:
-        return self.extra + prod(self.grid)
+        return self.extra + prod(self.grid) + sum(view.count for view in self.more)
+
+    @property
+    def views(self) -> tuple["Layout", ...]:
+        """Each view as a layout of its own; of an item that is not divided, itself."""
+        return replace(self, more=()), *self.more
+
+    @staticmethod
+    def of(views: Sequence["Layout"]) -> "Layout":
+        """The inverse of `views`."""
+        return replace(views[0], more=tuple(views[1:]))
 
 
 @dataclass(frozen=True)
@@ -173,6 +187,15 @@ class Features:
     def split(self) -> tuple[Tensor, ...]:
         """One float[count, D] an item."""
         return self.values.split(self.counts)
+
+    def apart(self) -> "Features":
+        """The same features, every view an item of its own."""
+        return Features(self.values, tuple(view for layout in self.layouts for view in layout.views))
+
+    def together(self, like: Sequence[Layout]) -> "Features":
+        """The inverse of `apart`: as many views to an item as those of `like` have."""
+        views = iter(self.layouts)
+        return Features(self.values, tuple(Layout.of([next(views) for _ in layout.views]) for layout in like))
 
     def groups(self) -> Iterator[tuple[Layout, list[int], Tensor]]:
         """Items of equal layout together: the layout, their indices, float[n, count, D]."""
@@ -199,7 +222,8 @@ class Item:
     """A medium in a row of tokens: its columns are `start … start + columns - 1`.
 
     `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
-    for token-level fusion, and fewer for feature-level fusion (the marker alone).
+    for token-level fusion, and fewer for feature-level fusion (the marker alone). `words` are the columns of what its
+    user's turn says beside it, frames left out: what a connector that reads the instruction reads.
     """
 
     kind: str
@@ -207,6 +231,7 @@ class Item:
     size: tuple[int, ...]
     start: int
     columns: int
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,7 +272,8 @@ class MediaBatch:
 
     `values` holds one tensor an item (uint8[3, H, W] for an image), or, when `encoded`, what the frozen encoder made
     of it (float[count, D]) with its `layouts`. `slots` int64[S] are flat indices into B·T, `counts` the columns
-    of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion.
+    of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion. `words` int64[W]
+    are flat indices too, `word_counts` an item: the words of its turn, for connectors that read the instruction.
     """
 
     values: tuple[Tensor, ...]
@@ -258,6 +284,8 @@ class MediaBatch:
     exit: Tensor
     order: Tensor
     layouts: tuple[Layout, ...] | None = None
+    words: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    word_counts: tuple[int, ...] = ()
 
     @property
     def encoded(self) -> bool:
@@ -309,7 +337,7 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         def move_media(m: MediaBatch) -> MediaBatch:
-            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order")}
+            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order", "words")}
             return replace(m, values=tuple(map(move, m.values)), **vectors)
 
         return replace(

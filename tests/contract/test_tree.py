@@ -7,6 +7,7 @@ moves them by up to 5. About 10 s.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conftest import picture
+from quintet.components import lora
 from quintet.components.llms import attention
 from quintet.components.llms.attention import Strategy
 from quintet.data.collate import Loaded, collate
@@ -33,6 +35,7 @@ from quintet.recipes._scale import at_scale
 from quintet.serving.engine import Engine
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import set_trainable
+from quintet.training.stage import Rate
 from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Tokens, Turn
 
 LOGITS = 2e-5
@@ -83,13 +86,15 @@ class Subject:
 def subject(name: str, native: bool) -> Subject:
     recipe = at_scale(load_recipe(name)[1], "tiny")
     if native:
+        # An encoder that divides pictures takes any size as it is, and prepares its views itself.
         encoders = {
-            kind: replace(e, image=replace(e.spec, fit="native", multiple=16))
+            kind: replace(e, image=replace(e.spec, fit="native", multiple=16)) if hasattr(e, "image") else e
             for kind, e in recipe.model.encoders.items()
         }
         recipe = replace(recipe, model=replace(recipe.model, encoders=encoders))
-    tokenizer = load_tokenizer(recipe.model)
-    model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
+    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
+    added = [tokenizer.id(token) for token in recipe.added_tokens]
+    model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -332,14 +337,38 @@ def test_exactly_the_declared_parts_get_gradients_in_every_stage(plain: Subject)
     for stage in plain.recipe.stages:
         spelt = replace(processor, template=stage.template)
         plain.model.zero_grad()
-        declared = set(set_trainable(plain.model, stage.train))
+        declared = set_trainable(plain.model, stage.train)
+        wake(plain.model)
         batch = plain.batch([[spelt.tokens(s)] for s in conversations(plain.kinds)])
         OBJECTIVES[stage.objective](plain.model, batch)[0].backward()
         for part, module in plain.model.parts().items():
             for name, parameter in module.named_parameters():
                 has = parameter.grad is not None and bool((parameter.grad != 0).any())
-                assert has == (part in declared), f"stage {stage.name}: {part}.{name}"
+                assert has == learns(module, name, declared.get(part)), f"stage {stage.name}: {part}.{name}"
+        lora.merge(plain.model)
     plain.model.zero_grad()
+
+
+def wake(model: MLLM) -> None:
+    """Adapters begin as zero, and then half of their weights get no gradient: they are drawn as after some steps."""
+    for name, parameter in lora.lora_parameters(model):
+        if name.endswith("lora_B"):
+            with torch.no_grad():
+                parameter.normal_(std=0.1)
+
+
+def learns(part: nn.Module, name: str, rate: Rate | None) -> bool:
+    """Whether a parameter of a part learns at this rate: all do, or the adapters, or those of the upper layers."""
+    if rate is None:
+        return False
+    if rate.lora is not None:
+        return ".lora_" in name
+    if rate.upper == 1:
+        return True
+    layer = re.compile(r"layers\.(\d+)\.")
+    numbers = {int(found[1]) for n, _ in part.named_parameters() if (found := layer.match(n))}
+    found = layer.match(name)
+    return found is not None and int(found[1]) >= len(numbers) * (1 - rate.upper)
 
 
 # ---- saved, answered ---------------------------------------------------------------------------------------------

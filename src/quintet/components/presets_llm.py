@@ -7,9 +7,12 @@ LLaMA and has one added padding token, hence its 32,001 rows.
 from dataclasses import replace
 
 from quintet.components.llms.decoder import Decoder
+from quintet.components.llms.hf import HFCausal
+from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.llms.rope import Rope
 
 __all__ = [
+    "FLAN_T5_XL",
     "LLAMA2_7B",
     "LLAMA2_13B",
     "LLAMA2_CHAT_7B",
@@ -19,12 +22,17 @@ __all__ = [
     "LLAMA_13B",
     "LLMS",
     "MISTRAL_7B",
+    "MOBILELLAMA_1_4B",
+    "MOBILELLAMA_2_7B",
+    "OPT_2_7B",
+    "PERSIMMON_8B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
     "QWEN3_0_6B",
     "QWEN3_1_7B",
     "QWEN3_8B",
+    "QWEN_7B",
     "VICUNA_7B",
     "VICUNA_13B",
     "VICUNA_V0_7B",
@@ -94,6 +102,19 @@ MISTRAL_7B = Decoder.Config(
     licence="Apache-2.0",
 )
 
+QWEN_7B = Decoder.Config(
+    family="qwen2",  # the same layers; its own files name them otherwise
+    vocab=151_936,
+    dim=4096,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    ffn=11_008,
+    qkv_bias=True,
+    max_positions=8192,
+    source="Qwen/Qwen-7B",
+    licence="Tongyi Qianwen",
+)
 QWEN2_0_5B = Decoder.Config(
     family="qwen2",
     vocab=151_936,
@@ -140,6 +161,88 @@ QWEN3_0_6B = Decoder.Config(
 )
 QWEN3_1_7B = replace(QWEN3_0_6B, dim=2048, ffn=6144, source="Qwen/Qwen3-1.7B")
 QWEN3_8B = replace(QWEN3_0_6B, dim=4096, depth=36, heads=32, ffn=12_288, tie_head=False, source="Qwen/Qwen3-8B")
+
+OPT_2_7B = HFCausal.Config(
+    config={
+        "model_type": "opt",
+        "hidden_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "ffn_dim": 10_240,
+        "word_embed_proj_dim": 2560,
+        "vocab_size": 50_272,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "activation_function": "relu",
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+    },
+    source="facebook/opt-2.7b",
+    licence="OPT-175B non-commercial",
+)
+FLAN_T5_XL = HFSeq2Seq.Config(
+    config={
+        "model_type": "t5",
+        "d_model": 2048,
+        "d_ff": 5120,
+        "d_kv": 64,
+        "num_heads": 32,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+        "vocab_size": 32_128,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu_new",
+        "is_gated_act": True,
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    },
+    source="google/flan-t5-xl",
+    licence="Apache-2.0",
+)
+
+MOBILELLAMA_1_4B = replace(
+    LLAMA_7B,
+    dim=2048,
+    depth=24,
+    heads=16,
+    kv_heads=16,
+    ffn=5632,
+    source="mtgv/MobileLLaMA-1.4B-Chat",
+    licence="Apache-2.0",
+)
+
+MOBILELLAMA_2_7B = replace(
+    LLAMA_7B,
+    dim=2560,
+    depth=32,
+    heads=32,
+    kv_heads=32,
+    ffn=6912,
+    source="mtgv/MobileLLaMA-2.7B-Chat",
+    licence="Apache-2.0",
+)
+
+PERSIMMON_8B = HFCausal.Config(
+    config={
+        "model_type": "persimmon",
+        "vocab_size": 262_144,
+        "hidden_size": 4096,
+        "intermediate_size": 16_384,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 64,
+        "hidden_act": "relu2",
+        "max_position_embeddings": 16_384,
+        "layer_norm_eps": 1e-5,
+        "qk_layernorm": True,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 25_000.0,
+    },
+    source="adept/persimmon-8b-base",
+    licence="Apache-2.0",
+)
 
 LLMS: dict[str, Decoder.Config] = {
     "llama-7b": LLAMA_7B,

@@ -6,7 +6,7 @@ Every part has a nested `Config` with `build(**widths)`; a published encoder's o
 stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.values`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -29,6 +29,7 @@ __all__ = [
     "FusionConfig",
     "ImageSpec",
     "LLMConfig",
+    "Prompts",
     "plain",
     "splice",
 ]
@@ -40,7 +41,8 @@ class ImageSpec(Config):
     """How a picture becomes the pixels that an encoder was trained on. Sizes are (height, width) in pixels.
 
     `fit`: "pad" keeps the aspect and pads to the size with `background`; "crop" scales the short side and cuts the
-    centre; "squash" scales both sides; "native" keeps the picture, rounded up to multiples of `multiple`.
+    centre; "squash" scales both sides; "native" keeps the picture, rounded up to multiples of `multiple`; one that
+    does not fit into `most` is scaled down before, its aspect kept. For "native" `size` is what is shown and planned.
     """
 
     size: tuple[int, int]
@@ -50,6 +52,7 @@ class ImageSpec(Config):
     resample: Literal["bicubic", "bilinear"] = "bicubic"
     background: tuple[int, int, int] = (0, 0, 0)
     multiple: int = 1
+    most: tuple[int, int] | None = None
 
     @property
     def fixed(self) -> bool:
@@ -60,12 +63,30 @@ class ImageSpec(Config):
         """What a picture of this size becomes."""
         if self.fixed:
             return self.size
+        height, width = self.within(height, width)
         m = self.multiple
         return -(-height // m) * m, -(-width // m) * m
 
+    def within(self, height: int, width: int) -> tuple[int, int]:
+        """A picture's size once it fits into `most`, its aspect kept, rounded down.
+
+        >>> ImageSpec(size=(300, 300), fit="native", most=(1080, 1920)).within(2000, 1000)
+        (1080, 540)
+        """
+        if self.most is None or (height <= self.most[0] and width <= self.most[1]):
+            return height, width
+        rows, cols = self.most
+        # In whole numbers: a float's last bit would take a row away.
+        if rows * width < cols * height:
+            return rows, max(1, width * rows // height)
+        return max(1, height * cols // width), cols
+
 
 class Encoder(Protocol):
-    """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself."""
+    """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself.
+
+    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone.
+    """
 
     dim: int
     """Width of its features."""
@@ -109,9 +130,14 @@ class Connector(Protocol):
     """`Features` at the encoder's width → `Features` at the LLM's."""
 
     sees_prompt: bool
-    """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions."""
+    """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions, and it
+    is called with `Prompts` as a second argument. A connector that is several parts names them by `parts()`."""
 
     def __call__(self, features: Features) -> Features: ...
+
+
+Prompts = Sequence[Tensor]
+"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +151,11 @@ class ConnectorConfig(Config):
     def tiny(self) -> Self:
         """The same at a size for tests."""
         return self
+
+    @property
+    def sees_prompt(self) -> bool:
+        """Whether it reads the instruction; then `build` is told the LLM's `vocab` too."""
+        return False
 
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
@@ -186,6 +217,14 @@ class LLM(Protocol):
     def embed(self, tokens: Tensor) -> Tensor: ...
     def __call__(self, embeds: Tensor, ctx: Context, around: Around = plain) -> Tensor: ...
     def head(self, hidden: Tensor) -> Tensor: ...
+    def tables(self) -> tuple[Tensor, ...]:
+        """The weights with a row a token, float[V, D]: the embedding, and the head's unless it is the same.
+
+        Raises:
+            ConfigError: a row is not all that becomes of a token (scaled embeddings, a head with a bias).
+        """
+        ...
+
     def new_cache(self, rows: int, columns: int) -> Any: ...
 
 
@@ -203,6 +242,11 @@ class LLMConfig(Config):
 
     @property
     def depth(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the published embedding."""
         raise NotImplementedError
 
     def build(self, *, vocab: int | None = None) -> nn.Module:

@@ -10,9 +10,10 @@ loses the last item at most, and two runs may fill the same cache.
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -63,7 +64,7 @@ class FeatureCache:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 break  # the line that a kill cut short is the last
-            layout = Layout(tuple(row["grid"]), row["extra"])
+            layout = _layout(row)
             if row["offset"] + layout.count * self.dim * self.size <= held:
                 self.places[row["digest"]] = _Place(str(data), row["offset"], layout)
 
@@ -119,9 +120,14 @@ class FeatureCache:
                     offset = data.tell()
                     data.write(value.to("cpu", self.dtype).contiguous().view(torch.uint8).numpy().tobytes())
                     data.flush()
-                    row = {"digest": self.digest(ref), "offset": offset, "grid": layout.grid, "extra": layout.extra}
+                    row = {"digest": self.digest(ref), "offset": offset} | asdict(layout)
                     index.write(json.dumps(row) + "\n")
                     index.flush()
                     self.places[row["digest"]] = _Place(data.name, offset, layout)
                     added += 1
         return added
+
+
+def _layout(row: Mapping[str, Any]) -> Layout:
+    """A layout as an index line has it; without `more` in those of before items were divided."""
+    return Layout(tuple(row["grid"]), row["extra"], tuple(_layout(view) for view in row.get("more", ())))

@@ -47,6 +47,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from quintet.components.encoders.resize import resized
 from quintet.components.roles import ImageSpec
 from quintet.errors import DataError
 from quintet.values import Ref
@@ -139,11 +140,13 @@ def fit_image(pixels: Tensor, spec: ImageSpec) -> Tensor:
 
     For "pad" the picture lies in the middle of the smallest canvas of the target's aspect, then the canvas is scaled
     (LLaVA-1.5, `expand2square`). For "crop" it is scaled to cover the target, the long side rounded down, and the
-    centre stays (CLIP). For "native" nothing is scaled: the canvas grows at the right and at the bottom.
+    centre stays (CLIP). For "native" nothing is scaled that fits into `most`: the canvas grows at the right and at the
+    bottom.
     """
     height, width = pixels.shape[1:]
     rows, cols = spec.output_size(height, width)
     if spec.fit == "native":
+        pixels = _scale(pixels, spec.within(height, width), spec)
         return _canvas(pixels, (rows, cols), (0, 0), spec.background).contiguous()
     if spec.fit == "pad":
         outer = max(height, -(-width * rows // cols)), max(width, -(-height * cols // rows))
@@ -168,9 +171,7 @@ def fit_image(pixels: Tensor, spec: ImageSpec) -> Tensor:
 
 # ---- fitting -----------------------------------------------------------------------------------------------------
 def _scale(pixels: Tensor, size: tuple[int, int], spec: ImageSpec) -> Tensor:
-    if tuple(pixels.shape[1:]) == size:
-        return pixels
-    return F.interpolate(pixels[None], size=size, mode=spec.resample, antialias=True)[0]
+    return resized(pixels, size, spec.resample)
 
 
 def _canvas(pixels: Tensor, size: tuple[int, int], corner: tuple[int, int], colour: tuple[int, int, int]) -> Tensor:

@@ -3,6 +3,7 @@
 Nothing is downloaded unless asked for, no code of a repository is run, and only safetensors are read.
 """
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.hf import HFCausal
 from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.llms.weights import SafetensorsFolder, load_hf_state
+from quintet.components.roles import EncoderConfig
 from quintet.components.starter import asset
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
@@ -48,30 +50,44 @@ def folder_of(source: str, *, download: bool = False) -> Path:
         ) from None
 
 
-def load_tokenizer(config: MLLM.Config, *, download: bool = False) -> Tokenizer:
-    """The LLM's own tokenizer; the starter's where the LLM has no published weights (tiny)."""
+def load_tokenizer(config: MLLM.Config, *, added: Sequence[str] = (), download: bool = False) -> Tokenizer:
+    """The LLM's own tokenizer with `added` special tokens; the starter's where the LLM has no published weights."""
     source = getattr(config.llm, "source", None) or "starter/llm"
-    return Tokenizer.load(folder_of(source, download=download))
+    tokenizer = Tokenizer.load(folder_of(source, download=download))
+    tokenizer.add(*added)
+    return tokenizer
 
 
-def build_model(config: MLLM.Config, *, vocab: int, seed: int = 0, download: bool = False) -> MLLM:
-    """The model with published weights where its parts name some, and seeded random ones elsewhere."""
+def build_model(
+    config: MLLM.Config, *, vocab: int, added: Sequence[int] = (), seed: int = 0, download: bool = False
+) -> MLLM:
+    """The model with published weights where its parts name some, and seeded random ones elsewhere.
+
+    `added` are ids of added tokens: an LLM whose published rows they exceed is widened, and the new rows begin as the
+    mean of the published ones.
+
+    Raises:
+        ConfigError: a tokenizer that exceeds the published rows by more than what was added to it.
+    """
     torch.manual_seed(seed)
-    published = getattr(config.llm, "source", None)
-    model = config.build(vocab=None if published else vocab)
-    if vocab > model.llm.vocab:
-        raise ConfigError(f"the tokenizer has {vocab} tokens, the LLM {published!r} only {model.llm.vocab}")
-    for name, part in [*((f"encoders.{k}", e) for k, e in model.encoders.items()), ("llm", model.llm)]:
-        source = _source(model, name)
-        if source:
-            log.info("%s: weights of %s", name, source)
-            _load(part, folder_of(source, download=download))
+    source, rows = getattr(config.llm, "source", None), config.llm.vocab
+    if source and vocab > rows + len(added):
+        raise ConfigError(f"the tokenizer has {vocab - len(added)} tokens of its own, the LLM {source!r} only {rows}")
+    model = config.build(vocab=max(vocab, rows) if source else vocab, added=added)
+    for name, part, source in _published(model):
+        log.info("%s: weights of %s", name, source)
+        _load(part, folder_of(source, download=download))
     return model
 
 
-def _source(model: MLLM, part: str) -> str | None:
-    config = model.config.llm if part == "llm" else model.config.encoders[part.split(".", 1)[1]]
-    return getattr(config, "source", None) or None
+def _published(model: MLLM) -> Iterator[tuple[str, nn.Module, str]]:
+    """Every module whose settings name published weights: the LLM, and encoders, also those inside another."""
+    for name, module in model.encoders.named_modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, EncoderConfig) and getattr(config, "source", None):
+            yield f"encoders.{name}", module, config.source  # type: ignore[attr-defined]
+    if source := getattr(model.config.llm, "source", None):
+        yield "llm", model.llm, source
 
 
 def _load(part: nn.Module, folder: Path) -> None:

@@ -9,7 +9,7 @@
 The model never sees text or pictures as files; it gets a `Batch`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from quintet.components import lora
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.fused import log_probs
 from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
+from quintet.components.token_rows import TokenRows
 from quintet.config.base import Config
-from quintet.errors import ConfigError, nearest
+from quintet.errors import ConfigError, DataError, nearest
 from quintet.sizes import rounded
 from quintet.values import Batch, Features, Layout, Targets
 
@@ -80,19 +82,28 @@ class MLLM(nn.Module):
                 raise ConfigError(f"this model takes no {kind}{nearest(kind, self.encoders)}")
             return self.encoders[kind]
 
-        def build(self, *, vocab: int | None = None) -> "MLLM":
-            """The model, with random weights. Under `torch.device("meta")` it takes no memory."""
-            return MLLM(self, vocab=vocab)
+        def build(self, *, vocab: int | None = None, added: Sequence[int] = ()) -> "MLLM":
+            """The model, with random weights. Under `torch.device("meta")` it takes no memory.
 
-    def __init__(self, config: Config, *, vocab: int | None = None) -> None:
+            `vocab` is the rows of the embedding, by default the published ones; `added` are the ids among them of the
+            tokens that templates add.
+            """
+            return MLLM(self, vocab=vocab, added=added)
+
+    tokens: TokenRows | None
+
+    def __init__(self, config: Config, *, vocab: int | None = None, added: Sequence[int] = ()) -> None:
         super().__init__()
         self.config = config
         self.encoders = nn.ModuleDict({k: e.build() for k, e in config.encoders.items()})
         self.llm: Any = config.llm.build(vocab=vocab)
         self.connectors = nn.ModuleDict(
-            {k: c.build(d_in=config.encoders[k].dim, d_out=config.llm.dim) for k, c in config.connectors.items()}
+            {k: _connector(c, d_in=config.encoders[k].dim, llm=self.llm) for k, c in config.connectors.items()}
         )
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
+        self.added = tuple(added)
+        """Ids of added tokens, whose rows the part `tokens` may train."""
+        self.register_module("tokens", None)
         self.frozen_encoders: frozenset[str] = frozenset()
         """Encoders that run without a graph: none of their weights train."""
         self.kept_encoders: frozenset[str] = frozenset()
@@ -106,12 +117,14 @@ class MLLM(nn.Module):
         With a `cache`, `batch` holds the new columns only, and no media.
         """
         embeds = self.llm.embed(batch.tokens)
+        if self.tokens is not None:
+            embeds = self.tokens.embed(batch.tokens, embeds)
         assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
         features: dict[str, Features] = {}
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
         for kind in self.encoders:
             if kind in batch.media:
-                features[kind] = self.connectors[kind](self.encode(kind, batch))
+                features[kind] = self._connect(kind, self.encode(kind, batch), batch)
             elif self.run_all_parts:
                 embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
@@ -142,9 +155,28 @@ class MLLM(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
             return self.encoders[kind](media.values)
 
+    def _connect(self, kind: str, features: Features, batch: Batch) -> Features:
+        connector, media = self.connectors[kind], batch.media[kind]
+        if not connector.sees_prompt:
+            return connector(features)
+        silent = [n for n, count in enumerate(media.word_counts) if not count]
+        # A node whose interval holds others has children: the question is in them.
+        if silent and bool((media.exit[silent] > media.enter[silent] + 1).any()):
+            raise DataError(
+                "question-apart",
+                f"an {kind} stands in a turn without words that questions branch from, and this connector reads the"
+                " question, so its features cannot be shared: put the question into the turn of the"
+                f" {kind}, or the {kind} into each branch",
+            )
+        return connector(features, batch.tokens.flatten()[media.words].split(list(media.word_counts)))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """float[…, D] → float32[…, V]."""
-        return self.llm.head(hidden).float()
+        return self._head(hidden).float()
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        logits = self.llm.head(hidden)
+        return logits if self.tokens is None else self.tokens.head(hidden, logits)
 
     def target_logps(self, output: Output, targets: Targets) -> Tensor:
         """Log-probability of each supervised token, float32[P], in nats.
@@ -163,7 +195,7 @@ class MLLM(nn.Module):
         return torch.cat([checkpoint(self._logps, h, i, use_reentrant=False) for h, i in pieces])[:count]  # type: ignore[arg-type]
 
     def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        return log_probs(self.llm.head(hidden), ids)
+        return log_probs(self._head(hidden), ids)
 
     def _idle(self, kind: str, device: torch.device) -> Tensor:
         """Zero, computed through the parts of a modality that this batch has nothing of.
@@ -181,19 +213,49 @@ class MLLM(nn.Module):
             blank = torch.zeros(3, *size, dtype=torch.uint8, device=device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
                 features = self.encoders[kind]((blank,))
-        return self.connectors[kind](features).values.sum() * 0.0
+        word = torch.zeros(1, dtype=torch.int64, device=device)
+        connector = self.connectors[kind]
+        made = connector(features, (word,)) if connector.sees_prompt else connector(features)
+        return made.values.sum() * 0.0
 
     def parts(self) -> dict[str, nn.Module]:
-        """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`."""
+        """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`.
+
+        While a stage trains them apart, the rows of added tokens are the part `tokens` (`with_token_rows`).
+        """
         found: dict[str, nn.Module] = {}
         for kind, encoder in self.encoders.items():
             found[f"encoders.{kind}"] = encoder
         for kind, connector in self.connectors.items():
-            found[f"connectors.{kind}"] = connector
+            # A connector may be several parts, as a Q-Former and its projection, of which a stage trains one.
+            inner = connector.parts() if hasattr(connector, "parts") else {}  # type: ignore[operator]
+            found |= {f"connectors.{kind}.{name}": part for name, part in inner.items()}
+            if not inner:
+                found[f"connectors.{kind}"] = connector
         if any(True for _ in self.fusion.parameters()):
             found["fusion"] = self.fusion
         found["llm"] = self.llm
+        if self.tokens is not None:
+            found["tokens"] = self.tokens
         return found
+
+    def with_token_rows(self) -> None:
+        """Makes the rows of added tokens a part of their own, `tokens`, until `fold`.
+
+        Raises:
+            ConfigError: no token was added, or the LLM does more with a token than look up its row.
+        """
+        if not self.added:
+            raise ConfigError("no part 'tokens' to train: the recipe's templates add no tokens (`Template.added`)")
+        if self.tokens is None:
+            self.tokens = TokenRows(self.llm.tables(), self.added)
+
+    def fold(self) -> None:
+        """Folds what a stage trained beside the weights into them: adapters, and rows of added tokens."""
+        lora.merge(self)
+        if self.tokens is not None:
+            self.tokens.write(self.llm.tables())
+            self.tokens = None
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -205,6 +267,12 @@ class MLLM(nn.Module):
                 yield
         finally:
             self.train(was_training)
+
+
+def _connector(config: ConnectorConfig, *, d_in: int, llm: Any) -> nn.Module:
+    """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
+    words = {"vocab": llm.vocab} if config.sees_prompt else {}
+    return config.build(d_in=d_in, d_out=llm.dim, **words)
 
 
 def _few(indices: Tensor) -> Tensor:

@@ -1,8 +1,31 @@
 """Published conversation templates. Sources: each system's paper and code, as `Paper` of its recipe names them."""
 
+from dataclasses import replace
+
 from quintet.data.template import Frame, Template
 
-__all__ = ["LLAVA_V0", "PLAIN", "VICUNA_V1"]
+__all__ = [
+    "BLIP2_OPT",
+    "BLIP2_OPT_CAPTION",
+    "BLIP2_T5",
+    "BLIP2_T5_CAPTION",
+    "FROZEN_CAPTION",
+    "FROZEN_VQA",
+    "FUYU",
+    "INSTRUCTBLIP",
+    "INTERLEAVED",
+    "LLAVA_V0",
+    "MINIGPT4",
+    "MINIGPT4_CHAT",
+    "MINIGPT_V2",
+    "MPLUG_OWL",
+    "PLAIN",
+    "PLAIN_EOS",
+    "QWEN_VL",
+    "QWEN_VL_CAPTION",
+    "QWEN_VL_TASKS",
+    "VICUNA_V1",
+]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -40,3 +63,173 @@ PLAIN = Template(
     questions=False,
 )
 """<image>{caption}\\n: the question is dropped (LLaVA's code from v1.0 on)."""
+
+MINIGPT4 = Template(
+    name="minigpt4",
+    system="###",
+    system_frame=Frame(),
+    user=Frame(before="Human: ", after=" ###"),
+    assistant="Assistant:",
+    end="###",
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+)
+"""###Human: <Img>…</Img> {q} ###Assistant: {a}### (MiniGPT-4's second stage)."""
+
+MINIGPT4_CHAT = replace(
+    MINIGPT4,
+    name="minigpt4_chat",
+    system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to "
+    "you. Please answer my questions.",
+    system_frame=Frame(after="###"),
+    user=Frame(before="Human: ", after="###"),
+)
+"""{system}###Human: <Img>…</Img> {q}###Assistant: {a}###Human: … (MiniGPT-4's conversations)."""
+
+BLIP2_OPT_CAPTION = Template(
+    name="blip2_opt_caption",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    answer="",
+    end="\n",
+    joint="",
+    questions=False,
+)
+"""<image></s>{caption}\\n: OPT's start token stands behind the picture (BLIP-2, LAVIS' `blip2_opt`)."""
+
+BLIP2_OPT = Template(
+    name="blip2_opt",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="\n",
+    joint="",
+    place="outside",
+)
+"""<image></s>Question: {q} Answer: {a}\\n (BLIP-2, zero-shot questions to OPT)."""
+
+BLIP2_T5_CAPTION = Template(name="blip2_t5_caption", bos=False, answer="", end="</s>", joint="", questions=False)
+"""<image> to the encoder, {caption}</s> from the decoder (BLIP-2, LAVIS' `blip2_t5` without a prefix)."""
+
+BLIP2_T5 = Template(
+    name="blip2_t5",
+    bos=False,
+    user=Frame(before="Question: ", after=" "),
+    assistant="Short answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>Question: {q} Short answer: {a}</s> (BLIP-2, zero-shot questions to Flan-T5)."""
+
+INSTRUCTBLIP = Template(
+    name="instructblip",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    end="</s>",
+    joint="",
+    place="front",
+)
+"""<image></s>{q} {a}</s>: no roles; the tokenizer's start token is set to </s> (LAVIS' `blip2_vicuna_instruct`)."""
+
+PLAIN_EOS = replace(PLAIN, name="plain_eos", end="</s>")
+"""<image>{caption}</s>."""
+
+MPLUG_OWL = Template(
+    name="mplug_owl",
+    system="The following is a conversation between a curious human and AI assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the user's questions.",
+    system_frame=Frame(after="\n"),
+    user=Frame(before="Human: ", after="\n"),
+    assistant="AI:",
+    end="</s>",
+    joint="\nHuman: ",
+    place="front",
+)
+"""{system}\\nHuman: <image>\\nHuman: {q}\\nAI: {a}</s> (mPLUG-Owl)."""
+
+QWEN_VL_CAPTION = Template(
+    name="qwen_vl_caption",
+    bos=False,
+    media={"image": Frame(before="<img>", after="</img>")},
+    answer="",
+    end="<|endoftext|>",
+    joint="",
+    questions=False,
+    added=("<img>", "</img>", "<|endoftext|>"),
+)
+"""<img>…</img>{caption}<|endoftext|> (Qwen-VL's first stage)."""
+
+QWEN_VL_TASKS = replace(
+    QWEN_VL_CAPTION,
+    name="qwen_vl_tasks",
+    user=Frame(after=" "),
+    assistant="Answer:",
+    place="front",
+    questions=True,
+    added=(*QWEN_VL_CAPTION.added, "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
+)
+"""<img>…</img>{q} Answer:{a}<|endoftext|> (Qwen-VL's second stage)."""
+
+QWEN_VL = Template(
+    name="qwen_vl",
+    system="You are a helpful assistant.",
+    system_frame=Frame(before="<|im_start|>system\n", after="<|im_end|>"),
+    user=Frame(before="\n<|im_start|>user\n", after="<|im_end|>\n"),
+    assistant="<|im_start|>assistant\n",
+    answer="",
+    end="<|im_end|>",
+    bos=False,
+    media={"image": Frame(before="Picture {n}: <img>", after="</img>")},
+    added=(*QWEN_VL_TASKS.added, "<|im_start|>", "<|im_end|>"),
+)
+"""ChatML, in which a user says "Picture 1: <img>…</img>", a line's end and the question (Qwen-VL-Chat)."""
+
+INTERLEAVED = Template(
+    name="interleaved",
+    assistant="",
+    answer=" ",
+    end="</s>",
+    joint="",
+    user_weight=1.0,
+)
+"""<image>{text}<image>{text}: documents with their pictures where they stand, every word learnt (VILA on MMC4)."""
+
+MINIGPT_V2 = Template(
+    name="minigpt_v2",
+    user=Frame(before="[INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+)
+"""[INST] <Img><image></Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+
+FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
+"""<image>{caption}</s> (Frozen)."""
+
+FROZEN_VQA = Template(
+    name="frozen_vqa",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>Question: {q} Answer: {a}</s> (Frozen's zero-shot and few-shot questions)."""
+
+FUYU = Template(
+    name="fuyu",
+    system_frame=Frame(after="\n"),
+    user=Frame(before="<s>", after="\n"),
+    assistant="<0x04>",
+    answer="",
+    end="|ENDOFTEXT|",
+    bos=False,
+    joint="",
+    place="outside",
+)
+"""<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""

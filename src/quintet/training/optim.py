@@ -25,9 +25,14 @@ def rate_of(part: str, train: Mapping[str, Rate]) -> Rate | None:
 def set_trainable(model: MLLM, train: Mapping[str, Rate]) -> dict[str, Rate]:
     """Freezes what has no rate, adds adapters where a rate asks for them; returns part → rate.
 
+    The part `tokens` are the rows of added tokens, for stages in which the LLM is frozen or has adapters; where `llm`
+    trains they learn with it.
+
     Raises:
-        ConfigError: a name in `train` that no part of the model has.
+        ConfigError: a name in `train` that no part of the model has, or a share of layers of a part that has none.
     """
+    if "tokens" in train:
+        model.with_token_rows()
     parts = model.parts()
     for name in train:
         if not any(part == name or part.startswith(name + ".") for part in parts):
@@ -41,10 +46,22 @@ def set_trainable(model: MLLM, train: Mapping[str, Rate]) -> dict[str, Rate]:
             found[part] = rate
             if rate.lora is not None:
                 lora.apply(module, rate.lora)
+            elif rate.upper < 1:
+                _only_upper(part, module, rate.upper)
     model.frozen_encoders = frozenset(
         kind for kind, e in model.encoders.items() if not any(p.requires_grad for p in e.parameters())
     )
     return found
+
+
+def _only_upper(part: str, module: nn.Module, share: float) -> None:
+    """Of the module's weights, those of its upper layers learn."""
+    upper = getattr(module, "upper", None)
+    if upper is None:
+        raise ConfigError(f"{part} does not tell its upper layers from its lower ones; train it with upper=1")
+    module.requires_grad_(requires_grad=False)
+    for layer in upper(share):
+        layer.requires_grad_(requires_grad=True)
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -20,8 +20,12 @@ class Rate(Config):
     """Peak learning rate of AdamW; see `Stage.optimizer` for Muon."""
     lora: Lora | None = None
     """Low-rank adapters instead of the part's own weights."""
+    upper: float = 1.0
+    """Share of the part's layers that learn, counted from its output; what lies before them is frozen (ShareGPT4V)."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.upper <= 1 or (self.upper < 1 and self.lora):
+            raise ConfigError(f"upper is {self.upper}; it is a share of a part's layers, over 0, and goes without lora")
         if self.lr <= 0:
             raise ConfigError(f"lr is {self.lr}; leave the part out of `train` to freeze it")
 
@@ -48,7 +52,7 @@ class Stage(Config):
     data: Data
     template: Template
     train: Mapping[str, Rate]
-    """Part → rate, by prefix of the part's name: `connectors`, `llm`, `encoders.image`, `fusion`."""
+    """Part → rate, by prefix of the part's name: `connectors`, `llm`, `encoders.image`, `fusion`, `tokens`."""
     batch: int
     """Samples in a step, over all ranks and micro-batches."""
     epochs: float = 1.0

@@ -33,4 +33,5 @@ class Linear(nn.Module):
         self.project = nn.Linear(d_in, d_out, bias=config.bias)
 
     def forward(self, features: Features) -> Features:
-        return Features(self.project(features.values), features.layouts)
+        # Pixels without an encoder come in float32, whatever the weights are.
+        return Features(self.project(features.values.to(self.project.weight.dtype)), features.layouts)

@@ -22,14 +22,27 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU}
 class Stack(nn.Module):
     """`depth` linear layers: d_in → d_out, then d_out → d_out, the activation between them.
 
+    `first` is the width after the first layer, where it is not d_out.
     `layers` holds the linear layers alone, so that the weights are `layers.0`, `layers.1` … whatever stands between.
     """
 
-    def __init__(self, *, d_in: int, d_out: int, depth: int, bias: bool = True, act: Activation = "gelu") -> None:
+    def __init__(
+        self,
+        *,
+        d_in: int,
+        d_out: int,
+        depth: int,
+        bias: bool = True,
+        act: Activation = "gelu",
+        first: int | None = None,
+    ) -> None:
         super().__init__()
         if depth < 1:
             raise ConfigError(f"depth is {depth}; a connector needs at least one linear layer")
-        self.layers = nn.ModuleList(nn.Linear(d_in if i == 0 else d_out, d_out, bias=bias) for i in range(depth))
+        widths = [d_in, *[d_out] * depth]
+        if first is not None and depth > 1:
+            widths[1] = first
+        self.layers = nn.ModuleList(nn.Linear(widths[i], widths[i + 1], bias=bias) for i in range(depth))
         self.act = (
             nn.GELU(approximate="tanh" if act == "gelu_tanh" else "none")
             if act.startswith("gelu")
@@ -55,6 +68,8 @@ class Mlp(nn.Module):
         """Linear layers; with 1 it is a `Linear`."""
         bias: bool = True
         act: Activation = "gelu"
+        widen: int | None = None
+        """Width after the first layer as a multiple of the encoder's (Prismatic); None: the LLM's width."""
 
         def __post_init__(self) -> None:
             if self.depth < 1:
@@ -69,7 +84,8 @@ class Mlp(nn.Module):
     def __init__(self, config: Config, *, d_in: int, d_out: int) -> None:
         super().__init__()
         self.config = config
-        self.project = Stack(d_in=d_in, d_out=d_out, depth=config.depth, bias=config.bias, act=config.act)
+        first = None if config.widen is None else config.widen * d_in
+        self.project = Stack(d_in=d_in, d_out=d_out, depth=config.depth, bias=config.bias, act=config.act, first=first)
 
     def forward(self, features: Features) -> Features:
         return Features(self.project(features.values), features.layouts)

@@ -24,8 +24,14 @@ def merged_grid(layout: Layout, factor: int) -> tuple[int, int]:
     (8, 8)
 
     Raises:
-        ConfigError: the features are no grid of rows and columns, or its sides are no multiples of the factor.
+        ConfigError: the picture is divided, the features are no grid of rows and columns, or its sides are no
+            multiples of the factor.
     """
+    if layout.more:
+        raise ConfigError(
+            f"a picture divided into {len(layout.views)} views has a grid for each; put the connector into one that "
+            "takes views apart (quintet.components.connectors.newline)"
+        )
     if len(layout.grid) != 2:
         raise ConfigError(
             f"features of shape {layout.grid} are not a grid of rows and columns, so squares of {factor} × {factor} "

@@ -40,7 +40,7 @@ def gradients(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iter
                 found = f"{_some(loose, own)} of the frozen part {part} with a gradient"
                 yield _finding("frozen-learns", found, "none", f"give {part} a rate, or stop it from unfreezing itself")
             continue
-        fixed = [] if rate.lora else [name for name, p in own if not p.requires_grad]
+        fixed = [] if rate.lora or rate.upper < 1 else [name for name, p in own if not p.requires_grad]
         if fixed or not learns:
             found = f"{_some(fixed or [n for n, _ in own], own)} of {part} that cannot learn"
             yield _finding("trained-frozen", found, "all of them learn", "the part must not freeze itself")

@@ -1,0 +1,65 @@
+"""MiniGPT-v2: one model for many tasks, told apart by identifiers (Chen et al. 2023, arXiv:2310.09478).
+
+Notable: EVA-CLIP at 448 px, always frozen, gives 1024 patches; four neighbours in raster order are joined into one long
+feature, so that 256 tokens reach Llama 2, which learns by adapters on its queries and values in all three stages. Six
+identifiers ([vqa], [caption], [grounding], [refer], [identify], [detection]) begin an instruction; they are plain text.
+Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+"""
+
+from quintet.components.connectors.concat import Concat
+from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.fusion.token import TokenFusion
+from quintet.components.lora import Lora
+from quintet.components.presets_llm import LLAMA2_CHAT_7B
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._templates import MINIGPT_V2
+from quintet.training.stage import Data, Rate, Stage
+
+
+def recipe() -> Recipe:
+    """MiniGPT-v2 (7B)."""
+    adapters = Lora(rank=64, alpha=16, dropout=0.05, targets=("q_proj", "v_proj"))
+    return Recipe(
+        model=MLLM.Config(
+            encoders={"image": EVA_CLIP_G.at(size=448, norm=True)},
+            connectors={"image": Concat.Config(run=4)},
+            fusion=TokenFusion.Config(),
+            llm=LLAMA2_CHAT_7B,
+        ),
+        stages=(
+            Stage(
+                name="broad",
+                data=Data(name="weakly-labelled+fine-grained", kind="captions"),
+                template=MINIGPT_V2,
+                train={"connectors": Rate(lr=1e-4), "llm": Rate(lr=1e-4, lora=adapters)},
+                batch=96,
+                steps=400_000,
+            ),
+            Stage(
+                name="fine-grained",
+                data=Data(name="fine-grained", kind="instructions"),
+                template=MINIGPT_V2,
+                train={"connectors": Rate(lr=1e-5), "llm": Rate(lr=1e-5, lora=adapters)},
+                batch=64,
+                steps=50_000,
+            ),
+            Stage(
+                name="instruct",
+                data=Data(name="fine-grained+llava+flickr30k+unnatural", kind="instructions"),
+                template=MINIGPT_V2,
+                train={"connectors": Rate(lr=1e-5), "llm": Rate(lr=1e-5, lora=adapters)},
+                batch=24,
+                steps=35_000,
+                final=0.1,
+            ),
+        ),
+        paper=Paper(
+            title="MiniGPT-v2: Large Language Model as a Unified Interface for Vision-Language Multi-task Learning",
+            authors="Chen et al.",
+            year=2023,
+            arxiv="2310.09478",
+            published={"connectors.image": 4 * 1408 * 4096 + 4096},
+            tokens={"image": 256},
+        ),
+    )

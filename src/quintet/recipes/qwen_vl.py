@@ -1,0 +1,80 @@
+"""Qwen-VL: one layer of resampling, places kept, three stages (Bai et al. 2023, arXiv:2308.12966).
+
+Notable: 256 queries on a 16 × 16 grid, with fixed positions on queries and keys, take 1024 patches at 448 px (256 at
+224 px in the first stage). Pictures stand between <img> and </img> and are numbered in chat; boxes are
+<box>(x1,y1),(x2,y2)</box> after <ref>…</ref>, in whole thousandths. The encoder and the adapter train first, then all,
+then all but the encoder.
+
+The first stage has pictures of 224 px, the model here has one size, 448: its features are those of the later stages.
+The encoder is OpenCLIP's bigG without the class token. The released fine-tuning also learns the markers of every turn.
+Schedules' ends, warm-ups, and the batches of the last two stages are given from memory. Qwen-7B is read through our
+decoder; its released files have other names.
+"""
+
+from quintet.components.connectors.resampler import Resampler
+from quintet.components.encoders.presets import OPENCLIP_BIGG
+from quintet.components.presets_llm import QWEN_7B
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._templates import QWEN_VL, QWEN_VL_CAPTION, QWEN_VL_TASKS
+from quintet.training.stage import Data, Rate, Stage
+
+
+def recipe() -> Recipe:
+    """Qwen-VL-Chat."""
+    encoder = OPENCLIP_BIGG.at(layer=-1, size=448, fit="squash")
+    return Recipe(
+        model=MLLM.Config(
+            encoders={"image": encoder.without_class_token()},
+            connectors={"image": Resampler.Config()},
+            llm=QWEN_7B,
+        ),
+        stages=(
+            Stage(
+                name="pretrain",
+                data=Data(name="qwen-vl-1.4b", kind="captions", rows=1_400_000_000),
+                template=QWEN_VL_CAPTION,
+                train={"encoders": Rate(lr=2e-4), "connectors": Rate(lr=2e-4)},
+                batch=30_720,
+                steps=50_000,
+                warmup=500 / 50_000,
+                final=1e-6 / 2e-4,
+                betas=(0.9, 0.98),
+                weight_decay=0.05,
+            ),
+            Stage(
+                name="multitask",
+                data=Data(name="qwen-vl-76.8m", kind="instructions", rows=76_800_000),
+                template=QWEN_VL_TASKS,
+                train={"encoders": Rate(lr=5e-5), "connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
+                batch=4_096,
+                steps=19_000,
+                warmup=400 / 19_000,
+                final=0.2,
+                betas=(0.9, 0.98),
+                weight_decay=0.05,
+            ),
+            Stage(
+                name="instruct",
+                data=Data(name="qwen-vl-chat-350k", kind="instructions", rows=350_000),
+                template=QWEN_VL,
+                train={"connectors": Rate(lr=1e-5), "llm": Rate(lr=1e-5)},
+                batch=128,
+                steps=8_000,
+                warmup=3_000 / 8_000,
+                final=0.1,
+                betas=(0.9, 0.98),
+                weight_decay=0.05,
+            ),
+        ),
+        paper=Paper(
+            title="Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text Reading, and "
+            "Beyond",
+            authors="Bai et al.",
+            year=2023,
+            arxiv="2308.12966",
+            # 75.0 M of cross-attention (the paper's 0.08 B) and 16.8 M of projection, which it counts to the encoder.
+            published={"connectors.image": 91_791_360},
+            tokens={"image": 256},
+        ),
+    )
