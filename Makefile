@@ -6,11 +6,30 @@ OUT ?= quickstart
 COVERED := quintet.values quintet.data quintet.model quintet.training
 COVERAGE := 90
 
-.PHONY: quickstart test check test-gpu format clean
+# What `make compare` gives each recipe, and how many seeds.
+BUDGET ?= 500k-tokens
+SEEDS ?= 3
+COMPARED ?= runs/compare
+
+.PHONY: quickstart compare papers test check test-gpu format clean
 
 ## The whole arc on the starter parts: data, training, evaluation, report. Minutes on two cores, no network.
 quickstart: .venv-quickstart/ready
 	.venv-quickstart/bin/quintet quickstart --out $(OUT)
+
+## Every recipe on the same data with the same budget: a night on two cores. The same command goes on after a stop.
+compare: .venv-quickstart/ready
+	.venv-quickstart/bin/quintet compare --all --budget $(BUDGET) --seeds $(SEEDS) --limit 300 --out $(COMPARED)
+	mkdir -p docs/results
+	cp $(COMPARED)/compare.json docs/results/compare.json
+	cp $(COMPARED)/compare.md docs/compare.md
+
+## docs/papers.md: what every recipe reaches with its own amounts, seed 0. The same command goes on after a stop.
+papers: .venv-quickstart/ready
+	.venv-quickstart/bin/quintet compare --all --out $(COMPARED)-own
+	mkdir -p docs/results
+	cp $(COMPARED)-own/compare.json docs/results/papers.json
+	.venv-quickstart/bin/quintet papers docs/results/papers.json --out docs/papers.md
 
 ## All tests that run on a CPU, with coverage of the floors that everything stands on. PYTEST="-k resume" takes a few.
 test: .venv-test/ready

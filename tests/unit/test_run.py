@@ -153,7 +153,7 @@ def test_at_full_scale_a_stage_without_a_file_says_which_it_wants(
 
     recipe = load_recipe("llava15")[1]
     with pytest.raises(ConfigError, match="--data pretrain=PATH"):
-        run._source(Job(recipe="llava15", out=tmp_path, scale="full"), recipe, recipe.stages[0])
+        run.stage_source(Job(recipe="llava15", out=tmp_path, scale="full"), recipe, recipe.stages[0])
 
 
 def test_weights_that_are_not_here_are_not_fetched_unless_asked() -> None:

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from quintet import __version__
-from quintet.cli import convert, data, describe, runs
+from quintet.cli import compare, convert, data, describe, runs
 from quintet.errors import QuintetError
 
 __all__ = ["app", "main"]
@@ -71,6 +71,7 @@ def quintet(
 
 describe.register(app)
 runs.register(app)
+compare.register(app)
 data.register(app)
 convert.register(app)
 

@@ -27,7 +27,7 @@ def recipes(
     as_json: JSON = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
 ) -> None:
-    """List every system: what it reads and writes, its parts, its stages, its paper."""
+    """List every system: what it reads, its encoder, connector, fusion and LLM, what trains per stage, its paper."""
     from rich.table import Table
 
     from quintet.cli.screen import screen
@@ -39,12 +39,11 @@ def recipes(
     elif markdown:
         typer.echo(listing.markdown(entries))
     else:
-        heads = ("recipe", "reads", "writes", "connector", "fusion", "LLM", "stages", "paper")
+        heads = ("recipe", "reads", "encoder", "connector", "fusion", "LLM", "what trains, stage by stage", "paper")
         table = Table(*heads, box=None, pad_edge=False)
         for e in entries:
-            cells = (e.inputs, e.outputs, e.connector.values(), (e.fusion,), (e.llm,))
             paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
-            table.add_row(f"[bold]{e.name}", *(", ".join(c) for c in cells), " → ".join(e.stages), paper)
+            table.add_row(f"[bold]{e.name}", ", ".join(e.inputs), *listing.anatomy(e), paper)
         screen().print(table)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-__all__ = ["Bars", "TrainingBars", "bar"]
+__all__ = ["Bars", "CompareBars", "TrainingBars", "bar"]
 
 Flops = Mapping[str, tuple[float, float]]
 """Stage → FLOPs of the LLM (per token read, per token predicted), forward and backward."""
@@ -116,3 +116,63 @@ class TrainingBars:
             read, predicted = self.flops[last["stage"]]
             text += f"  {(tokens * read + targets * predicted) / seconds / self.peak:.0%} of peak"
         return text
+
+
+class CompareBars:
+    """How a comparison looks: one bar for all runs with the time left, and one for what is being done.
+
+    Without a terminal there is a line about every half minute.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[facts]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self.all = self.progress.add_task("all runs", total=None, facts="")
+        self.now = self.progress.add_task("", total=None, facts="", visible=False)
+        self.what, self.begun, self.said = "", time.monotonic(), 0.0
+        self.first: tuple[float, float] | None = None
+        self.left = ""
+
+    def __enter__(self) -> "CompareBars":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.console.print(text, style="dim", highlight=False, markup=False)
+
+    def runs(self, done: float, total: int) -> None:
+        """So many runs are done, and of the one that is on such a share."""
+        if self.first is None:
+            self.first = time.monotonic(), done
+        begun, at = self.first
+        # By what this call has done: runs that were there already took no time.
+        if done - at > 0.05 and (spent := time.monotonic() - begun) > 1:
+            self.left = f", about {_minutes(spent / (done - at) * (total - done))} left"
+        self.progress.update(self.all, completed=done, total=total, facts=f"{int(done)} of {total}{self.left}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """So much of one thing is done."""
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.begun = what, now
+        left = (now - self.begun) / done * (total - done) if done else 0.0
+        facts = f"{done:,} of {total:,}" + (f", {_minutes(left)} left" if left > 1 else "")
+        self.progress.update(self.now, description=what, completed=done, total=total, facts=facts, visible=True)
+        if not self.console.is_terminal and now - self.said > 30:
+            self.said = now
+            self.console.print(f"{what}: {facts}; all runs{self.left}", highlight=False, markup=False)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

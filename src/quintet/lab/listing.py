@@ -1,4 +1,4 @@
-"""Every system at a glance: what `quintet recipes` lists, and the table of the README."""
+"""Every system at a glance: the survey's anatomy, as `quintet recipes` lists it, and the table of the README."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -7,8 +7,9 @@ from typing import Any
 from quintet.config.base import Config
 from quintet.lab.run import load_recipe, recipe_names
 from quintet.recipes._recipe import Paper, Recipe
+from quintet.training.stage import Stage
 
-__all__ = ["Entry", "entry", "listing", "markdown"]
+__all__ = ["Entry", "anatomy", "entry", "listing", "markdown"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Entry:
     fusion: str
     llm: str
     stages: tuple[str, ...]
+    trains: dict[str, tuple[str, ...]]
+    """Stage → what learns in it, a part trained by adapters as `llm (LoRA)`; everything else is frozen."""
     paper: Paper
 
     def to_json(self) -> dict[str, Any]:
@@ -50,6 +53,7 @@ def entry(name: str, recipe: Recipe) -> Entry:
         fusion=_class(model.fusion),
         llm=_weights(model.llm),
         stages=tuple(stage.name for stage in recipe.stages),
+        trains={stage.name: _learning(stage) for stage in recipe.stages},
         paper=recipe.paper,
     )
 
@@ -71,6 +75,17 @@ def markdown(entries: Iterable[Entry]) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def anatomy(entry: Entry) -> tuple[str, ...]:
+    """Encoder, connector, fusion, LLM, and what trains in each stage, as cells of a table."""
+    stages = (f"{stage}: {', '.join(parts)}" for stage, parts in entry.trains.items())
+    return (", ".join(entry.encoder.values()), ", ".join(entry.connector.values()), entry.fusion, entry.llm,
+            " → ".join(stages))  # fmt: skip
+
+
+def _learning(stage: Stage) -> tuple[str, ...]:
+    return tuple(f"{part} (LoRA)" if rate.lora else part for part, rate in stage.train.items())
 
 
 def _class(config: Config) -> str:

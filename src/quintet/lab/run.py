@@ -38,7 +38,18 @@ from quintet.training.loop import Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
 from quintet.training.stage import Stage
 
-__all__ = ["Job", "cache_folder", "load_recipe", "recipe_names", "scenes_folder", "train"]
+__all__ = [
+    "STARTER_PICTURES",
+    "Job",
+    "cache_folder",
+    "load_recipe",
+    "recipe_names",
+    "resolve",
+    "resolved",
+    "scenes_folder",
+    "stage_source",
+    "train",
+]
 
 log = logger(__name__)
 
@@ -139,7 +150,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
             continue
         if stage not in chosen:
             continue
-        source = _source(job, recipe, stage)
+        source = stage_source(job, recipe, stage)
         cache = keep_features(
             model, stage, chosen, source, settings=job.settings, folder=cache_folder() / "features", note=job.note
         )
@@ -199,7 +210,12 @@ def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
     dist.barrier()
 
 
-def _source(job: Job, recipe: Recipe, stage: Stage) -> Source:
+def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
+    """The rows that a stage of the job learns from.
+
+    Raises:
+        ConfigError: at full scale a stage has no file.
+    """
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:

@@ -1,0 +1,148 @@
+"""Commands that set recipes side by side: compare, and papers, the page of what every system reached."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quintet.cli.describe import JSON
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from quintet.lab.compare import Comparison
+
+__all__ = ["register"]
+
+INTERRUPTED = 130
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file."""
+    app.command()(compare)
+    app.command()(papers)
+
+
+def compare(
+    recipes: Annotated[list[str] | None, typer.Argument(help="Names or files; the first is the baseline.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every recipe of the package.")] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="What each recipe may train: 40k-tokens, 2T-flops, 500-samples or 1.5-minutes. Default: the scale's "
+            "own amounts."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="So many seeds, from 0 on.", min=1)] = 1,
+    tasks: Annotated[str, typer.Option(help="Tasks of Scenes with commas between; default: all.")] = "",
+    limit: Annotated[int | None, typer.Option(help="At most so many items a task, drawn by lot.", min=2)] = None,
+    scale: Annotated[str, typer.Option(help="starter: the small trained parts; tiny: random ones.")] = "starter",
+    scenes: Annotated[Path | None, typer.Option(help="Scenes to learn from and be asked about.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the runs and the table go.")] = Path("runs/compare"),
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    as_json: JSON = False,
+) -> None:
+    """Train recipes on the same data in the same order with equal budgets, ask all the same, and print the table.
+
+    The same command goes on after an interruption, and may name more recipes or seeds.
+    """
+    from quintet.cli.progress import CompareBars
+    from quintet.cli.screen import screen
+    from quintet.errors import ConfigError
+    from quintet.lab import compare as lab
+    from quintet.lab.quickstart import TASKS
+    from quintet.lab.run import recipe_names
+    from quintet.training.loop import Interrupted
+
+    if precision not in ("auto", "fp32", "bf16"):
+        raise typer.BadParameter(f"{precision!r}; choose from auto, fp32, bf16", param_hint="--precision")
+    if every and recipes:
+        raise ConfigError("name recipes, or --all for every one of the package, not both")
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    asked = list(TASKS) if names in ([], ["all"]) else list(dict.fromkeys(names))
+    limits = {name: min(TASKS.get(name, 800), limit or 10**9) for name in asked}
+    comparison = lab.Comparison(
+        recipes=recipe_names() if every else recipes or [],
+        out=out,
+        scale=scale,
+        budget=lab.Budget.parse(budget) if budget else None,
+        seeds=range(seeds),
+        tasks=limits,
+        scenes=scenes,
+        precision=precision,  # pyright: ignore[reportArgumentType]  # checked above
+    )
+    command = _spelt(comparison, every=every, names=names, limit=limit)
+    try:
+        with CompareBars(screen(stderr=True)) as bars:
+            found = lab.compare(comparison, bars, command=command)
+    except Interrupted:
+        typer.secho("stopped; the same command goes on where this was", fg="yellow", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _print(found, screen(), out)
+
+
+def papers(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="compare.json files; of a recipe in several the first counts.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write; without it the page is printed.")] = None,
+) -> None:
+    """Make docs/papers.md: every system's anatomy, its paper, and what it reached, with command, seeds and time."""
+    from quintet.lab.papers import page, read
+
+    text = page(read(results or []))
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+def _spelt(comparison: "Comparison", *, every: bool, names: list[str], limit: int | None) -> str:
+    """The command that gives the same table anywhere: without folders of this machine."""
+    words = ["quintet", "compare", *(["--all"] if every else comparison.recipes)]
+    words += ["--budget", comparison.budget.text] if comparison.budget else []
+    words += ["--seeds", str(len(comparison.seeds))]
+    words += ["--tasks", ",".join(names)] if names else []
+    words += ["--limit", str(limit)] if limit else []
+    words += ["--scale", comparison.scale] if comparison.scale != "starter" else []
+    words += ["--precision", comparison.precision] if comparison.precision != "auto" else []
+    return " ".join(words)
+
+
+def _print(found: dict[str, Any], console: "Console", out: Path) -> None:
+    from rich.table import Table
+
+    from quintet.lab.compare import words
+    from quintet.lab.compare.differs import said
+
+    console.print(f"[dim]{words.conditions(found)}[/]\n", highlight=False)
+    costs = Table(*words.heads(found), box=None, pad_edge=False)
+    for row in words.best_first(found):
+        costs.add_row(f"[bold]{row['recipe']}", *words.facts(row, found)[1:])
+    console.print(costs, "")
+    # A block for each task: seven columns of scores with intervals fit no terminal.
+    for task in words.tasks_of(found):
+        scores = Table(
+            task, "score [95 %] / shuffled", "majority", f"against {found['baseline']}", box=None, pad_edge=False
+        )
+        for row in words.best_first(found):
+            score, made = row["scores"].get(task), words.versus(found, row["recipe"]).get(task)
+            against = f"{made[0]:+.3f} ({made[1]:+.3f} to {made[2]:+.3f})" if made else ""
+            majority = f"{score['majority']:.3f}" if score else ""
+            cell = words.score(row, task) + words.controls(row, task)
+            scores.add_row(f"[bold]{row['recipe']}", cell.replace("[", r"\["), majority, against)
+        console.print(scores, "")
+    for row in found["rows"]:
+        if row["failed"]:
+            console.print(f"{row['recipe']} failed, {words.failed(row)}", style="red", highlight=False, markup=False)
+    for row in found["rows"]:
+        if row["recipe"] != found["baseline"]:
+            lines = said(row["differs"])
+            more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+            text = f"{row['recipe']} differs from {found['baseline']}: {'; '.join(lines[:8]) or 'nothing'}{more}"
+            console.print(text, highlight=False, markup=False)
+    console.print(f"\nThe page: [bold]{out / 'compare.html'}[/], with compare.md and compare.json", highlight=False)

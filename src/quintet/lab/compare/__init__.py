@@ -1,0 +1,59 @@
+"""Recipes side by side under equal conditions: `quintet compare`."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from quintet.lab.compare.budget import Budget
+from quintet.lab.compare.page import html
+from quintet.lab.compare.runs import Comparison, Watcher, prepare, run_all
+from quintet.lab.compare.table import Known, table
+from quintet.lab.compare.words import markdown
+
+__all__ = ["Budget", "Comparison", "Watcher", "compare", "dumped"]
+
+EVERY = 120.0
+"""Seconds between two writings of the table while runs are on."""
+
+
+def compare(comparison: Comparison, watch: Watcher, *, command: str) -> dict[str, Any]:
+    """Runs what has not run yet and returns the table, which is beside the runs as JSON, a page and Markdown.
+
+    Raises:
+        Interrupted: a signal asked to stop; the same call goes on.
+        ConfigError, CheckpointError: what is wrong, and what to do. What is wrong with one recipe is in its row.
+    """
+    systems, tasks, scenes, failures = prepare(comparison, watch)
+    known: Known = {}
+    sound = [system for system in systems if all((system.name, seed) not in failures for seed in comparison.seeds)]
+    written = time.monotonic()
+    for name, seed, why in run_all(comparison, sound, tasks, scenes, watch):
+        if why:
+            failures[name, seed] = why
+        watch.note(f"{name}, seed {seed}: {f'failed, {why}' if why else 'done'}")
+        if time.monotonic() - written > EVERY:
+            _write(comparison.out, table(comparison, systems, tasks, failures, command=command, known=known))
+            written = time.monotonic()
+    found = table(comparison, systems, tasks, failures, command=command, known=known)
+    _write(comparison.out, found)
+    return found
+
+
+def dumped(found: dict[str, Any]) -> str:
+    """JSON to be read and compared by people: a list of plain values is one line."""
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda m: "[" + re.sub(r",\n\s+", ", ", m[1]) + "]", text) + "\n"
+
+
+def _write(out: Path, found: dict[str, Any]) -> None:
+    for name, text in (
+        ("compare.json", dumped(found)),
+        ("compare.html", html(found)),
+        ("compare.md", markdown(found)),
+    ):
+        aside = out / f".{name}.{os.getpid()}"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(out / name)

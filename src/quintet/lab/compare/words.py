@@ -1,0 +1,219 @@
+"""A comparison in words: cells that the terminal, the page and Markdown share, and the Markdown file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from quintet.lab.compare.differs import said
+
+__all__ = [
+    "amount",
+    "best_first",
+    "conditions",
+    "controls",
+    "duration",
+    "facts",
+    "failed",
+    "heads",
+    "markdown",
+    "notes",
+    "score",
+    "tasks_of",
+    "versus",
+]
+
+Found = Mapping[str, Any]
+"""The content of `compare.json`."""
+
+_SIZE = {
+    "starter": "Every recipe is built at the same small scale: the package's vision encoder of 1.8 M parameters (or "
+    "the recipe's own kind of encoder, made small) and its language model of 2.2 M, on synthetic pictures of 64 px. The "
+    "numbers say how these designs learn under equal conditions at this size; they do not say which published system "
+    "is better.",
+    "tiny": "At tiny scale all parts are random and of a few thousand parameters: this shows that the recipes run, and "
+    "nothing else.",
+}
+_NOTES = (
+    "A score is the mean over seeds. Brackets are 95 % bootstrap intervals over items and seeds; a few seeds "
+    "underestimate what seeds do. Behind the slash: the same model with the pictures shuffled among the questions. "
+    "✗ marks a score whose interval touches that of its shuffled control: it was not read off the picture.",
+    "Every interval stands for itself: among many comparisons some will differ by luck.",
+    "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
+    "128 tokens of text in the last stage. Time is that of training steps on the machine below; a frozen encoder's "
+    "features are kept on disk where that pays, and making them is not counted.",
+)
+
+
+def notes(found: Found) -> tuple[str, ...]:
+    """What the numbers are and are not."""
+    return (_SIZE[found["conditions"]["scale"]], *_NOTES)
+
+
+def tasks_of(found: Found) -> list[str]:
+    """The tasks, the one that rows are ordered by first."""
+    return list(found["conditions"]["tasks"])
+
+
+def best_first(found: Found) -> list[Mapping[str, Any]]:
+    """Rows by the first task's score; those without one at the end."""
+    task = tasks_of(found)[0]
+
+    def key(row: Mapping[str, Any]) -> tuple[bool, float]:
+        score = row["scores"].get(task)
+        return score is None, 0.0 if score is None else score["score"] * (-1 if score["higher_is_better"] else 1)
+
+    return sorted(found["rows"], key=key)
+
+
+def heads(found: Found) -> list[str]:
+    """The columns before the scores."""
+    kinds = list(dict.fromkeys(kind for row in found["rows"] for kind in row.get("tokens", {})))
+    return ["recipe", *(f"tokens per {kind}" for kind in kinds), "trainable", "FLOPs per sample", "tokens read", "time"]
+
+
+def facts(row: Mapping[str, Any], found: Found) -> list[str]:
+    """The cells under `heads`."""
+    kinds = list(dict.fromkeys(kind for each in found["rows"] for kind in each.get("tokens", {})))
+    tokens = row.get("tokens", {})
+    spent = row["spent"]
+    return [
+        row["recipe"],
+        *(f"{tokens[kind]:,}" if kind in tokens else "–" for kind in kinds),
+        " → ".join(amount(stage["trainable"]) for stage in row["stages"].values()) or "–",
+        amount(row["flops_per_sample"]) if "flops_per_sample" in row else "–",
+        amount(spent["tokens"]) if spent else "–",
+        duration(spent["seconds"]) if spent else "–",
+    ]
+
+
+def score(row: Mapping[str, Any], task: str) -> str:
+    """`0.845 [0.818, 0.870]`, a dash where there is none, and why where the task is not for the recipe."""
+    found = row["scores"].get(task)
+    if found is None:
+        return "does not fit" if task in row["unfit"] else "–"
+    low, high = found["interval"]
+    return f"{found['score']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def controls(row: Mapping[str, Any], task: str) -> str:
+    """` / 0.235 ✗`: the score with shuffled pictures, and whether the two intervals touch."""
+    found = row["scores"].get(task)
+    if found is None or found["shuffled"] is None:
+        return ""
+    return f" / {found['shuffled']['score']:.3f}{'' if found['beats_shuffled'] else ' ✗'}"
+
+
+def failed(row: Mapping[str, Any]) -> str:
+    """Why runs of the recipe failed, seeds of one reason together; empty if none did."""
+    reasons: dict[str, list[str]] = {}
+    for seed, why in row["failed"].items():
+        reasons.setdefault(why, []).append(seed)
+    return "; ".join(f"seed {', '.join(seeds)}: {why}" for why, seeds in reasons.items())
+
+
+def versus(found: Found, name: str) -> dict[str, tuple[float, float, float]]:
+    """Task → a recipe's score minus the baseline's, with its interval."""
+    base, made = found["baseline"], {}
+    for task, pairs in found["differences"].items():
+        if name in pairs.get(base, {}):
+            value, low, high = pairs[base][name]
+            made[task] = value, low, high
+        elif base in pairs.get(name, {}):
+            value, low, high = pairs[name][base]
+            made[task] = -value, -high, -low
+    return made
+
+
+def conditions(found: Found) -> str:
+    """One line of what was equal."""
+    held, seeds = found["conditions"], found["seeds"]
+    budget = "each recipe's own amounts" if held["budget"] == "own" else f"a budget of {held['budget']} each"
+    pictures = f"{held['pictures']['train']:,} pictures to learn from"
+    return (
+        f"{held['scale']} scale, {budget}, {pictures} (Scenes {held['scenes']}), seeds {', '.join(map(str, seeds))}, "
+        f"{held['precision']} precision, {found['machine']['threads']} threads of {found['machine']['processor']}"
+    )
+
+
+def markdown(found: Found) -> str:
+    """The comparison as a page of Markdown."""
+    tasks = tasks_of(found)
+    lines = ["# Recipes under equal conditions", "", f"Made by `{found['command']}`: {conditions(found)}.", ""]
+    lines += [f"- {note}" for note in notes(found)]
+    lines += ["", "## Scores", "", *_rows([*heads(found), *map(_headed(found), tasks)], [
+        [f"`{row['recipe']}`", *facts(row, found)[1:], *(score(row, task) + controls(row, task) for task in tasks)]
+        for row in best_first(found)
+    ])]  # fmt: skip
+    if faults := [f"- `{row['recipe']}`, {failed(row)}" for row in found["rows"] if row["failed"]]:
+        lines += ["", "## What failed", "", *faults]
+    others = [row for row in best_first(found) if row["recipe"] != found["baseline"]]
+    if others:
+        lines += ["", f"## Against `{found['baseline']}`, on the same items", ""]
+        lines += ["Bold where the interval does not hold 0.", ""]
+        lines += _rows(["recipe", *tasks], [[f"`{row['recipe']}`", *_against(found, row, tasks)] for row in others])
+        lines += ["", f"## What differs from `{found['baseline']}`", ""]
+        for row in others:
+            lines.append(f"- `{row['recipe']}`: {'; '.join(f'`{line}`' for line in said(row['differs'])) or 'nothing'}")
+    spread = [[f"`{row['recipe']}`", *(_seeds(row["scores"].get(task)) for task in tasks)] for row in best_first(found)]
+    if len(found["seeds"]) > 1:
+        lines += ["", f"## Each seed ({', '.join(map(str, found['seeds']))}) and its standard deviation", ""]
+        lines += _rows(["recipe", *tasks], spread)
+    return "\n".join(lines) + "\n"
+
+
+def amount(value: float) -> str:
+    """A number with three figures and its thousands as a letter.
+
+    >>> amount(2_255_808), amount(64), amount(1.9e9)
+    ('2.26 M', '64', '1.9 G')
+    """
+    for unit, name in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, or minutes and seconds.
+
+    >>> duration(9.24), duration(187.0)
+    ('9.2 s', '3 min 07 s')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def _headed(found: Found) -> Any:
+    def head(task: str) -> str:
+        score = next((row["scores"][task] for row in found["rows"] if task in row["scores"]), None)
+        if score is None:
+            return task
+        lower = "" if score["higher_is_better"] else " (lower is better)"
+        return f"{task}, {score['metric']}{lower}, n = {score['n']:,}"
+
+    return head
+
+
+def _against(found: Found, row: Mapping[str, Any], tasks: Sequence[str]) -> list[str]:
+    made = versus(found, row["recipe"])
+    cells = []
+    for task in tasks:
+        if task not in made:
+            cells.append("–")
+            continue
+        value, low, high = made[task]
+        text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        cells.append(f"**{text}**" if low > 0 or high < 0 else text)
+    return cells
+
+
+def _seeds(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return "–"
+    values = ", ".join(f"{value:.3f}" for value in score["seeds"].values())
+    return values + (f" ± {score['deviation']:.3f}" if score["deviation"] is not None else "")
+
+
+def _rows(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
