@@ -92,8 +92,9 @@ def subject(name: str, native: bool) -> Subject:
             for kind, e in recipe.model.encoders.items()
         }
         recipe = replace(recipe, model=replace(recipe.model, encoders=encoders))
-    tokenizer = load_tokenizer(recipe.model)
-    model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
+    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
+    added = [tokenizer.id(token) for token in recipe.added_tokens]
+    model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():

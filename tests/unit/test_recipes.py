@@ -31,7 +31,7 @@ def recipe(request: pytest.FixtureRequest) -> Recipe:
 @pytest.fixture(scope="module")
 def full(recipe: Recipe) -> MLLM:
     with torch.device("meta"):
-        return recipe.model.build()
+        return recipe.build()
 
 
 def test_the_spine_has_its_two_systems() -> None:
@@ -79,8 +79,11 @@ def test_the_published_numbers_of_the_two_llavas() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe, scale: str) -> None:
     small = at_scale(recipe, scale)
-    assert small.model.connectors == recipe.model.connectors
-    assert small.model.fusion == recipe.model.fusion
+    # Kinds of part, not sizes: a Q-Former is small at a small scale.
+    assert {k: type(c) for k, c in small.model.connectors.items()} == {
+        k: type(c) for k, c in recipe.model.connectors.items()
+    }
+    assert type(small.model.fusion) is type(recipe.model.fusion)
     assert small.model.encoders.keys() == recipe.model.encoders.keys()
     assert small.paper == recipe.paper
     for mine, theirs in zip(small.stages, recipe.stages, strict=True):
@@ -97,7 +100,7 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
 @pytest.mark.parametrize(("scale", "most"), [("starter", 8_000_000), ("tiny", 300_000)])
 def test_a_small_scale_is_small(recipe: Recipe, scale: str, most: int) -> None:
     with torch.device("meta"):
-        assert count(at_scale(recipe, scale).model.build()) < most
+        assert count(at_scale(recipe, scale).build()) < most
 
 
 def test_every_templates_spelling_is_complete(recipe: Recipe) -> None:

@@ -8,9 +8,11 @@ from dataclasses import replace
 
 from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.hf import HFCausal
+from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.llms.rope import Rope
 
 __all__ = [
+    "FLAN_T5_XL",
     "LLAMA2_7B",
     "LLAMA2_13B",
     "LLAMA2_CHAT_7B",
@@ -23,6 +25,7 @@ __all__ = [
     "MOBILELLAMA_1_4B",
     "MOBILELLAMA_2_7B",
     "PERSIMMON_8B",
+    "OPT_2_7B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
@@ -184,6 +187,47 @@ QWEN3_0_6B = Decoder.Config(
 )
 QWEN3_1_7B = replace(QWEN3_0_6B, dim=2048, ffn=6144, source="Qwen/Qwen3-1.7B")
 QWEN3_8B = replace(QWEN3_0_6B, dim=4096, depth=36, heads=32, ffn=12_288, tie_head=False, source="Qwen/Qwen3-8B")
+
+OPT_2_7B = HFCausal.Config(
+    config={
+        "model_type": "opt",
+        "hidden_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "ffn_dim": 10_240,
+        "word_embed_proj_dim": 2560,
+        "vocab_size": 50_272,
+        "max_position_embeddings": 2048,
+        "do_layer_norm_before": True,
+        "activation_function": "relu",
+        "pad_token_id": 1,
+        "bos_token_id": 2,
+        "eos_token_id": 2,
+    },
+    source="facebook/opt-2.7b",
+    licence="OPT-175B non-commercial",
+)
+FLAN_T5_XL = HFSeq2Seq.Config(
+    config={
+        "model_type": "t5",
+        "d_model": 2048,
+        "d_ff": 5120,
+        "d_kv": 64,
+        "num_heads": 32,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+        "vocab_size": 32_128,
+        "feed_forward_proj": "gated-gelu",
+        "dense_act_fn": "gelu_new",
+        "is_gated_act": True,
+        "tie_word_embeddings": False,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    },
+    source="google/flan-t5-xl",
+    licence="Apache-2.0",
+)
 
 LLMS: dict[str, Decoder.Config] = {
     "llama-7b": LLAMA_7B,

@@ -217,6 +217,14 @@ class LLM(Protocol):
     def embed(self, tokens: Tensor) -> Tensor: ...
     def __call__(self, embeds: Tensor, ctx: Context, around: Around = plain) -> Tensor: ...
     def head(self, hidden: Tensor) -> Tensor: ...
+    def tables(self) -> tuple[Tensor, ...]:
+        """The weights with a row a token, float[V, D]: the embedding, and the head's unless it is the same.
+
+        Raises:
+            ConfigError: a row is not all that becomes of a token (scaled embeddings, a head with a bias).
+        """
+        ...
+
     def new_cache(self, rows: int, columns: int) -> Any: ...
 
 
@@ -234,6 +242,11 @@ class LLMConfig(Config):
 
     @property
     def depth(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def vocab(self) -> int:
+        """Rows of the published embedding."""
         raise NotImplementedError
 
     def build(self, *, vocab: int | None = None) -> nn.Module:

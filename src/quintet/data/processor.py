@@ -45,6 +45,12 @@ class Processor:
         """How media of this kind are prepared."""
         return self.model.spec(kind)
 
+    def text(self, ids: list[int]) -> str:
+        """What a model wrote, as text: the tokens that the template adds are part of it, the LLM's own control not."""
+        kept = {self.tokenizer.specials[token] for token in self.template.added_tokens}
+        hidden = set(self.tokenizer.specials.values()) - kept
+        return self.tokenizer.decode([i for i in ids if i not in hidden], keep_special=True)
+
     def stops(self) -> Callable[[list[int]], bool]:
         """Tells of the ids of an answer so far whether it ends with the last of them.
 

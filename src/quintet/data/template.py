@@ -72,10 +72,19 @@ class Template(Config):
     questions: bool = True
     """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
 
+    added: tuple[str, ...] = ()
+    """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
+
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """Every token that is added to the tokenizer, in order."""
+        return self.added
+
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """Special tokens that the tokenizer must have: those in angle brackets in frames and the end marker."""
-        return tuple(t for t in (self.end,) if t.startswith("<") and t.endswith(">"))
+        """Special tokens that the tokenizer must have: the end marker, if it is in angle brackets, and the added."""
+        ends = (self.end,) if self.end.startswith("<") and self.end.endswith(">") else ()
+        return tuple(dict.fromkeys((*ends, *self.added_tokens)))
 
     # ---- rendering ----------------------------------------------------------------------------------------------
     def _turn(self, turn: Turn, flip: bool) -> list[_Piece]:

@@ -3,7 +3,7 @@
 Nothing is downloaded unless asked for, no code of a repository is run, and only safetensors are read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -50,19 +50,30 @@ def folder_of(source: str, *, download: bool = False) -> Path:
         ) from None
 
 
-def load_tokenizer(config: MLLM.Config, *, download: bool = False) -> Tokenizer:
-    """The LLM's own tokenizer; the starter's where the LLM has no published weights (tiny)."""
+def load_tokenizer(config: MLLM.Config, *, added: Sequence[str] = (), download: bool = False) -> Tokenizer:
+    """The LLM's own tokenizer with `added` special tokens; the starter's where the LLM has no published weights."""
     source = getattr(config.llm, "source", None) or "starter/llm"
-    return Tokenizer.load(folder_of(source, download=download))
+    tokenizer = Tokenizer.load(folder_of(source, download=download))
+    tokenizer.add(*added)
+    return tokenizer
 
 
-def build_model(config: MLLM.Config, *, vocab: int, seed: int = 0, download: bool = False) -> MLLM:
-    """The model with published weights where its parts name some, and seeded random ones elsewhere."""
+def build_model(
+    config: MLLM.Config, *, vocab: int, added: Sequence[int] = (), seed: int = 0, download: bool = False
+) -> MLLM:
+    """The model with published weights where its parts name some, and seeded random ones elsewhere.
+
+    `added` are ids of added tokens: an LLM whose published rows they exceed is widened, and the new rows begin as the
+    mean of the published ones.
+
+    Raises:
+        ConfigError: a tokenizer that exceeds the published rows by more than what was added to it.
+    """
     torch.manual_seed(seed)
-    published = getattr(config.llm, "source", None)
-    model = config.build(vocab=None if published else vocab)
-    if vocab > model.llm.vocab:
-        raise ConfigError(f"the tokenizer has {vocab} tokens, the LLM {published!r} only {model.llm.vocab}")
+    source, rows = getattr(config.llm, "source", None), config.llm.vocab
+    if source and vocab > rows + len(added):
+        raise ConfigError(f"the tokenizer has {vocab - len(added)} tokens of its own, the LLM {source!r} only {rows}")
+    model = config.build(vocab=max(vocab, rows) if source else vocab, added=added)
     for name, part, source in _published(model):
         log.info("%s: weights of %s", name, source)
         _load(part, folder_of(source, download=download))

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 
 import quintet
 from quintet import dist, recipes
-from quintet.components import lora
 from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
 from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
+from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, load_tokenizer
@@ -128,8 +128,8 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     name, recipe = resolve(job)
     run = RunFolder(job.out)
     _prepare(run, job, name, recipe)
-    tokenizer = load_tokenizer(recipe.model, download=job.download)
-    model = build_model(recipe.model, vocab=tokenizer.vocab, seed=job.settings.seed, download=job.download)
+    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
+    model = _model(job, recipe, tokenizer)
     chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
     results: dict[str, Result] = {}
     for stage in recipe.stages:
@@ -148,11 +148,11 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
         )
         if dist.world() > 1:
             # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
-            model = build_model(recipe.model, vocab=tokenizer.vocab, seed=job.settings.seed, download=job.download)
+            model = _model(job, recipe, tokenizer)
             for done in recipe.stages[: recipe.stages.index(stage) + 1]:
                 if run.finished(done.name):
                     _take(model, run, done)
-        lora.merge(model)
+        model.fold()
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run)
     return results
 
@@ -164,6 +164,13 @@ def resolve(job: Job) -> tuple[str, Recipe]:
     for assignment in job.sets:
         recipe = override(recipe, assignment)
     return name, recipe
+
+
+def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
+    added = [tokenizer.id(token) for token in recipe.added_tokens]
+    return build_model(
+        recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download
+    )
 
 
 def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
@@ -215,7 +222,7 @@ def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:
     unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
     if unexpected:
         raise CheckpointError(f"{run.stage(stage.name)} holds weights that this recipe has not: {unexpected[:4]}")
-    lora.merge(model)
+    model.fold()
 
 
 def _save(model: MLLM, processor: Processor, run: RunFolder) -> None:

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from quintet.components import lora
 from quintet.lab.run import STARTER_PICTURES
 from quintet.model.mllm import LOGIT_BYTES, MLLM
 from quintet.recipes._recipe import Recipe
@@ -139,7 +138,7 @@ class Shown:
 def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
     """The figures of a recipe, which is at `scale` already. The paper's are compared at full scale only."""
     with torch.device("meta"):
-        model = recipe.model.build()
+        model = recipe.build()
     parts = {part: _count(module) for part, module in model.parts().items()}
     sizes = {kind: model.config.spec(kind).size for kind in model.config.encoders}
     tokens = {kind: model.config.layout(kind, size).count for kind, size in sizes.items()}
@@ -151,7 +150,7 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
     stages: list[StageView] = []
     for stage in recipe.stages:
         stages.append(_stage(model, stage, scale=scale))
-        lora.merge(model)  # as after each stage of a run
+        model.fold()  # as after each stage of a run
     return Shown(name, scale, parts, tokens, tuple(stages), tuple(checks))
 
 
@@ -162,7 +161,7 @@ def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:
     features may come from the cache), so that share is a lower bound.
     """
     with torch.device("meta"):
-        model = recipe.model.build()
+        model = recipe.build()
     set_trainable(model, stage.train)
     cost = _Part.of(model.llm, passes=True, vocab=model.llm.vocab)
     head = 2 * model.llm.dim * model.llm.vocab

@@ -54,7 +54,8 @@ def save_model(model: MLLM, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     parts = model.parts()
     for part, module in parts.items():
-        tensors = {n: t.detach().to("cpu").contiguous() for n, t in sorted(module.state_dict().items())}
+        state, tied = module.state_dict(), _tied(module)
+        tensors = {n: t.detach().to("cpu").contiguous() for n, t in sorted(state.items()) if n not in tied}
         aside = folder / f".{part}.{os.getpid()}"
         save_file(tensors, aside, metadata={"format": "pt"})
         aside.replace(folder / f"{part}.safetensors")
@@ -92,11 +93,22 @@ def load_part(module: torch.nn.Module, path: Path, *, part: str) -> None:
         raise CheckpointError(f"{path} does not exist; the part {part!r} needs it") from None
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
-    own = module.state_dict()
+    tied = _tied(module)
+    own = {n: t for n, t in module.state_dict().items() if n not in tied}
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     if missing or extra:
         raise CheckpointError(f"{path} does not fit {part!r}: missing {missing[:4]}, unexpected {extra[:4]}")
     wrong = [f"{n}: {list(tensors[n].shape)} for {list(own[n].shape)}" for n in own if tensors[n].shape != own[n].shape]
     if wrong:
         raise CheckpointError(f"{path} does not fit {part!r}: {'; '.join(wrong[:4])}")
-    module.load_state_dict(tensors, strict=True, assign=True)
+    module.load_state_dict(tensors | {n: tensors[first] for n, first in tied.items()}, strict=True, assign=True)
+    for name, first in tied.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, module.get_parameter(first))
+
+
+def _tied(module: torch.nn.Module) -> dict[str, str]:
+    """Further names of a parameter → its first: transformers ties OPT's head and T5's embeddings. A file has one."""
+    first: dict[int, str] = {}
+    named = module.named_parameters(remove_duplicate=False)
+    return {n: first[id(p)] for n, p in named if first.setdefault(id(p), n) != n}

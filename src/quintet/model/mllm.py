@@ -9,7 +9,7 @@
 The model never sees text or pictures as files; it gets a `Batch`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from quintet.components import lora
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.fused import log_probs
 from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
+from quintet.components.token_rows import TokenRows
 from quintet.config.base import Config
 from quintet.errors import ConfigError, DataError, nearest
 from quintet.sizes import rounded
@@ -80,11 +82,17 @@ class MLLM(nn.Module):
                 raise ConfigError(f"this model takes no {kind}{nearest(kind, self.encoders)}")
             return self.encoders[kind]
 
-        def build(self, *, vocab: int | None = None) -> "MLLM":
-            """The model, with random weights. Under `torch.device("meta")` it takes no memory."""
-            return MLLM(self, vocab=vocab)
+        def build(self, *, vocab: int | None = None, added: Sequence[int] = ()) -> "MLLM":
+            """The model, with random weights. Under `torch.device("meta")` it takes no memory.
 
-    def __init__(self, config: Config, *, vocab: int | None = None) -> None:
+            `vocab` is the rows of the embedding, by default the published ones; `added` are the ids among them of the
+            tokens that templates add.
+            """
+            return MLLM(self, vocab=vocab, added=added)
+
+    tokens: TokenRows | None
+
+    def __init__(self, config: Config, *, vocab: int | None = None, added: Sequence[int] = ()) -> None:
         super().__init__()
         self.config = config
         self.encoders = nn.ModuleDict({k: e.build() for k, e in config.encoders.items()})
@@ -93,6 +101,9 @@ class MLLM(nn.Module):
             {k: _connector(c, d_in=config.encoders[k].dim, llm=self.llm) for k, c in config.connectors.items()}
         )
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
+        self.added = tuple(added)
+        """Ids of added tokens, whose rows the part `tokens` may train."""
+        self.register_module("tokens", None)
         self.frozen_encoders: frozenset[str] = frozenset()
         """Encoders that run without a graph: none of their weights train."""
         self.kept_encoders: frozenset[str] = frozenset()
@@ -106,6 +117,8 @@ class MLLM(nn.Module):
         With a `cache`, `batch` holds the new columns only, and no media.
         """
         embeds = self.llm.embed(batch.tokens)
+        if self.tokens is not None:
+            embeds = self.tokens.embed(batch.tokens, embeds)
         assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
         features: dict[str, Features] = {}
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
@@ -159,7 +172,11 @@ class MLLM(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float[…, D] → float32[…, V]."""
-        return self.llm.head(hidden).float()
+        return self._head(hidden).float()
+
+    def _head(self, hidden: Tensor) -> Tensor:
+        logits = self.llm.head(hidden)
+        return logits if self.tokens is None else self.tokens.head(hidden, logits)
 
     def target_logps(self, output: Output, targets: Targets) -> Tensor:
         """Log-probability of each supervised token, float32[P], in nats.
@@ -178,7 +195,7 @@ class MLLM(nn.Module):
         return torch.cat([checkpoint(self._logps, h, i, use_reentrant=False) for h, i in pieces])[:count]  # type: ignore[arg-type]
 
     def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        return log_probs(self.llm.head(hidden), ids)
+        return log_probs(self._head(hidden), ids)
 
     def _idle(self, kind: str, device: torch.device) -> Tensor:
         """Zero, computed through the parts of a modality that this batch has nothing of.
@@ -205,6 +222,7 @@ class MLLM(nn.Module):
         """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`.
 
         What has no weights is no part: a fusion that only writes tokens, an encoder that hands pixels on.
+        While a stage trains them apart, the rows of added tokens are the part `tokens` (`with_token_rows`).
         """
         found: dict[str, nn.Module] = {}
         for kind, encoder in self.encoders.items():
@@ -219,7 +237,27 @@ class MLLM(nn.Module):
         if any(True for _ in self.fusion.parameters()):
             found["fusion"] = self.fusion
         found["llm"] = self.llm
+        if self.tokens is not None:
+            found["tokens"] = self.tokens
         return found
+
+    def with_token_rows(self) -> None:
+        """Makes the rows of added tokens a part of their own, `tokens`, until `fold`.
+
+        Raises:
+            ConfigError: no token was added, or the LLM does more with a token than look up its row.
+        """
+        if not self.added:
+            raise ConfigError("no part 'tokens' to train: the recipe's templates add no tokens (`Template.added`)")
+        if self.tokens is None:
+            self.tokens = TokenRows(self.llm.tables(), self.added)
+
+    def fold(self) -> None:
+        """Folds what a stage trained beside the weights into them: adapters, and rows of added tokens."""
+        lora.merge(self)
+        if self.tokens is not None:
+            self.tokens.write(self.llm.tables())
+            self.tokens = None
 
     @contextmanager
     def inference(self) -> Iterator[None]:

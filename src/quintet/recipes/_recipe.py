@@ -46,6 +46,16 @@ class Recipe(Config):
         """How the finished model is talked to: as in its last stage, unless the recipe says otherwise."""
         return self.chat or self.stages[-1].template
 
+    @property
+    def added_tokens(self) -> tuple[str, ...]:
+        """The special tokens that the templates of all stages add, in order."""
+        return tuple(dict.fromkeys(token for stage in self.stages for token in stage.template.added_tokens))
+
+    def build(self) -> MLLM:
+        """The model with random weights, and a row for each added token after the published ones."""
+        rows, count = self.model.llm.vocab, len(self.added_tokens)
+        return self.model.build(vocab=rows + count, added=range(rows, rows + count))
+
     def only(self, names: list[str]) -> tuple[Stage, ...]:
         """The stages of these names, in the recipe's order."""
         known = [s.name for s in self.stages]

@@ -20,7 +20,7 @@ __all__ = ["SCALES", "Scale", "at_scale"]
 Scale = Literal["full", "starter", "tiny"]
 SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
 
-STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e-3}
+STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e-3, "tokens": 2e-3}
 """Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192."""
 
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {

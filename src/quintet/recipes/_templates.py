@@ -1,13 +1,22 @@
 """Published conversation templates. Sources: each system's paper and code, as `Paper` of its recipe names them."""
 
+from dataclasses import replace
+
 from quintet.data.template import Frame, Template
 
 __all__ = [
+    "BLIP2_OPT",
+    "BLIP2_OPT_CAPTION",
+    "BLIP2_T5",
+    "BLIP2_T5_CAPTION",
     "FROZEN_CAPTION",
     "FROZEN_VQA",
     "FUYU",
+    "INSTRUCTBLIP",
     "INTERLEAVED",
     "LLAVA_V0",
+    "MINIGPT4",
+    "MINIGPT4_CHAT",
     "MINIGPT_V2",
     "PLAIN",
     "VICUNA_V1",
@@ -49,6 +58,76 @@ PLAIN = Template(
     questions=False,
 )
 """<image>{caption}\\n: the question is dropped (LLaVA's code from v1.0 on)."""
+
+MINIGPT4 = Template(
+    name="minigpt4",
+    system="###",
+    system_frame=Frame(),
+    user=Frame(before="Human: ", after=" ###"),
+    assistant="Assistant:",
+    end="###",
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+)
+"""###Human: <Img>…</Img> {q} ###Assistant: {a}### (MiniGPT-4's second stage)."""
+
+MINIGPT4_CHAT = replace(
+    MINIGPT4,
+    name="minigpt4_chat",
+    system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to "
+    "you. Please answer my questions.",
+    system_frame=Frame(after="###"),
+    user=Frame(before="Human: ", after="###"),
+)
+"""{system}###Human: <Img>…</Img> {q}###Assistant: {a}###Human: … (MiniGPT-4's conversations)."""
+
+BLIP2_OPT_CAPTION = Template(
+    name="blip2_opt_caption",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    answer="",
+    end="\n",
+    joint="",
+    questions=False,
+)
+"""<image></s>{caption}\\n: OPT's start token stands behind the picture (BLIP-2, LAVIS' `blip2_opt`)."""
+
+BLIP2_OPT = Template(
+    name="blip2_opt",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="\n",
+    joint="",
+    place="outside",
+)
+"""<image></s>Question: {q} Answer: {a}\\n (BLIP-2, zero-shot questions to OPT)."""
+
+BLIP2_T5_CAPTION = Template(name="blip2_t5_caption", bos=False, answer="", end="</s>", joint="", questions=False)
+"""<image> to the encoder, {caption}</s> from the decoder (BLIP-2, LAVIS' `blip2_t5` without a prefix)."""
+
+BLIP2_T5 = Template(
+    name="blip2_t5",
+    bos=False,
+    user=Frame(before="Question: ", after=" "),
+    assistant="Short answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>Question: {q} Short answer: {a}</s> (BLIP-2, zero-shot questions to Flan-T5)."""
+
+INSTRUCTBLIP = Template(
+    name="instructblip",
+    bos=False,
+    media={"image": Frame(after="</s>")},
+    end="</s>",
+    joint="",
+    place="front",
+)
+"""<image></s>{q} {a}</s>: no roles; the tokenizer's start token is set to </s> (LAVIS' `blip2_vicuna_instruct`)."""
 
 INTERLEAVED = Template(
     name="interleaved",

@@ -99,5 +99,5 @@ class Engine:
 
     def _text(self, ids: list[int]) -> str:
         ids = [i for i in ids if i not in self._stop_ids]
-        text = self.processor.tokenizer.decode(ids)
+        text = self.processor.text(ids)
         return (text.split(self._stop_text)[0] if self._stop_text else text).strip()

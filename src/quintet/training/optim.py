@@ -25,9 +25,14 @@ def rate_of(part: str, train: Mapping[str, Rate]) -> Rate | None:
 def set_trainable(model: MLLM, train: Mapping[str, Rate]) -> dict[str, Rate]:
     """Freezes what has no rate, adds adapters where a rate asks for them; returns part → rate.
 
+    The part `tokens` are the rows of added tokens, for stages in which the LLM is frozen or has adapters; where `llm`
+    trains they learn with it.
+
     Raises:
         ConfigError: a name in `train` that no part of the model has, or a share of layers of a part that has none.
     """
+    if "tokens" in train:
+        model.with_token_rows()
     parts = model.parts()
     for name in train:
         if not any(part == name or part.startswith(name + ".") for part in parts):

@@ -9,12 +9,13 @@ the words of the instruction, so that other words take other features from the s
 compares with transformers' `Blip2QFormerModel` and `InstructBlipQFormerModel`; dropout, 0.1 there, is left out.
 
 Two things differ from the released InstructBLIP. The words are the LLM's own tokens with an embedding of the Q-Former's
-(released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the feed-forward
-of the last layer's words is not built: nothing reads it, so nothing trains it.
+(released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the
+feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
 
 Letters: N items, Q queries, L words, S picture features, D width.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,24 +88,25 @@ class QFormer(nn.Module):
             return Features(self.project(features.values.new_empty(0, self.config.dim)), ())
         pieces: list[tuple[Layout, list[int], Tensor]] = []
         for layout, items, values in features.groups():
-            ids, mask = self._words([prompts[i] for i in items]) if self.sees_prompt else (None, None)
-            states = self.qformer(values, ids, mask)[:, : self.config.queries]
-            pieces.append((self.config.layout(layout), items, self.project(states)))
+            for chosen, ids in self._words(items, prompts):
+                states = self.qformer(values[chosen], ids)[:, : self.config.queries]
+                pieces.append((self.config.layout(layout), [items[n] for n in chosen], self.project(states)))
         return Features.join(pieces)
 
     def parts(self) -> dict[str, nn.Module]:
         """What may train apart: MiniGPT-4 trains `project` alone."""
         return {"qformer": self.qformer, "project": self.project}
 
-    def _words(self, prompts: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-        """Padded words int64[N, L], and bool[N, 1, 1, Q + L] that hides the padding."""
-        lengths = torch.tensor([len(p) for p in prompts])
-        if not int(lengths.max()):
-            return None, None
-        ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-        there = torch.arange(ids.shape[1]) < lengths[:, None]
-        seen = torch.cat([there.new_ones(len(ids), self.config.queries), there], 1)
-        return ids, seen[:, None, None].to(ids.device)
+    def _words(self, items: list[int], prompts: Prompts) -> Iterator[tuple[list[int], Tensor | None]]:
+        """Which of the items run together, and their words int64[n, L].
+
+        Instructions of one length do: without padding, what an item gives does not depend on its neighbours by a bit.
+        """
+        by_length: dict[int, list[int]] = {}
+        for n, item in enumerate(items):
+            by_length.setdefault(len(prompts[item]) if self.sees_prompt else 0, []).append(n)
+        for length, chosen in by_length.items():
+            yield chosen, torch.stack([prompts[items[n]] for n in chosen]) if length else None
 
 
 class _Attention(nn.Module):

@@ -37,8 +37,8 @@ class Decoder(nn.Module):
 
         family: Literal["llama", "mistral", "qwen2", "qwen3"] = "llama"
         """Decides the names of published weights, nothing else: what differs in the maths has its own field."""
-        vocab: int
-        dim: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]  # a field is a property here
+        vocab: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]  # a field is a property here
+        dim: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
         depth: int = 0  # pyright: ignore[reportIncompatibleMethodOverride]
         heads: int
         kv_heads: int
@@ -146,6 +146,11 @@ class Decoder(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """float[…, D] → logits float[…, V]."""
         return F.linear(hidden, self.embedding.weight) if self.lm_head is None else self.lm_head(hidden)
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """The embedding's weight, and the head's unless it is tied: float[V, D] each."""
+        head = () if self.lm_head is None else (self.lm_head.weight,)
+        return self.embedding.weight, *head
 
     def new_cache(self, rows: int, columns: int) -> KVCache:
         """An empty cache with room for the prompt's columns and those to be generated."""

@@ -23,7 +23,7 @@ from quintet.components.llms.cache import Columns
 from quintet.components.roles import Around, Context, Fusion, LLMConfig, plain
 from quintet.errors import CheckpointError, ConfigError
 
-__all__ = ["HFCausal", "HFConfig", "pretrained", "refuse_around"]
+__all__ = ["HFCausal", "HFConfig", "pretrained", "refuse_around", "token_tables"]
 
 _SIZES: dict[str, tuple[int, int]] = {
     # name in config.json: (starter, tiny)
@@ -176,6 +176,10 @@ class HFCausal(nn.Module):
         """float[…, D] → logits float[…, V]."""
         return self.model.get_output_embeddings()(hidden)
 
+    def tables(self) -> tuple[Tensor, ...]:
+        """The embedding's weight, and the head's unless it is tied: float[V, D] each."""
+        return token_tables(self.model)
+
     def new_cache(self, rows: int, columns: int) -> "HFCache":
         """An empty cache with room for the prompt's columns and those to be generated."""
         return HFCache(rows, columns, device=self.model.device)
@@ -222,8 +226,33 @@ def pretrained(auto: Any, folder: Path, *, vocab: int, like: nn.Module) -> Any:
     if found > vocab:
         raise CheckpointError(f"{folder} has {found} rows of vocabulary, the model was built with {vocab}")
     if found < vocab:
-        model.resize_token_embeddings(vocab)
+        # By hand: transformers draws the new rows at random about the mean.
+        model.resize_token_embeddings(vocab, mean_resizing=False)
+        with torch.no_grad():
+            for table in {id(t): t for t in _tables(model)}.values():
+                table[found:] = table[:found].float().mean(0).to(table.dtype)
     return model.to(first.device)
+
+
+def token_tables(model: Any) -> tuple[Tensor, ...]:
+    """The weights of a model of transformers with a row a token: the embedding, and the head's unless it is the same.
+
+    Raises:
+        ConfigError: the embedding or the head does more than look up and multiply.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    scaled = getattr(model.config, "scale_decoder_outputs", False)
+    if type(embedding) is not nn.Embedding or head.bias is not None or scaled:
+        raise ConfigError(
+            f"{model.config.model_type} scales its embeddings or logits, or its head has a bias, so rows of added"
+            " tokens cannot be trained apart; train the whole `llm`, or choose another LLM"
+        )
+    first, *rest = _tables(model)
+    return (first, *(table for table in rest if table is not first))
+
+
+def _tables(model: Any) -> tuple[Tensor, Tensor]:
+    return model.get_input_embeddings().weight, model.get_output_embeddings().weight
 
 
 @cache

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quintet.components.llms.cache import Columns
-from quintet.components.llms.hf import HFConfig, pretrained, refuse_around
+from quintet.components.llms.hf import HFConfig, pretrained, refuse_around, token_tables
 from quintet.components.roles import Around, Context, plain
 from quintet.errors import ConfigError, DataError
 from quintet.values import Targets
@@ -99,6 +99,10 @@ class HFSeq2Seq(nn.Module):
         if self.model.config.scale_decoder_outputs:
             hidden = hidden * self.dim**-0.5
         return self.model.lm_head(hidden)
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """The embedding's weight, and the head's unless it is tied: float[V, D] each."""
+        return token_tables(self.model)
 
     def new_cache(self, rows: int, columns: int) -> "Seq2SeqCache":
         """An empty cache with room for the prompt's columns and those to be generated."""

@@ -62,6 +62,22 @@ class Mix(Source):
             sizes[k] += 1
         return Mix(sources, sizes=sizes, seed=seed, name=name)
 
+    @staticmethod
+    def tempered(
+        sources: Sequence[Source],
+        *,
+        power: float = 0.5,
+        size: int | None = None,
+        seed: int = 0,
+        name: str = "mix",
+    ) -> "Mix":
+        """A mix in which a source of n rows weighs n to the `power`: 1 is as they come, 0 all alike.
+
+        A half is InstructBLIP's (Dai et al. 2023, arXiv:2305.06500, section 3.4): small sets come more often than
+        their size, without being met as often as large ones.
+        """
+        return Mix.weighted(sources, weights=[len(s) ** power for s in sources], size=size, seed=seed, name=name)
+
     @property
     def counts(self) -> Mapping[str, int]:
         """Rows of a pass by source; sources of one name are told apart by their place."""

@@ -4,7 +4,7 @@ Parameters that begin as zeros (gates, second halves of adapters, biases) get sm
 seen through them: a gate of zero hides a picture from every test.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -29,10 +29,10 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
 
 
-def build(config: MLLM.Config, *, vocab: int) -> MLLM:
+def build(config: MLLM.Config, *, vocab: int, added: Sequence[int] = ()) -> MLLM:
     """The model with seeded random weights, in evaluation mode."""
     with seeded():
-        model = config.build(vocab=vocab)
+        model = config.build(vocab=vocab, added=added)
         wake(model)
     return model.eval()
 

@@ -54,7 +54,7 @@ def diagnose(
     name, recipe = ("recipe", target) if isinstance(target, Recipe) else load_recipe(str(target))
     scaled = at_scale(recipe, scale)
     small = at_scale(recipe, "tiny").model if scale == "full" else scaled.model
-    tokenizer = load_tokenizer(scaled.model) if tokenizer is None else tokenizer
+    tokenizer = load_tokenizer(scaled.model, added=recipe.added_tokens) if tokenizer is None else tokenizer
     chart = Chart(name, scale, samples, limit, progress)
     for stage in scaled.stages:
         own = data is not None and stage is scaled.stages[-1]

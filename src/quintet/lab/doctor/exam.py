@@ -177,7 +177,9 @@ class Exam:
     def _model(self, reading: Reading) -> None:
         chart, stage, pad = self.chart, self.stage, self.tokenizer.pad_id
         chart.progress(f"{self.name}: running the model", 0, 1)
-        model = build(self.small, vocab=self.tokenizer.vocab)
+        specials = self.tokenizer.specials  # one that lacks a token was found to
+        added = [specials[token] for token in self.recipe.added_tokens if token in specials]
+        model = build(self.small, vocab=self.tokenizer.vocab, added=added)
         notes: list[str] = []
         cases = reading.cases(choose(reading, chart.samples), self.small)
 

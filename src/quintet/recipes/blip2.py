@@ -1,0 +1,71 @@
+"""BLIP-2: a Q-Former between a frozen encoder and a frozen LLM (Li et al. 2023, arXiv:2301.12597).
+
+Notable: 32 queries of width 768 take what the LLM gets of a picture, whatever its size; nothing else trains. Two LLMs
+of two kinds: OPT reads the 32 features in front of its start token, Flan-T5 (`flan_t5`) reads them with its encoder and
+answers with its decoder. Training sees captions only; questions are asked zero-shot as "Question: … Answer:".
+
+This is the second stage, from a Q-Former that the first has taught. The paper lets the rate fall to 5e-5, LAVIS to
+1e-5. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. OPT's end of an answer is a line's
+end.
+"""
+
+from dataclasses import replace
+
+from quintet.components.connectors.qformer import QFormer
+from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.presets_llm import FLAN_T5_XL, OPT_2_7B
+from quintet.data.template import Template
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._templates import BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
+from quintet.training.stage import Data, Rate, Stage
+
+
+def recipe() -> Recipe:
+    """BLIP-2 with OPT-2.7B."""
+    return Recipe(
+        model=MLLM.Config(
+            encoders={"image": EVA_CLIP_G.at(select="full")},
+            connectors={"image": QFormer.Config()},
+            llm=OPT_2_7B,
+        ),
+        stages=(_generative(BLIP2_OPT_CAPTION, batch=1920),),
+        paper=Paper(
+            title="BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language "
+            "Models",
+            authors="Li et al.",
+            year=2023,
+            arxiv="2301.12597",
+            # Together the 107 M of the paper's table 2: layers of 2.36 M + 4.72 M, 3.35 M more in six of them, 1.97 M.
+            published={"connectors.image.qformer": 105_165_056, "connectors.image.project": 1_968_640},
+            tokens={"image": 32},
+        ),
+        chat=BLIP2_OPT,
+    )
+
+
+def flan_t5() -> Recipe:
+    """BLIP-2 with Flan-T5-XL."""
+    base = recipe()
+    return replace(
+        base,
+        model=replace(base.model, llm=FLAN_T5_XL),
+        stages=(_generative(BLIP2_T5_CAPTION, batch=1520),),
+        paper=replace(base.paper, published={"connectors.image.project": 1_574_912}),  # 768 · 2048 + 2048
+        chat=BLIP2_T5,
+    )
+
+
+def _generative(template: Template, *, batch: int) -> Stage:
+    return Stage(
+        name="generative",
+        data=Data(name="blip-129m", kind="captions", rows=129_000_000),
+        template=template,
+        train={"connectors": Rate(lr=1e-4)},
+        batch=batch,
+        steps=80_000,
+        warmup=2_000 / 80_000,
+        final=0.5,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+    )

@@ -1,0 +1,49 @@
+"""InstructBLIP: the queries read the instruction too (Dai et al. 2023, arXiv:2305.06500).
+
+Notable: other words take other features from the same picture; the Q-Former gets the same instruction as the LLM. There
+are no chat roles: picture, instruction, answer. Data sets are drawn with the square root of their size
+(`Mix.tempered`), 13 of 26 are kept for testing. Initialised from BLIP-2.
+
+The paper trains the Q-Former alone; LAVIS also trains its projection (`released=True`). `ln_vision` belongs to the
+Q-Former in both. The released Q-Former reads BERT's tokens, this one the LLM's (`connectors/qformer.py` says why).
+"""
+
+from quintet.components.connectors.qformer import QFormer
+from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.presets_llm import VICUNA_V1_1_7B
+from quintet.model.mllm import MLLM
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._templates import INSTRUCTBLIP
+from quintet.training.stage import Data, Rate, Stage
+
+
+def recipe(*, released: bool = False) -> Recipe:
+    """InstructBLIP with Vicuna-7B."""
+    return Recipe(
+        model=MLLM.Config(
+            encoders={"image": EVA_CLIP_G.at(select="full")},
+            connectors={"image": QFormer.Config(reads=True)},
+            llm=VICUNA_V1_1_7B,
+        ),
+        stages=(
+            Stage(
+                name="instruct",
+                data=Data(name="instructblip-13-held-in", kind="instructions"),
+                template=INSTRUCTBLIP,
+                train={"connectors" if released else "connectors.image.qformer": Rate(lr=1e-5)},
+                batch=128,
+                steps=60_000,
+                warmup=1_000 / 60_000,
+                weight_decay=0.05,
+            ),
+        ),
+        paper=Paper(
+            title="InstructBLIP: Towards General-purpose Vision-Language Models with Instruction Tuning",
+            authors="Dai et al.",
+            year=2023,
+            arxiv="2305.06500",
+            # BLIP-2's 105,165,056, eleven feed-forwards for words, and rows for Vicuna's 32,000 tokens and 512 places.
+            published={"connectors.image.qformer": 182_097_920, "connectors.image.project": 3_149_824},
+            tokens={"image": 32},
+        ),
+    )
