@@ -177,7 +177,7 @@ def test_features_are_not_kept_when_that_is_turned_off(tmp_path: Path) -> None:
 def test_the_index_is_a_line_of_json_each(tmp_path: Path) -> None:
     cache_in(tmp_path).fill([ref(2)], encode)
     line = json.loads(next(tmp_path.rglob("*.jsonl")).read_text())
-    assert line == {"digest": cache_in(tmp_path).digest(ref(2)), "offset": 0, "grid": [2], "extra": 0}
+    assert line == {"digest": cache_in(tmp_path).digest(ref(2)), "offset": 0, "grid": [2], "extra": 0, "more": []}
 
 
 def test_a_built_encoders_fingerprint_is_that_of_its_weights() -> None:

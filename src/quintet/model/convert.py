@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from quintet.components.encoders.hf_config import image_spec, to_image_processor
+from quintet.components.encoders.tiles import Tiles
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
@@ -65,18 +66,18 @@ class Conversion:
 
 # ---- in ----------------------------------------------------------------------------------------------------------
 def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
-    """The model of a transformers `LlavaForConditionalGeneration` folder, on the CPU, in the numbers of its file.
+    """The model of a transformers LLaVA or LLaVA-NeXT folder, on the CPU, in the numbers of its file.
 
     Raises:
         CheckpointError: no such folder, another class, or weights that do not fit its config.
         ConfigError: a tower, a text model or a setting that our parts do not have.
     """
     raw = read_json(folder / "config.json")
-    if not isinstance(raw, dict) or raw.get("model_type") != "llava":
+    if not isinstance(raw, dict) or raw.get("model_type") not in ("llava", "llava_next"):
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise CheckpointError(
-            f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava', as transformers saves "
-            "LlavaForConditionalGeneration (folders of the original LLaVA code have 'llava_llama': convert them first)"
+            f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
+            "saves LlavaForConditionalGeneration (folders of the original LLaVA code have 'llava_llama': convert them first)"
         )
     config = _filled(raw, folder)
     model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))
@@ -130,7 +131,12 @@ def export_llava(model: MLLM, folder: Path, *, image_token_id: int, image_token:
 
     config = to_llava_config(model, image_token_id=image_token_id)
     encoder: Any = model.config.encoders["image"]
-    processor = to_image_processor(encoder.spec)
+    name, more = "LlavaProcessor", {}
+    if isinstance(encoder, Tiles.Config):
+        encoder, name = encoder.encoder, "LlavaNextProcessor"
+        more = {"image_processor_type": "LlavaNextImageProcessor", "do_pad": True}
+        more["image_grid_pinpoints"] = config["image_grid_pinpoints"]
+    processor = to_image_processor(encoder.spec) | more
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
@@ -140,7 +146,7 @@ def export_llava(model: MLLM, folder: Path, *, image_token_id: int, image_token:
     write_json(
         folder / "processor_config.json",
         {
-            "processor_class": "LlavaProcessor",
+            "processor_class": name,
             "image_token": image_token,
             "patch_size": encoder.patch,
             "vision_feature_select_strategy": config["vision_feature_select_strategy"],
@@ -183,10 +189,11 @@ def _conversion(place: Path, model: MLLM, parity: Parity) -> Conversion:
 def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A LLaVA config with all the defaults of transformers filled in."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import LlavaConfig
+    from transformers import LlavaConfig, LlavaNextConfig
 
+    kind: Any = LlavaNextConfig if raw["model_type"] == "llava_next" else LlavaConfig
     try:
-        return LlavaConfig.from_dict(raw).to_dict()
+        return kind.from_dict(raw).to_dict()
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read by transformers: {error}") from None
 

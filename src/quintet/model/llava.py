@@ -1,8 +1,12 @@
-"""transformers' `LlavaForConditionalGeneration` ⇄ `MLLM`: the same parts under other names, both ways.
+"""transformers' `LlavaForConditionalGeneration` and `LlavaNext…` ⇄ `MLLM`: the same parts under other names, both ways.
 
     model.vision_tower           ⇄  encoders.image        CLIP or SigLIP (`Vision`)
     model.multi_modal_projector  ⇄  connectors.image      two linear layers (`Mlp`)
     model.language_model         ⇄  llm                   Llama, Mistral, Qwen2 or Qwen3 (`Decoder`)
+
+and for LLaVA-NeXT the tower inside `Tiles`, the two layers inside a `Newline`:
+
+    model.image_newline          ⇄  connectors.image.newline
 
 Only names move; weights are copied as they are. What the class cannot express is refused with the reason.
 """
@@ -16,8 +20,10 @@ import torch
 from torch import Tensor
 
 from quintet.components.connectors.mlp import Activation, Mlp
+from quintet.components.connectors.newline import Newline
 from quintet.components.encoders.hf_config import from_hf as vision_from_hf
 from quintet.components.encoders.hf_config import to_hf as vision_to_hf
+from quintet.components.encoders.tiles import Tiles
 from quintet.components.encoders.vision import Select, Vision, resize_positions
 from quintet.components.encoders.weights import load_hf_state as load_vision
 from quintet.components.encoders.weights import to_hf_state as vision_state
@@ -28,7 +34,7 @@ from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import load_hf_state as load_llm
 from quintet.components.llms.weights import to_hf_state as llm_state
 from quintet.components.lora import LoraLinear
-from quintet.components.roles import ImageSpec
+from quintet.components.roles import ConnectorConfig, EncoderConfig, ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.mllm import MLLM
 
@@ -40,7 +46,7 @@ _EMBEDDING, _HEAD = "language_model.model.embed_tokens.weight", "language_model.
 
 # ---- settings ----------------------------------------------------------------------------------------------------
 def from_llava_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
-    """The composition that a LLaVA `config.json` describes; `config` has all its defaults filled in.
+    """The composition that a LLaVA or LLaVA-NeXT `config.json` describes; `config` has all its defaults filled in.
 
     `image` gives the preparation of pictures for the tower's size in pixels. Everything of the tower is kept, so that
     an export gives back every weight.
@@ -56,7 +62,7 @@ def from_llava_config(config: Mapping[str, Any], *, image: Callable[[int], Image
         raise ConfigError(f"projector_hidden_act is {act!r}; ours are {', '.join(_ACTIVATIONS)}")
     # "default" cuts the first token whatever it is: CLIP's class token, SigLIP's top left patch.
     first_cut: Select = "patch" if tower.extra else "rest"
-    encoder = replace(
+    encoder: EncoderConfig = replace(
         tower,
         image=image(tower.trained_size),
         layer=layer if isinstance(layer, int) else tuple(layer),
@@ -65,21 +71,37 @@ def from_llava_config(config: Mapping[str, Any], *, image: Callable[[int], Image
     )
     text = dict(config["text_config"])
     text["tie_word_embeddings"] = bool(config["tie_word_embeddings"] or text.get("tie_word_embeddings"))
+    connector: ConnectorConfig = Mlp.Config(bias=config["multimodal_projector_bias"], act=_ACTIVATIONS[act])
+    if config["model_type"] == "llava_next":
+        encoder = Tiles.Config(
+            encoder=replace(encoder, image=replace(encoder.spec, fit="squash")),  # type: ignore[call-arg]
+            grids=_grids(config["image_grid_pinpoints"], tower.trained_size),
+        )
+        connector = Newline.Config(inner=connector, rows="details")
     return MLLM.Config(
         encoders={"image": encoder},
-        connectors={"image": Mlp.Config(bias=config["multimodal_projector_bias"], act=_ACTIVATIONS[act])},
+        connectors={"image": connector},
         fusion=TokenFusion.Config(),
         llm=llm_from_hf(text),
     )
 
 
+def _grids(pinpoints: list[list[int]], side: int) -> tuple[tuple[int, int], ...]:
+    """Canvases in pixels as rows and columns of tiles."""
+    if any(pixels % side for point in pinpoints for pixels in point):
+        raise ConfigError(f"image_grid_pinpoints {pinpoints} are not made of tiles of {side} pixels")
+    return tuple((height // side, width // side) for height, width in pinpoints)
+
+
 @dataclass(frozen=True)
 class _Parts:
-    """The three parts of a model that the class can express."""
+    """The three parts of a model that the class can express, and what LLaVA-NeXT puts around them."""
 
     encoder: Vision
     connector: Mlp
     llm: Decoder
+    tiles: Tiles | None = None
+    newline: Newline | None = None
 
 
 def _parts(model: MLLM) -> _Parts:
@@ -95,6 +117,10 @@ def _parts(model: MLLM) -> _Parts:
     if kinds != ["image"]:
         raise refuse(f"this model takes {', '.join(kinds) or 'no media'}")
     encoder, connector, llm = model.encoders["image"], model.connectors["image"], model.llm
+    tiles = encoder if isinstance(encoder, Tiles) and encoder.config.join == "map" else None
+    newline = connector if isinstance(connector, Newline) and connector.config.rows == "details" else None
+    if tiles is not None and newline is not None:
+        encoder, connector = tiles.encoder, newline.inner
     if not isinstance(encoder, Vision) or encoder.config.family == "dinov2":
         raise refuse(f"the encoder is {_describe(model.config.encoders['image'])}")
     if encoder.config.select == "cls" or encoder.config.norm:
@@ -112,7 +138,7 @@ def _parts(model: MLLM) -> _Parts:
     height, width = encoder.config.spec.size
     if not encoder.config.spec.fixed or height != width:
         raise refuse(f"pictures are {height} × {width}, fit={encoder.config.spec.fit!r}, not of one square size")
-    return _Parts(encoder, connector, llm)
+    return _Parts(encoder, connector, llm, tiles, newline)
 
 
 def _describe(config: object) -> str:
@@ -136,6 +162,11 @@ def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
     layers = [index - depth - 1 for index in encoder.indices]
     text = llm_to_hf(parts.llm.cfg) | {"vocab_size": max(parts.llm.vocab, image_token_id + 1)}
     text.pop("architectures")
+    next_: dict[str, Any] = {}
+    if parts.tiles is not None:
+        canvases = [[rows * side, cols * side] for rows, cols in parts.tiles.config.grids]
+        next_ = {"model_type": "llava_next", "image_grid_pinpoints": canvases}
+        next_["architectures"] = ["LlavaNextForConditionalGeneration"]
     acts = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
     cuts_first = encoder.select == "rest" or (encoder.select == "patch" and encoder.extra > 0)
     return {
@@ -151,7 +182,7 @@ def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
         "dtype": str(parts.llm.embedding.weight.dtype).removeprefix("torch."),
         "vision_config": vision,
         "text_config": text,
-    }
+    } | next_
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------
@@ -171,6 +202,8 @@ def to_llava_state(model: MLLM, *, image_token_id: int) -> dict[str, Tensor]:
     for number, layer in enumerate(parts.connector.project.layers, start=1):
         for name, value in layer.named_parameters():
             state[f"multi_modal_projector.linear_{number}.{name}"] = value
+    if parts.newline is not None:
+        state["image_newline"] = parts.newline.newline
     state |= {f"language_model.{name}": value for name, value in llm_state(parts.llm).items()}
     for name in (_EMBEDDING, _HEAD):
         if name in state and (more := image_token_id + 1 - len(state[name])) > 0:
@@ -186,7 +219,7 @@ def load_llava_state(model: MLLM, state: Mapping[str, Tensor]) -> None:
         CheckpointError: missing or unexpected names, or a shape that does not fit.
     """
     parts = _parts(model)
-    found: dict[str, dict[str, str]] = {"vision": {}, "projector": {}, "text": {}}
+    found: dict[str, dict[str, str]] = {"vision": {}, "projector": {}, "text": {}, "newline": {}}
     unknown: list[str] = []
     for name in state:
         for part, pattern, ours in _SPELLINGS:
@@ -202,6 +235,7 @@ def load_llava_state(model: MLLM, state: Mapping[str, Tensor]) -> None:
     load_vision(parts.encoder, _Renamed(state, found["vision"]))
     load_llm(parts.llm, _Renamed(state, found["text"]))
     _load_projector(parts.connector, _Renamed(state, found["projector"]))
+    _load_newline(parts.newline, _Renamed(state, found["newline"]))
 
 
 _SPELLINGS = [
@@ -211,6 +245,7 @@ _SPELLINGS = [
     ("text", re.compile(r"language_model\.((?:model|lm_head)\..+)"), ""),
     ("text", re.compile(r"model\.language_model\.(.+)"), "model."),
     ("text", re.compile(r"(lm_head\..+)"), ""),
+    ("newline", re.compile(r"(?:model\.)?image_(newline)"), ""),
 ]
 """Names on disk, names in memory, and the hub's of 2023: all three are in the wild."""
 
@@ -245,3 +280,14 @@ def _load_projector(connector: Mlp, state: Mapping[str, Tensor]) -> None:
                 f"multi_modal_projector.{name} is {tuple(value.shape)} in the file, {tuple(weight.shape)} in the model"
             )
         weight.copy_(value)
+
+
+@torch.no_grad()
+def _load_newline(connector: Newline | None, state: Mapping[str, Tensor]) -> None:
+    wanted = {} if connector is None else {"newline": connector.newline}
+    if wanted.keys() != set(state):
+        raise CheckpointError(f"the file has {len(state)} image_newline, and the model has {len(wanted)}")
+    for name, weight in wanted.items():
+        if state[name].shape != weight.shape:
+            raise CheckpointError(f"image_newline is {tuple(state[name].shape)}; expected {tuple(weight.shape)}")
+        weight.copy_(state[name])

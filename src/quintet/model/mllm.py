@@ -221,11 +221,13 @@ class MLLM(nn.Module):
     def parts(self) -> dict[str, nn.Module]:
         """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`.
 
+        What has no weights is no part: a fusion that only writes tokens, an encoder that hands pixels on.
         While a stage trains them apart, the rows of added tokens are the part `tokens` (`with_token_rows`).
         """
         found: dict[str, nn.Module] = {}
         for kind, encoder in self.encoders.items():
-            found[f"encoders.{kind}"] = encoder
+            if any(True for _ in encoder.parameters()):
+                found[f"encoders.{kind}"] = encoder
         for kind, connector in self.connectors.items():
             # A connector may be several parts, as a Q-Former and its projection, of which a stage trains one.
             inner = connector.parts() if hasattr(connector, "parts") else {}  # type: ignore[operator]

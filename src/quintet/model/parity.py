@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quintet.components.encoders.tiles import Tiles
 from quintet.components.encoders.vision import Vision
 from quintet.errors import CheckpointError
 from quintet.model.mllm import MLLM
@@ -40,6 +41,8 @@ class Parity:
     shapes: tuple[dict[str, int], ...] = ()
     """Columns and pictures of each row that was tried."""
     seed: int = 0
+    reference: str = "LlavaForConditionalGeneration"
+    """Class of transformers."""
 
     def to_json(self) -> dict[str, Any]:
         """parity.json."""
@@ -50,7 +53,7 @@ class Parity:
             "dtype": self.dtype,
             "shapes": list(self.shapes),
             "seed": self.seed,
-            "reference": "transformers LlavaForConditionalGeneration",
+            "reference": f"transformers {self.reference}",
         }
 
 
@@ -79,7 +82,9 @@ def verify(model: MLLM, folder: Path, *, image_token_id: int, seed: int = 0) -> 
             other = ours.logits(ours(row.with_other_pictures().batch()).hidden)[0]
             effect = max(effect, float((mine - other).abs().max()))
             shapes.append({"columns": len(row.tokens), "pictures": len(row.pictures)})
-    found = Parity(worst, largest, effect, str(dtype).removeprefix("torch."), tuple(shapes), seed)
+    found = Parity(
+        worst, largest, effect, str(dtype).removeprefix("torch."), tuple(shapes), seed, type(reference).__name__
+    )
     if not worst <= TOLERANCES[dtype] * largest:
         raise CheckpointError(
             f"the logits of {folder} and of the model differ by {worst:.3g} ({found.dtype}, largest logit "
@@ -90,9 +95,9 @@ def verify(model: MLLM, folder: Path, *, image_token_id: int, seed: int = 0) -> 
 
 def _reference(folder: Path) -> Any:
     """The folder as transformers loads it, whole."""
-    from transformers import LlavaForConditionalGeneration
+    from transformers import AutoModelForImageTextToText
 
-    loaded: Any = LlavaForConditionalGeneration.from_pretrained(
+    loaded: Any = AutoModelForImageTextToText.from_pretrained(
         str(folder), local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
     )
     model, info = loaded
@@ -112,25 +117,28 @@ class _Row:
     tokens: Tensor
     pictures: tuple[Tensor, ...]
     slots: Tensor
-    count: int
+    counts: tuple[int, ...]
+    """Columns of each picture."""
 
     @classmethod
     def random(cls, words: tuple[int, ...], model: MLLM, image_token_id: int, generator: torch.Generator) -> "_Row":
-        """`words` text tokens between pictures of the size that the encoder takes."""
-        height, width = model.config.spec("image").size
-        count = model.config.columns("image", (height, width))
+        """`words` text tokens between pictures of the size that the encoder takes, or of several if it takes any."""
+        spec = model.config.spec("image")
+        height, width = spec.size
+        # Upright, wide and narrow: other canvases, and other rows and columns of padding.
+        several = ((height, width), (height // 2, width - 3), (height - 1, width // 3))
+        sizes = [spec.size if spec.fixed else several[n % len(several)] for n, _ in enumerate(words[1:], len(words))]
+        counts = tuple(model.config.columns("image", size) for size in sizes)
         pieces: list[Tensor] = []
         for number, length in enumerate(words):
             if number:
-                pieces.append(torch.full((count,), image_token_id))
+                pieces.append(torch.full((counts[number - 1],), image_token_id))
             # Ids below the image token, or above it where it is the first of all.
             ids = torch.randint(0, model.llm.vocab - 1, (length,), generator=generator)
             pieces.append(ids + (ids >= image_token_id))
         tokens = torch.cat(pieces)
-        pictures = tuple(
-            torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator) for _ in words[1:]
-        )
-        return cls(tokens, pictures, (tokens == image_token_id).nonzero()[:, 0], count)
+        pictures = tuple(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes)
+        return cls(tokens, pictures, (tokens == image_token_id).nonzero()[:, 0], counts)
 
     def with_other_pictures(self) -> "_Row":
         """The same words with every picture inverted."""
@@ -146,11 +154,11 @@ class _Row:
         media = MediaBatch(
             values=self.pictures,
             slots=self.slots,
-            counts=(self.count,) * len(self.pictures),
+            counts=self.counts,
             row=place,
             enter=place,
             exit=place + 1,
-            order=self.slots[:: self.count],
+            order=torch.stack([columns[0] for columns in self.slots.split(self.counts)]) if self.counts else place,
         )
         nothing = torch.zeros(0, dtype=torch.int64)
         return Batch(
@@ -169,6 +177,13 @@ class _Row:
         inputs: dict[str, Tensor] = {"input_ids": self.tokens[None]}
         if self.pictures:
             encoder = model.encoders["image"]
+            pixels = torch.stack(self.pictures) if isinstance(encoder, Vision) else None
+            if isinstance(encoder, Tiles):
+                views = [torch.stack(encoder.divided(picture)) for picture in self.pictures]
+                pixels = torch.nn.utils.rnn.pad_sequence(views, batch_first=True)
+                inputs["image_sizes"] = torch.tensor([picture.shape[1:] for picture in self.pictures])
+                encoder = encoder.encoder
             assert isinstance(encoder, Vision)
-            inputs["pixel_values"] = encoder.normalise(torch.stack(self.pictures)).to(reference.dtype)
+            assert pixels is not None
+            inputs["pixel_values"] = encoder.normalise(pixels).to(reference.dtype)
         return reference(**inputs).logits[0].float()

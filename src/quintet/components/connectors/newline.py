@@ -69,6 +69,6 @@ class Newline(nn.Module):
 
     def _ended(self, piece: Tensor, view: Layout) -> Tensor:
         rows, cols = view.grid
-        grid = piece[view.extra :].view(rows, cols, -1)
+        grid = piece[view.extra :].view(rows, cols, piece.shape[-1])
         ends = self.newline.to(grid.dtype).expand(rows, 1, -1)
         return torch.cat([piece[: view.extra], torch.cat([grid, ends], 1).flatten(0, 1)])
