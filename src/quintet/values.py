@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -80,11 +81,24 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in a medium: a box (x1, y1, x2, y2), a point (x, y) or a polygon, in shares of width and height."""
+    """A place in a medium, in shares of its width and height.
 
+    `points` are of a box (left, top, right, bottom), of one point (x, y) or several along a scribble, or of the
+    corners of a mask's outline.
+    """
+
+    kind: Literal["box", "points", "mask"]
     points: tuple[float, ...]
+    phrase: str = ""
+    """The words that name it. Regions side by side without words between are places of the first one's phrase."""
     of: int = 0
-    """Which medium of the sample, counted from 0."""
+    """Which medium of its path through the sample, counted from 0."""
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """The box around it."""
+        xs, ys = self.points[::2], self.points[1::2]
+        return min(xs), min(ys), max(xs), max(ys)
 
 
 Part = Text | Media | Region

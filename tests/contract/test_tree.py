@@ -340,6 +340,7 @@ def test_exactly_the_declared_parts_get_gradients_in_every_stage(plain: Subject)
             for name, parameter in module.named_parameters():
                 has = parameter.grad is not None and bool((parameter.grad != 0).any())
                 assert has == (part in declared), f"stage {stage.name}: {part}.{name}"
+        plain.model.fold()
     plain.model.zero_grad()
 
 

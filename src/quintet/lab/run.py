@@ -38,7 +38,7 @@ from quintet.training.loop import Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
 from quintet.training.stage import Stage
 
-__all__ = ["Job", "cache_folder", "load_recipe", "recipe_names", "scenes_folder", "train"]
+__all__ = ["Job", "cache_folder", "load_recipe", "recipe_names", "scenes_folder", "scenes_rows", "train"]
 
 log = logger(__name__)
 
@@ -87,13 +87,19 @@ def scenes_folder(
     n: int = STARTER_PICTURES, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Scenes in the cache folder, made on first use."""
-    out = cache_folder() / "scenes" / f"v1-{n}-{seed}"
+    out = cache_folder() / "scenes" / f"v2-{n}-{seed}"
     if dist.is_first() and not (out / "scenes.json").exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         log.info("making %d pictures of Scenes in %s", n, out)
         make_scenes(out, n, seed, World(), progress=progress)
     dist.barrier()
     return out
+
+
+def scenes_rows(folder: Path, stage: Stage) -> Path:
+    """The file of Scenes whose rows are of the kind that a stage learns from."""
+    names = {"captions": "train_captions.json", "regions": "train_regions.json"}
+    return folder / names.get(stage.data.kind, "train.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +174,7 @@ def resolve(job: Job) -> tuple[str, Recipe]:
 
 def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     added = [tokenizer.id(token) for token in recipe.added_tokens]
-    return build_model(
-        recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download
-    )
+    return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
 
 
 def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
@@ -212,7 +216,7 @@ def _source(job: Job, recipe: Recipe, stage: Stage) -> Source:
             f"name its file: --data {stage.name}=PATH"
         )
     folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
-    return open_source(folder / ("train_captions.json" if stage.data.kind == "captions" else "train.json"))
+    return open_source(scenes_rows(folder, stage))
 
 
 def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:

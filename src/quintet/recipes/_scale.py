@@ -26,6 +26,7 @@ STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {
     "captions": {"batch": 32, "epochs": 1.0},
     "instructions": {"batch": 16, "epochs": 1.0},
+    "regions": {"batch": 16, "epochs": 1.0},
     "text": {"batch": 16, "epochs": 1.0},
 }
 

@@ -1,6 +1,8 @@
 """Published conversation templates. Sources: each system's paper and code, as `Paper` of its recipe names them."""
 
-from quintet.data.template import Frame, Template
+from dataclasses import replace
+
+from quintet.data.template import DECIMALS, Frame, Template
 
 __all__ = ["LLAVA_V0", "PLAIN", "VICUNA_V1"]
 
@@ -17,8 +19,10 @@ VICUNA_V1 = Template(
     assistant="ASSISTANT:",
     end="</s>",
     place="front",
+    regions=replace(DECIMALS, frame="square"),
 )
-"""{system} USER: <image>\\n{q} ASSISTANT: {a}</s>USER: …  (LLaVA-1.5, conv `v1`)."""
+"""{system} USER: <image>\\n{q} ASSISTANT: {a}</s>USER: …  (LLaVA-1.5, conv `v1`); boxes are shares of the padded
+square, with two decimals (its data)."""
 
 LLAVA_V0 = Template(
     name="llava_v0",

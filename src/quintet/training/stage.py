@@ -35,7 +35,7 @@ class Data(Config):
     """
 
     name: str
-    kind: Literal["captions", "instructions", "text"]
+    kind: Literal["captions", "instructions", "regions", "text"]
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
 
