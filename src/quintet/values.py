@@ -33,6 +33,8 @@ __all__ = [
     "Ref",
     "Region",
     "Sample",
+    "Spot",
+    "Spots",
     "Targets",
     "Text",
     "Tokens",
@@ -223,6 +225,15 @@ class Item:
     columns: int
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A region whose feature takes the column `column` of its sample; `item` numbers its medium in `Tokens.items`."""
+
+    region: Region
+    item: int
+    column: int
+
+
 @dataclass(frozen=True)
 class Tokens:
     """One sample as tokens: int64[T] vectors, float32[T] weights, and its media.
@@ -239,6 +250,7 @@ class Tokens:
     parent: Tensor
     items: tuple[Item, ...]
     origin: Origin = Origin()
+    spots: tuple[Spot, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -284,6 +296,18 @@ class MediaBatch:
 
 
 @dataclass(frozen=True)
+class Spots:
+    """Regions whose features take a column: `items` number their pictures in `Batch.media["image"]`.
+
+    `slots` int64[R] are flat indices into B·T.
+    """
+
+    regions: tuple[Region, ...]
+    items: tuple[int, ...]
+    slots: Tensor
+
+
+@dataclass(frozen=True)
 class Targets:
     """What is learnt: from column `slots` (flat, into B·T) predict `ids`, `weights` times.
 
@@ -315,6 +339,7 @@ class Batch:
     media: Mapping[str, MediaBatch] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
     """Columns of each row that are not padding."""
+    spots: Spots | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Everything on `device`."""
@@ -330,6 +355,7 @@ class Batch:
             self,
             targets=Targets(*(move(getattr(self.targets, f.name)) for f in fields(Targets))),
             media={kind: move_media(m) for kind, m in self.media.items()},
+            spots=self.spots and replace(self.spots, slots=move(self.spots.slots)),
             **{name: move(getattr(self, name)) for name in ("tokens", "enter", "exit", "order", "positions")},
         )
 

@@ -18,7 +18,7 @@ from quintet.data.media import image_size
 from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
-from quintet.values import Item, Media, Node, Part, Region, Sample, Text, Tokens, Turn
+from quintet.values import Item, Media, Node, Part, Region, Sample, Spot, Text, Tokens, Turn
 
 __all__ = ["DECIMALS", "Frame", "Measure", "Template"]
 
@@ -39,6 +39,7 @@ class _Piece:
 
     text: str = ""
     medium: Media | None = None
+    spot: tuple[Region, Media] | None = None
     weight: float = 0.0
     control: bool = False
     learnt: bool = False
@@ -75,11 +76,17 @@ class Template(Config):
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
     regions: RegionFormat = DECIMALS
     """How regions are spelt, in questions and in answers."""
+    pointer: str = ""
+    """What follows a region in a user's turn: a special token, whose column takes the region's feature (Ferret)."""
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
         """Every token that is added to the tokenizer, in order: the template's, then its region format's."""
         return tuple(dict.fromkeys((*self.added, *self.regions.added_tokens)))
+
+    def __post_init__(self) -> None:
+        if self.pointer and self.pointer.strip() not in self.added:
+            raise ConfigError(f"the pointer {self.pointer!r} is not one of the added tokens {self.added}")
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -142,6 +149,8 @@ class Template(Config):
                 pieces += [_Piece(before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
             else:
                 pieces += self._said(part, media, weight=self.user_weight)
+                if self.pointer and not isinstance(part, Text):
+                    pieces.append(_Piece(self.pointer, control=True, spot=(part[0], media[part[0].of])))
         return pieces
 
     def _grouped(self, parts: Sequence[Part]) -> list[_Said]:
@@ -150,7 +159,7 @@ class Template(Config):
         for part in parts:
             if not isinstance(part, Region):
                 made.append(part)
-            elif made and isinstance(made[-1], list) and not part.phrase:
+            elif made and isinstance(made[-1], list) and not part.phrase and not self.pointer:
                 made[-1].append(part)
             else:
                 made.append([part])
@@ -244,6 +253,8 @@ class _Rows:
         self.position: list[int] = []
         self.parent: list[int] = []
         self.items: list[Item] = []
+        self.shown: list[Media] = []
+        self.spots: list[Spot] = []
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
 
@@ -273,6 +284,8 @@ class _Rows:
                 if piece.control and text in self.tokenizer.specials:
                     self._flush(run)
                     run = []
+                    if piece.spot:
+                        self._spot(*piece.spot)
                     self.put([self.tokenizer.specials[text]], [piece.weight])
                 elif text:
                     run.append((text, piece.weight))
@@ -299,8 +312,16 @@ class _Rows:
         size, columns = self.measure(medium)
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
+        self.shown.append(medium)
         self.items.append(Item(medium.kind, medium.ref, size, len(self.ids), columns))
         self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
+
+    def _spot(self, region: Region, medium: Media) -> None:
+        """The next column is the region's."""
+        item = next((i for i, shown in enumerate(self.shown) if shown is medium), None)
+        if item is None:
+            raise DataError("bad-region", f"a region of {medium.ref.name} stands before it; show the picture first")
+        self.spots.append(Spot(region, item, len(self.ids)))
 
     def branch(self) -> "_Branch":
         """A context in which columns belong to a new child of the current node."""
@@ -319,6 +340,7 @@ class _Rows:
             parent=torch.tensor(self.parent, dtype=torch.int64),
             items=tuple(self.items),
             origin=sample.origin,
+            spots=tuple(self.spots),
         )
 
 

@@ -10,6 +10,7 @@ from quintet.data.template import Frame, Template
 __all__ = [
     "CHATSPOT",
     "CHATSPOT_REGIONS",
+    "FERRET",
     "FERRET_REGIONS",
     "KOSMOS2",
     "KOSMOS2_REGIONS",
@@ -106,6 +107,23 @@ CHATSPOT = Template(
 )
 """<Human>: Given an image <image>. … What is the object in this region? <box>..</box> and <Assistance>: {a} (section
 4.1). The paper does not print the system message; ours is Vicuna's."""
+
+FERRET = Template(
+    name="ferret",
+    system=_VICUNA,
+    system_frame=Frame(after=" "),
+    user=Frame(before="USER: ", after=" "),
+    assistant="ASSISTANT:",
+    end="</s>",
+    place="front",
+    added=("<region_fea>",),
+    regions=FERRET_REGIONS,
+    pointer=" <region_fea>",
+)
+"""Vicuna 1.1; a region that the user refers to is [x1, y1, x2, y2] <region_fea>, one in an answer has no feature.
+
+The sentence that gives the scale of coordinates in the first turn is part of the data's questions.
+"""
 
 MINIGPT_V2 = Template(
     name="minigpt_v2",

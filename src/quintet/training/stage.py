@@ -48,7 +48,7 @@ class Stage(Config):
     data: Data
     template: Template
     train: Mapping[str, Rate]
-    """Part → rate, by prefix of the part's name: `connectors`, `llm`, `encoders.image`, `fusion`, `tokens`."""
+    """Part → rate, by prefix of its name: `connectors`, `llm`, `encoders.image`, `fusion`, `regions`, `tokens`."""
     batch: int
     """Samples in a step, over all ranks and micro-batches."""
     epochs: float = 1.0
