@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ __all__ = [
     "Ref",
     "Region",
     "Sample",
+    "Spot",
+    "Spots",
     "Targets",
     "Text",
     "Tokens",
@@ -80,11 +83,24 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A place in a medium: a box (x1, y1, x2, y2), a point (x, y) or a polygon, in shares of width and height."""
+    """A place in a medium, in shares of its width and height.
 
+    `points` are of a box (left, top, right, bottom), of one point (x, y) or several along a scribble, or of the
+    corners of a mask's outline.
+    """
+
+    kind: Literal["box", "points", "mask"]
     points: tuple[float, ...]
+    phrase: str = ""
+    """The words that name it. Regions side by side without words between are places of the first one's phrase."""
     of: int = 0
-    """Which medium of the sample, counted from 0."""
+    """Which medium of its path through the sample, counted from 0."""
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """The box around it."""
+        xs, ys = self.points[::2], self.points[1::2]
+        return min(xs), min(ys), max(xs), max(ys)
 
 
 Part = Text | Media | Region
@@ -234,6 +250,15 @@ class Item:
     words: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """A region whose feature takes the column `column` of its sample; `item` numbers its medium in `Tokens.items`."""
+
+    region: Region
+    item: int
+    column: int
+
+
 @dataclass(frozen=True)
 class Tokens:
     """One sample as tokens: int64[T] vectors, float32[T] weights, and its media.
@@ -250,6 +275,7 @@ class Tokens:
     parent: Tensor
     items: tuple[Item, ...]
     origin: Origin = Origin()
+    spots: tuple[Spot, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -298,6 +324,18 @@ class MediaBatch:
 
 
 @dataclass(frozen=True)
+class Spots:
+    """Regions whose features take a column: `items` number their pictures in `Batch.media["image"]`.
+
+    `slots` int64[R] are flat indices into B·T.
+    """
+
+    regions: tuple[Region, ...]
+    items: tuple[int, ...]
+    slots: Tensor
+
+
+@dataclass(frozen=True)
 class Targets:
     """What is learnt: from column `slots` (flat, into B·T) predict `ids`, `weights` times.
 
@@ -329,6 +367,7 @@ class Batch:
     media: Mapping[str, MediaBatch] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
     """Columns of each row that are not padding."""
+    spots: Spots | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Everything on `device`."""
@@ -344,6 +383,7 @@ class Batch:
             self,
             targets=Targets(*(move(getattr(self.targets, f.name)) for f in fields(Targets))),
             media={kind: move_media(m) for kind, m in self.media.items()},
+            spots=self.spots and replace(self.spots, slots=move(self.spots.slots)),
             **{name: move(getattr(self, name)) for name in ("tokens", "enter", "exit", "order", "positions")},
         )
 

@@ -36,7 +36,7 @@ from quintet.serving.engine import Engine
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import set_trainable
 from quintet.training.stage import Rate
-from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Tokens, Turn
+from quintet.values import Batch, Media, Node, Origin, Ref, Region, Sample, Text, Tokens, Turn
 
 LOGITS = 2e-5
 """float32; the same sums, in another order and in kernels of other shapes. Logits reach 6.7; worst measured: 5.5e-6."""
@@ -132,8 +132,11 @@ def medium(number: int, kind: str = "image", *, content: int = 0) -> Media:
     return Media(kind, Ref(f"{number}.png", data=file.getvalue()))
 
 
-def user(text: str, *media: Media) -> Turn:
-    return Turn("user", (*media, Text(text)))
+def user(text: str, *media: Media, points: int | None = None) -> Turn:
+    """With `points` the turn ends in a box of the picture of that number, counted along the path."""
+    pictured = any(m.kind == "image" for m in media)
+    place = Region("box", (0.125, 0.25, 0.625, 0.875), of=points) if points is not None and pictured else None
+    return Turn("user", (*media, Text(text), *([place] if place else [])))
 
 
 def says(text: str, *, weight: float = 1.0) -> Turn:
@@ -153,10 +156,10 @@ def tree(kinds: Sequence[str], *, content: int = 0) -> Sample:
     deep = (Node((says("Yes."),)), Node((says("No, it is not.", weight=0.5),)))
     return sample(
         7,
-        user("What is to be seen here?", *[medium(n, kind) for n, kind in enumerate(kinds)]),
+        user("What is to be seen here?", *[medium(n, kind) for n, kind in enumerate(kinds)], points=0),
         children=(
             Node((says("A circle."),)),
-            Node((says("A small square, and a word."), user("And is this the same?", *later)), deep),
+            Node((says("A small square, and a word."), user("And is this the same?", *later, points=len(kinds))), deep),
             Node((says("Two of them are red.", weight=2.0),)),
         ),
     )
@@ -179,7 +182,7 @@ def conversations(kinds: Sequence[str]) -> list[Sample]:
         sample(1, user("What is this?", *[medium(2, kind) for kind in kinds]), says("A red circle.")),
         sample(
             2,
-            user("Two pictures. Compare.", *[medium(n, kind) for kind in kinds for n in (3, 0)]),
+            user("Two pictures. Compare.", *[medium(n, kind) for kind in kinds for n in (3, 0)], points=1),
             says("One is larger."),
             user("Which?"),
             says("The first one is.", weight=0.5),
@@ -345,7 +348,7 @@ def test_exactly_the_declared_parts_get_gradients_in_every_stage(plain: Subject)
             for name, parameter in module.named_parameters():
                 has = parameter.grad is not None and bool((parameter.grad != 0).any())
                 assert has == learns(module, name, declared.get(part)), f"stage {stage.name}: {part}.{name}"
-        lora.merge(plain.model)
+        plain.model.fold()
     plain.model.zero_grad()
 
 

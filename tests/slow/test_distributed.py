@@ -89,6 +89,14 @@ ADAPTERS = [
     'stages.pretrain.train={"llm": {"lr": 0.001, "lora": {"rank": 2}}}',
 ]
 
+TOKENS = [
+    *sets(batch_pretrain=4, steps_pretrain=2, batch_instruct=4, steps_instruct=2),
+    'stages.pretrain.train={"tokens": {"lr": 0.001}}',
+    'stages.pretrain.template.added=["<im_start>"]',
+    'stages.pretrain.template.media={"image": {"before": "<im_start>"}}',
+    "model.llm.tie_head=false",
+]
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -102,7 +110,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Order(str(folder / where / "pictures"), many, PICTURES),
             Order(str(folder / where / "lonely"), single, LONELY),
         ]
-        return [*made, Order(str(folder / where / "adapters"), many, ADAPTERS)]
+        made.append(Order(str(folder / where / "adapters"), many, ADAPTERS))
+        return [*made, Order(str(folder / where / "tokens"), many, TOKENS)]
 
     def across(where: str, stop: int | None) -> Order:
         """Stopped after two of three steps of the first stage, or on from there to the end."""
@@ -164,7 +173,7 @@ def assert_same_model(mine: Path, other: Path) -> None:
         assert (mine / "model" / name).read_bytes() == (other / "model" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["pictures", "lonely", "adapters"])
+@pytest.mark.parametrize("name", ["pictures", "lonely", "adapters", "tokens"])
 def test_two_processes_have_the_losses_and_the_model_of_one(runs: Path, name: str) -> None:
     assert_same_steps(runs / "two" / name, runs / "one" / name)
     assert_same_model(runs / "two" / name, runs / "one" / name)

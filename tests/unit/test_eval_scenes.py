@@ -8,14 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.scenes import Truth, caption, make_scenes, read_truth
+from quintet.data.template import Frame, Template
 from quintet.errors import DataError
 from quintet.evaluation.run import Answer, Result, evaluate
 from quintet.evaluation.tasks.scenes import NAMES, named_mentions, scenes_task
-from quintet.values import Sample, Text
+from quintet.recipes._templates import LLAVA_V0, VICUNA_V1
+from quintet.recipes._templates_regions import CHATSPOT, KOSMOS2, MINIGPT_V2, QWEN_VL, SHIKRA
+from quintet.values import Region, Sample, Text
 
 Knows = Callable[[Truth, str], str]
 """The whole truth of a picture and a question → an answer."""
+
+NOWHERE = Region("box", (0.0, 0.0, 0.125, 0.125))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +50,7 @@ def right(truth: Truth, question: str) -> str:
     asked = [*truth.questions, *truth.grounding, *(q for each in truth.pope.values() for q in each)]
     for each in asked:
         if each.text == question:
-            return each.answer
+            return each.said
     if question.startswith(("Describe the picture briefly", "Describe the picture in detail")):
         style = "short" if "briefly" in question else "long"
         return caption(truth.scene, random.Random(0), style)
@@ -57,7 +63,7 @@ def run(name: str, folder: Path, knows: Knows = right) -> Result:
 
 
 def test_the_tasks_have_their_names() -> None:
-    names = {"vqa", "pope", "caption", "chair", "grounding", "ocr", "digits"}
+    names = {"vqa", "pope", "caption", "chair", "grounding", "referring", "ocr", "digits"}
     assert set(NAMES) == {f"scenes.{name}" for name in names}
 
 
@@ -115,6 +121,39 @@ def test_boxes_are_exact_and_not_the_rounded_text(folder: Path) -> None:
     for item in scenes_task("scenes.grounding", folder).items():
         boxes = [list(each.box) for each in truths[item.id.split("/")[0]].scene.objects]
         assert item.truth in boxes
+
+
+def test_questions_that_point_carry_their_region_and_an_answer_that_needs_it(folder: Path) -> None:
+    items = scenes_task("scenes.referring", folder).items()
+    assert {item.kind for item in items} == {"box", "point"}
+    answers: dict[tuple[str, str], set[str]] = {}
+    for item in items:
+        [region] = item.regions
+        assert (region.kind, len(region.points)) == (("box", 4) if item.kind == "box" else ("points", 2))
+        assert "<region>" not in item.prompt
+        answers.setdefault((item.media[0].ref.name, item.prompt), set()).add(item.truth)
+    assert any(len(each) > 1 for each in answers.values()), "one question, two regions, two answers"
+
+
+@pytest.mark.parametrize("template", [LLAVA_V0, VICUNA_V1, SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2])
+def test_grounding_is_read_as_the_template_spells_it_and_nothing_else_counts(folder: Path, template: Template) -> None:
+    """Bins of a thirty-second of the side cost some; a spelling of another system is no box."""
+    task = scenes_task("scenes.grounding", folder)
+    boxes = {(i.media[0].ref.name, i.prompt): Region("box", tuple(i.truth)) for i in task.items()}
+
+    def answer(samples: list[Sample], form: RegionFormat = template.regions) -> list[str]:
+        asked = [s.root.turns[0].parts for s in samples]
+        return [f"It is {form.format([boxes.get((p[0].ref.name, p[1].text), NOWHERE)])}." for p in asked]
+
+    def read(sample: Sample, text: str) -> list[Region]:
+        return template.read_regions(text, sample.media())
+
+    result = evaluate(answer, task, read=read)
+    assert result.score > (0.6 if template is KOSMOS2 else 0.98)
+    assert result.measures["unread"] == 0
+    other = Numbers(group=Frame(before="(", after=")"), between=";")
+    wrong = evaluate(lambda samples: answer(samples, other), task, read=read)
+    assert (wrong.score, wrong.measures["unread"]) == (0, 1)
 
 
 def test_ids_do_not_depend_on_where_the_folder_is(folder: Path, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ PARTS = st.lists(
     st.one_of(
         WORDS.map(Text),
         st.sampled_from("xy").map(lambda n: Media("image", Ref(f"{n}.png", Path(f"{n}.png")))),
-        st.just(Region((0.25, 0.5))),
+        st.just(Region("points", (0.25, 0.5))),
     ),
     min_size=1,
     max_size=6,

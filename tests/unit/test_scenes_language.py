@@ -30,6 +30,7 @@ from quintet.data.scenes import (
     grounding,
     mentions,
     objects_of,
+    pointing,
     pope,
     pope_candidates,
     pretrain,
@@ -175,9 +176,9 @@ def test_boxes_asked_for_are_those_of_the_object() -> None:
     for scene in SCENES[:100]:
         for question in grounding(scene, rng):
             who = re.search(r"(?:is|of|around) the ((?!box).*?)[?.]", question.text)[1]  # type: ignore[index]
-            box = [float(v) for v in question.answer.strip("[]").split(", ")]
+            box = [float(v) for v in question.said.strip("[]").split(", ")]
             assert box == pytest.approx(the_one(scene, who).box, abs=0.0051)
-            assert re.fullmatch(r"\[(\d\.\d\d, ){3}\d\.\d\d\]", question.answer)
+            assert re.fullmatch(r"\[(\d\.\d\d, ){3}\d\.\d\d\]", question.said)
 
 
 @pytest.mark.parametrize("style", ["short", "long"])
@@ -287,11 +288,26 @@ def test_conversations_are_true_and_have_the_caption_anywhere_or_nowhere() -> No
     for scene in SCENES:
         said = conversation(scene, rng)
         assert 1 <= len(said) <= 8
-        assert len({question for question, _ in said}) == len(said)
-        places = [i for i, (question, _) in enumerate(said) if question in (*BRIEF, *DETAILED)]
+        assert len({each.text for each in said}) == len(said)
+        places = [i for i, each in enumerate(said) if each.text in (*BRIEF, *DETAILED)]
         at[places[0] if places else -1] += 1
     assert set(at) == {-1, *range(8)}
     assert at[0] < 0.25 * len(SCENES)
+
+
+def test_pointing_is_half_of_its_conversations_and_true() -> None:
+    rng = random.Random(0)
+    for scene in SCENES:
+        said = pointing(scene, rng)
+        assert bool(said) == bool(scene.objects)
+        pointed = [each for each in said if each.regions]
+        assert 2 * len(pointed) >= len(said) <= 8
+        for each in pointed:
+            [thing], [region] = [scene.objects[i] for i in each.about], each.regions
+            assert region in (thing.box, thing.centre)
+            assert (each.text + each.answer).count("<region>") == 1
+            assert each.answer in (thing.colour, thing.shape, thing.name, "<region>")
+            assert "<region>" not in each.said
 
 
 def test_pretraining_pairs_ask_for_the_caption_they_give() -> None:

@@ -50,16 +50,19 @@ def test_pictures_are_named_by_their_pixels_and_splits_are_disjoint(made: Path) 
 
 
 def test_llava_files_have_the_fields_and_the_picture_first(made: Path) -> None:
-    for split, kind in itertools.product(SPLITS, ("", "_captions")):
+    for split, kind in itertools.product(SPLITS, ("", "_captions", "_regions")):
         for row in json.loads((made / f"{split}{kind}.json").read_text()):
-            assert set(row) == {"id", "image", "conversations"}
+            places = sum(turn["value"].count("<region>") for turn in row["conversations"])
+            assert set(row) == {"id", "image", "conversations", *["regions"] * (places > 0)}
+            assert len(row.get("regions", [])) == places
+            assert places or kind != "_regions"
             assert (made / row["image"]).is_file()
             turns = row["conversations"]
             assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
             assert turns[0]["value"].startswith("<image>\n")
             assert sum("<image>" in turn["value"] for turn in turns) == 1
             assert all(turn["value"] for turn in turns)
-            assert len(turns) == 2 if kind else len(turns) >= 2
+            assert len(turns) == 2 if kind == "_captions" else len(turns) >= 2
 
 
 def test_truth_gives_back_scene_and_picture(made: Path) -> None:

@@ -150,6 +150,7 @@ def evaluate(
             result = ask(
                 lambda samples: engine.answer(samples, batch_size=batch_size),
                 task,
+                read=engine.processor.regions,
                 limit=limit,
                 batch_size=max(256, batch_size),
                 seed=seed,

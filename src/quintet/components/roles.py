@@ -30,6 +30,7 @@ __all__ = [
     "ImageSpec",
     "LLMConfig",
     "Prompts",
+    "RegionConfig",
     "plain",
     "splice",
 ]
@@ -160,6 +161,27 @@ class ConnectorConfig(Config):
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
         raise NotImplementedError
+
+    def build(self, *, d_in: int, d_out: int) -> nn.Module:
+        raise NotImplementedError
+
+
+# ---- regions -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class RegionConfig(Config):
+    """Settings of what makes an embedding of a region, from the encoder's features of the picture that it is in.
+
+    The module is called with (features, regions, items): `items` numbers the picture of each region. It returns
+    float[R, D], which takes the column that the template gives the region (`Template.pointer`).
+    """
+
+    def starter(self) -> Self:
+        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
+        return self
+
+    def tiny(self) -> Self:
+        """The same at a size for tests."""
+        return self
 
     def build(self, *, d_in: int, d_out: int) -> nn.Module:
         raise NotImplementedError

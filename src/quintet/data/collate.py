@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quintet.values import Batch, Item, Layout, MediaBatch, Targets, Tokens
+from quintet.values import Batch, Item, Layout, MediaBatch, Region, Spots, Targets, Tokens
 
 __all__ = ["Loaded", "collate"]
 
@@ -50,6 +50,7 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
     vectors: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "enter", "exit", "order", "positions")}
     targets: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     placed: list[_Placed] = []
+    spots: list[tuple[Region, int, int]] = []
     nodes = 0
     for r, row in enumerate(rows):
         column = enter = 0
@@ -61,6 +62,7 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
             parts["order"].append(t.order + column)
             parts["positions"].append(t.position)
             targets.append(_targets(t, base=r * width + column, nodes=nodes))
+            spots += [(s.region, len(placed) + s.item, r * width + column + s.column) for s in t.spots]
             placed += [
                 _Placed(i, r, column, int(t.enter[i.start]) + enter, int(t.exit[i.start]) + enter) for i in t.items
             ]
@@ -70,7 +72,9 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
             vectors[name].append(torch.cat(pieces))
     stacked = {name: torch.stack(values) for name, values in vectors.items()}
     merged = Targets(*(torch.cat(column) for column in zip(*targets, strict=True)))
-    return Batch(**stacked, targets=merged, media=_media(placed, media, width), lengths=lengths)
+    return Batch(
+        **stacked, targets=merged, media=_media(placed, media, width), lengths=lengths, spots=_spots(spots, placed)
+    )
 
 
 def _targets(t: Tokens, *, base: int, nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -87,6 +91,15 @@ def _pad(parts: dict[str, list[Tensor]], n: int, enter: int, column: int, pad: i
     fills |= {"enter": node, "exit": node + 1}
     for name, fill in fills.items():
         parts[name].append(fill)
+
+
+def _spots(spots: list[tuple[Region, int, int]], placed: list[_Placed]) -> Spots | None:
+    """Regions, number of their item among all, slot → the same with the number among pictures."""
+    if not spots:
+        return None
+    pictures = [n for n, p in enumerate(placed) if p.item.kind == "image"]
+    regions, items, slots = zip(*spots, strict=True)
+    return Spots(regions, tuple(map(pictures.index, items)), torch.tensor(slots))
 
 
 def _media(placed: list[_Placed], loaded: Mapping[int, Loaded], width: int) -> dict[str, MediaBatch]:

@@ -13,7 +13,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM
-from quintet.values import Batch, Sample, Tokens
+from quintet.values import Batch, Region, Sample, Tokens
 
 __all__ = ["Processor"]
 
@@ -50,6 +50,10 @@ class Processor:
         kept = {self.tokenizer.specials[token] for token in self.template.added_tokens}
         hidden = set(self.tokenizer.specials.values()) - kept
         return self.tokenizer.decode([i for i in ids if i not in hidden], keep_special=True)
+
+    def regions(self, prompt: Sample, text: str) -> list[Region]:
+        """The regions in an answer to `prompt`, read as the template spells them; malformed ones are none."""
+        return self.template.read_regions(text, prompt.media())
 
     def stops(self) -> Callable[[list[int]], bool]:
         """Tells of the ids of an answer so far whether it ends with the last of them.

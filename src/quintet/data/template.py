@@ -13,22 +13,24 @@ from typing import Literal
 import torch
 
 from quintet.config.base import Config
+from quintet.data.frame import Frame
+from quintet.data.media import image_size
+from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
-from quintet.values import Item, Media, Node, Part, Sample, Text, Tokens, Turn
+from quintet.values import Item, Media, Node, Part, Region, Sample, Spot, Text, Tokens, Turn
 
-__all__ = ["Frame", "Measure", "Template"]
+__all__ = ["DECIMALS", "Frame", "Measure", "Template"]
 
 Measure = Callable[[Media], tuple[tuple[int, ...], int]]
 """Medium → (the size that the encoder will see, columns of text)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame(Config):
-    """What stands before and after a piece, special tokens allowed."""
+_Said = Text | Media | list[Region]
+"""A turn's parts, regions of one phrase together."""
 
-    before: str = ""
-    after: str = ""
+DECIMALS = Numbers(group=Frame(before="[", after="]"), decimals=2, comma=", ", between=", ")
+"""[0.12, 0.34, 0.56, 0.78]: what a template writes that names no format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class _Piece:
 
     text: str = ""
     medium: Media | None = None
+    spot: tuple[Region, Media] | None = None
     weight: float = 0.0
     control: bool = False
     learnt: bool = False
@@ -74,11 +77,19 @@ class Template(Config):
 
     added: tuple[str, ...] = ()
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
+    regions: RegionFormat = DECIMALS
+    """How regions are spelt, in questions and in answers."""
+    pointer: str = ""
+    """What follows a region in a user's turn: a special token, whose column takes the region's feature (Ferret)."""
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
-        """Every token that is added to the tokenizer, in order."""
-        return self.added
+        """Every token that is added to the tokenizer, in order: the template's, then its region format's."""
+        return tuple(dict.fromkeys((*self.added, *self.regions.added_tokens)))
+
+    def __post_init__(self) -> None:
+        if self.pointer and self.pointer.strip() not in self.added:
+            raise ConfigError(f"the pointer {self.pointer!r} is not one of the added tokens {self.added}")
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -87,17 +98,29 @@ class Template(Config):
         return tuple(dict.fromkeys((*ends, *self.added_tokens)))
 
     # ---- rendering ----------------------------------------------------------------------------------------------
-    def _turn(self, turn: Turn, flip: bool) -> list[_Piece]:
+    def words(self, parts: Sequence[Part], media: Sequence[Media]) -> str:
+        """What is said in these parts of a turn, as text: regions in the template's spelling, media left out."""
+        said = (self._said(part, media) for part in self._grouped(parts) if not isinstance(part, Media))
+        return "".join(piece.text for pieces in said for piece in pieces)
+
+    def read_regions(self, text: str, media: Sequence[Media]) -> list[Region]:
+        """The regions in an answer about the first of `media`, in shares of it; what is malformed is left out."""
+        # What could not be asked has no answer, and perhaps no picture whose size can be read.
+        if not media or not self.regions.parse(text):
+            return []
+        return self.regions.parse(text, size=self._size(Region("points", ()), media))
+
+    def _turn(self, turn: Turn, media: Sequence[Media], flip: bool) -> list[_Piece]:
         if turn.role == "system":
             return []
         if turn.role == "assistant":
             header = _Piece(self.assistant, control=True)
-            learnt = [
-                _Piece(part.text, weight=turn.weight * part.weight, learnt=True)
-                if isinstance(part, Text)
-                else _Piece(medium=_as_media(part))
-                for part in turn.parts
-            ]
+            learnt: list[_Piece] = []
+            for part in self._grouped(turn.parts):
+                if isinstance(part, Media):
+                    learnt.append(_Piece(medium=part))
+                else:
+                    learnt += self._said(part, media, weight=turn.weight, learnt=True)
             before = _Piece(self.answer, weight=turn.weight, learnt=True)
             end = _Piece(self.end, weight=turn.weight, control=True, learnt=True)
             return [header, before, *learnt, end]
@@ -106,19 +129,19 @@ class Template(Config):
                 "unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has system, user, assistant"
             )
         frame, words = self.user, []
-        media = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
+        outside = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
         return [
-            *self._user_parts(media, words, flip),
+            *self._user_parts(outside, media, words, flip),
             _Piece(frame.before, control=True),
-            *self._user_parts([p for p in turn.parts if p not in media], words, flip),
+            *self._user_parts([p for p in turn.parts if p not in outside], media, words, flip),
             _Piece(frame.after, control=True),
         ]
 
-    def _user_parts(self, parts: Sequence[Part], words: list[int], flip: bool) -> list[_Piece]:
-        kept = [p for p in parts if self.questions or isinstance(p, Media)]
+    def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: list[int], flip: bool) -> list[_Piece]:
+        kept = [p for p in self._grouped(parts) if self.questions or isinstance(p, Media)]
         if self.place != "written":
-            media, text = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
-            kept = text + media if self.place == "random" and flip else media + text
+            shown, text = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
+            kept = text + shown if self.place == "random" and flip else shown + text
         pieces: list[_Piece] = []
         for i, part in enumerate(kept):
             # The joint stands once between a medium and each neighbour; plain pre-training has no neighbours.
@@ -129,11 +152,43 @@ class Template(Config):
                 medium = _Piece(medium=part, words=words)
                 pieces += [_Piece(frame.before, control=True), medium, _Piece(frame.after, control=True)]
             else:
-                text = _as_text(part)
-                pieces.append(_Piece(text.text, weight=self.user_weight * text.weight, words=words))
+                said = self._said(part, media, weight=self.user_weight)
+                pieces += [replace(piece, words=words) for piece in said]
+                if self.pointer and not isinstance(part, Text):
+                    pieces.append(_Piece(self.pointer, control=True, spot=(part[0], media[part[0].of])))
         return pieces
 
-    def _node(self, node: Node, flip: bool, *, root: bool) -> list[_Piece]:
+    def _grouped(self, parts: Sequence[Part]) -> list[_Said]:
+        """The parts with regions side by side as one, until the next that has a phrase of its own."""
+        made: list[_Said] = []
+        for part in parts:
+            if not isinstance(part, Region):
+                made.append(part)
+            elif made and isinstance(made[-1], list) and not part.phrase and not self.pointer:
+                made[-1].append(part)
+            else:
+                made.append([part])
+        return made
+
+    def _said(
+        self, part: Text | list[Region], media: Sequence[Media], *, weight: float = 0.0, learnt: bool = False
+    ) -> list[_Piece]:
+        """Words, or places with the words that name them. Only what the format writes may hold special tokens."""
+        if isinstance(part, Text):
+            return [_Piece(part.text, weight=weight * part.weight, learnt=learnt)]
+        form, name = self.regions, part[0].phrase
+        places = form.format(part, size=self._size(part[0], media))
+        made = [_Piece(form.phrase.before, control=True), _Piece(name), _Piece(form.phrase.after, control=True)]
+        made = [*(made if name else []), _Piece(places, control=True)]
+        return [replace(piece, weight=weight, learnt=learnt) for piece in made]
+
+    def _size(self, region: Region, media: Sequence[Media]) -> tuple[int, int]:
+        """Height and width of the region's picture; its header is read only where the format depends on it."""
+        if region.of >= len(media):
+            raise DataError("bad-region", f"a region of medium {region.of + 1}, and the sample has {len(media)}")
+        return image_size(media[region.of].ref) if self.regions.frame == "square" else (1, 1)
+
+    def _node(self, node: Node, media: Sequence[Media], flip: bool, *, root: bool) -> list[_Piece]:
         pieces: list[_Piece] = []
         if not root and any(turn.role == "system" for turn in node.turns):
             raise DataError("misplaced-system", "a system message stands in a branch; it belongs before all turns")
@@ -144,7 +199,7 @@ class Template(Config):
                 frame = self.system_frame
                 pieces = [_Piece(frame.before, control=True), _Piece(system), _Piece(frame.after, control=True)]
         for turn in node.turns:
-            pieces += self._turn(turn, flip)
+            pieces += self._turn(turn, media, flip)
         return pieces
 
     # ---- tokens -------------------------------------------------------------------------------------------------
@@ -159,20 +214,24 @@ class Template(Config):
         rows = _Rows(tokenizer, measure)
         if self.bos and tokenizer.bos:
             rows.put([tokenizer.id(tokenizer.bos)], [0.0])
-        self._visit(sample.root, rows, flip, open=open, root=True)
+        self._visit(sample.root, [], rows, flip=flip, open=open, root=True)
         made = rows.tokens(sample)
         if not open and made.count == 0:
             raise DataError("nothing-to-learn", "no token of this sample is learnt; it needs an answer with words")
         return made
 
-    def _visit(self, node: Node, rows: "_Rows", flip: bool, *, open: bool, root: bool = False) -> None:
-        pieces = self._node(node, flip, root=root)
+    def _visit(
+        self, node: Node, above: Sequence[Media], rows: "_Rows", *, flip: bool, open: bool, root: bool = False
+    ) -> None:
+        # Media are counted along the path: a branch is spelt as if it had no siblings.
+        media = [*above, *(part for turn in node.turns for part in turn.parts if isinstance(part, Media))]
+        pieces = self._node(node, media, flip, root=root)
         if open and not node.children:
             pieces.append(_Piece(self.assistant, control=True))
         rows.write(pieces)
         for child in node.children:
             with rows.branch():
-                self._visit(child, rows, flip, open=open)
+                self._visit(child, media, rows, flip=flip, open=open)
 
     def stop_id(self, tokenizer: Tokenizer) -> int | None:
         """The token that ends an answer, if the end marker is one token; else generation compares text."""
@@ -184,13 +243,7 @@ class Template(Config):
 
 def _as_text(part: Part) -> Text:
     if not isinstance(part, Text):
-        raise DataError("unsupported-part", f"this template spells no {type(part).__name__}; only text and media")
-    return part
-
-
-def _as_media(part: Part) -> Media:
-    if not isinstance(part, Media):
-        raise DataError("unsupported-part", f"this template spells no {type(part).__name__} in an answer")
+        raise DataError("unsupported-part", f"a system message is text; it holds a {type(part).__name__}")
     return part
 
 
@@ -205,6 +258,8 @@ class _Rows:
         self.position: list[int] = []
         self.parent: list[int] = []
         self.items: list[tuple[Item, list[int]]] = []
+        self.shown: list[Media] = []
+        self.spots: list[Spot] = []
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
         self._seen = 0
@@ -237,6 +292,8 @@ class _Rows:
                 if piece.control and text in self.tokenizer.specials:
                     self._flush(run)
                     run = []
+                    if piece.spot:
+                        self._spot(*piece.spot)
                     self.put([self.tokenizer.specials[text]], [piece.weight])
                 elif text:
                     run.append(piece if text == piece.text else replace(piece, text=text))
@@ -265,9 +322,17 @@ class _Rows:
         size, columns = self.measure(medium)
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
+        self.shown.append(medium)
         self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns), words))
         self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
         self._seen += 1
+
+    def _spot(self, region: Region, medium: Media) -> None:
+        """The next column is the region's."""
+        item = next((i for i, shown in enumerate(self.shown) if shown is medium), None)
+        if item is None:
+            raise DataError("bad-region", f"a region of {medium.ref.name} stands before it; show the picture first")
+        self.spots.append(Spot(region, item, len(self.ids)))
 
     def branch(self) -> "_Branch":
         """A context in which columns belong to a new child of the current node."""
@@ -286,6 +351,7 @@ class _Rows:
             parent=torch.tensor(self.parent, dtype=torch.int64),
             items=tuple(replace(item, words=tuple(words)) for item, words in self.items),
             origin=sample.origin,
+            spots=tuple(self.spots),
         )
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from quintet.errors import DataError
 from quintet.evaluation.bootstrap import interval
+from quintet.evaluation.metrics.boxes import write_boxes
 from quintet.evaluation.shuffle import shuffled
 from quintet.evaluation.task import Item, Score, Task
 from quintet.log import logger
-from quintet.values import Sample
+from quintet.values import Region, Sample
 
 __all__ = ["Answer", "Output", "Result", "ask", "evaluate"]
 
@@ -26,6 +27,9 @@ log = logger(__name__)
 
 Answer = Callable[[list[Sample]], Sequence[str]]
 """Prompts (a user's turn of media and text, no answer) → raw answers, one each and in the same order."""
+
+Read = Callable[[Sample, str], list[Region]]
+"""A prompt and its answer → the regions that the answer names, in shares of the picture."""
 
 Progress = Callable[[int, int], None]
 """Prompts done, prompts in all."""
@@ -74,6 +78,7 @@ def evaluate(
     answer: Answer,
     task: Task,
     *,
+    read: Read | None = None,
     limit: int | None = None,
     batch_size: int = 32,
     seed: int = 0,
@@ -82,8 +87,9 @@ def evaluate(
 ) -> Result:
     """Asks `answer` everything in `task` twice: with each item's own media, then with another's.
 
-    `limit` keeps at most that many items, drawn by id and seed. With a run's folder as `out`, writes
-    `out/eval/<task>.json` and `.jsonl`, one line an item.
+    `read` finds the regions in an answer, as the model's template spells them; without it they are looked for as
+    `[x1, y1, x2, y2]`. `limit` keeps at most that many items, drawn by id and seed. With a run's folder as `out`,
+    writes `out/eval/<task>.json` and `.jsonl`, one line an item.
 
     Raises:
         DataError: the task's data cannot be read, or no item is left to score. An item whose media cannot be read
@@ -97,8 +103,8 @@ def evaluate(
     swapped = shuffled(items, seed=seed)
     outputs = ask(answer, [*items, *swapped.values()], batch_size=batch_size, progress=progress)
     own, others = outputs[: len(items)], outputs[len(items) :]
-    score = _scored(task, items, own)
-    blind = _scored(task, list(swapped.values()), others) if swapped else None
+    score = _scored(task, items, own, read)
+    blind = _scored(task, list(swapped.values()), others, read) if swapped else None
     majority, majority_answers = task.majority(items)
     result = Result(
         task=task.name,
@@ -164,8 +170,11 @@ def _alone(answer: Answer, item: Item) -> Output:
         return Output("", fault=str(error))
 
 
-def _scored(task: Task, items: Sequence[Item], outputs: Sequence[Output]) -> Score:
-    return task.score(items, [output.text for output in outputs])
+def _scored(task: Task, items: Sequence[Item], outputs: Sequence[Output], read: Read | None) -> Score:
+    if read is None or not task.metric.of_regions:
+        return task.score(items, [output.text for output in outputs])
+    pairs = zip(items, outputs, strict=True)
+    return task.score(items, [write_boxes(read(item.sample(), output.text)) for item, output in pairs])
 
 
 def _kept(items: list[Item], limit: int | None, seed: int) -> list[Item]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from quintet.errors import DataError
 from quintet.evaluation.metrics.metric import Floats, Metric
-from quintet.values import Media, Node, Origin, Part, Sample, Text, Turn
+from quintet.values import Media, Node, Origin, Part, Region, Sample, Text, Turn
 
 __all__ = ["Item", "Score", "Task"]
 
@@ -37,6 +37,11 @@ class Item:
     def prompt(self) -> str:
         """The words of the prompt."""
         return "\n".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The regions of the prompt, in order."""
+        return tuple(part for part in self.parts if isinstance(part, Region))
 
     @property
     def media(self) -> tuple[Media, ...]:

@@ -87,7 +87,8 @@ def quickstart(
         note(f"Measuring {name} on held-out pictures, and again with the pictures shuffled")
         task = find_task(name, data=data, split="test")
         scores[name] = evaluate(
-            lambda samples: engine.answer(samples), task, limit=limit, batch_size=200, seed=seed, out=run,
+            lambda samples: engine.answer(samples), task, read=engine.processor.regions, limit=limit, batch_size=200,
+            seed=seed, out=run,
             progress=lambda done, total, name=name: count(name, done, total),
         )  # fmt: skip
     chapter("evaluation")

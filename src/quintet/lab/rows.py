@@ -179,7 +179,7 @@ def _key(reading: Reading) -> bytes:
 
 
 # ---- writing -----------------------------------------------------------------------------------------------------
-def _turn(turn: Turn, place: Place, pictures: list[str], regions: list[list[float]]) -> dict[str, Any]:
+def _turn(turn: Turn, place: Place, pictures: list[str], regions: list[Any]) -> dict[str, Any]:
     """One turn as text with `<image>` and `<region>`; the line break that the reader takes away is added."""
     text = ""
     for i, part in enumerate(turn.parts):
@@ -190,7 +190,9 @@ def _turn(turn: Turn, place: Place, pictures: list[str], regions: list[list[floa
             last = i == len(turn.parts) - 1
             text += ("\n" if last and i else "") + "<image>" + ("" if last else "\n")
         elif isinstance(part, Region):
-            regions.append(list(part.points))
+            plain = not part.phrase and part.kind == {2: "points", 4: "box"}.get(len(part.points), "mask")
+            named = {"phrase": part.phrase} if part.phrase else {}
+            regions.append(list(part.points) if plain else {part.kind: list(part.points)} | named)
             text += "<region>"
         else:
             if found := next((mark for mark in _LITERALS if mark in part.text), ""):

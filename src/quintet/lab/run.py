@@ -47,6 +47,7 @@ __all__ = [
     "resolve",
     "resolved",
     "scenes_folder",
+    "scenes_rows",
     "stage_source",
     "train",
 ]
@@ -98,13 +99,19 @@ def scenes_folder(
     n: int = STARTER_PICTURES, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Scenes in the cache folder, made on first use."""
-    out = cache_folder() / "scenes" / f"v1-{n}-{seed}"
+    out = cache_folder() / "scenes" / f"v2-{n}-{seed}"
     if dist.is_first() and not (out / "scenes.json").exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         log.info("making %d pictures of Scenes in %s", n, out)
         make_scenes(out, n, seed, World(), progress=progress)
     dist.barrier()
     return out
+
+
+def scenes_rows(folder: Path, stage: Stage) -> Path:
+    """The file of Scenes whose rows are of the kind that a stage learns from."""
+    names = {"captions": "train_captions.json", "regions": "train_regions.json"}
+    return folder / names.get(stage.data.kind, "train.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +233,7 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
             f"name its file: --data {stage.name}=PATH"
         )
     folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
-    return open_source(folder / ("train_captions.json" if stage.data.kind == "captions" else "train.json"))
+    return open_source(scenes_rows(folder, stage))
 
 
 def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:

@@ -101,7 +101,10 @@ def load_part(module: torch.nn.Module, path: Path, *, part: str) -> None:
     wrong = [f"{n}: {list(tensors[n].shape)} for {list(own[n].shape)}" for n in own if tensors[n].shape != own[n].shape]
     if wrong:
         raise CheckpointError(f"{path} does not fit {part!r}: {'; '.join(wrong[:4])}")
-    module.load_state_dict(tensors | {n: tensors[first] for n, first in tied.items()}, strict=True, assign=True)
+    # Behind a tensor of an odd size the next ones are not on 16 bytes, where kernels sum in another order: the model
+    # would not give the numbers that it was saved with.
+    placed = {n: t if t.data_ptr() % 16 == 0 else t.clone() for n, t in tensors.items()}
+    module.load_state_dict(placed | {n: placed[first] for n, first in tied.items()}, strict=True, assign=True)
     for name, first in tied.items():
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, module.get_parameter(first))

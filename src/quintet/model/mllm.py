@@ -22,12 +22,21 @@ from torch.utils.checkpoint import checkpoint
 from quintet.components import lora
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.fused import log_probs
-from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
+from quintet.components.roles import (
+    ConnectorConfig,
+    Context,
+    EncoderConfig,
+    FusionConfig,
+    ImageSpec,
+    LLMConfig,
+    RegionConfig,
+    plain,
+)
 from quintet.components.token_rows import TokenRows
 from quintet.config.base import Config
 from quintet.errors import ConfigError, DataError, nearest
 from quintet.sizes import rounded
-from quintet.values import Batch, Features, Layout, Targets
+from quintet.values import Batch, Features, Layout, Region, Spots, Targets
 
 __all__ = ["MLLM", "Output"]
 
@@ -54,6 +63,8 @@ class MLLM(nn.Module):
         """Modality → encoder."""
         connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
         """Modality → connector; the same keys."""
+        regions: RegionConfig | None = None
+        """What makes a feature of a region in a picture, for templates with a `pointer`."""
         fusion: FusionConfig = field(default_factory=TokenFusion.Config)
         llm: LLMConfig
 
@@ -62,6 +73,11 @@ class MLLM(nn.Module):
                 raise ConfigError(
                     f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; "
                     "each modality needs both"
+                )
+
+            if self.regions and (self.spec("image").fit not in ("squash", "native")):
+                raise ConfigError(
+                    f"regions are shares of the picture, and its fit is {self.spec('image').fit!r}; use 'squash'"
                 )
 
         def spec(self, kind: str) -> ImageSpec:
@@ -100,6 +116,8 @@ class MLLM(nn.Module):
         self.connectors = nn.ModuleDict(
             {k: _connector(c, d_in=config.encoders[k].dim, llm=self.llm) for k, c in config.connectors.items()}
         )
+        image = config.encoders["image"].dim if config.regions else 0
+        self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
         self.added = tuple(added)
         """Ids of added tokens, whose rows the part `tokens` may train."""
@@ -124,9 +142,20 @@ class MLLM(nn.Module):
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
         for kind in self.encoders:
             if kind in batch.media:
-                features[kind] = self._connect(kind, self.encode(kind, batch), batch)
+                encoded = self.encode(kind, batch)
+                features[kind] = self._connect(kind, encoded, batch)
             elif self.run_all_parts:
-                embeds = embeds + self._idle(kind, embeds.device)
+                encoded = self._blank(kind, embeds.device)
+                # A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters
+                # are gathered and reduced by all ranks together, or by none (peers.md section 2, row 8).
+                connector = self.connectors[kind]
+                word = torch.zeros(1, dtype=torch.int64, device=embeds.device)
+                made = connector(encoded, (word,)) if connector.sees_prompt else connector(encoded)
+                embeds = embeds + made.values.sum() * 0.0
+            else:
+                continue
+            if kind == "image" and self.regions is not None:
+                embeds = self._point(embeds, encoded, batch.spots)
         embeds = self.fusion.inputs(embeds, features, batch)
         memory = self.fusion.memory(features, batch) if features else None
         around = self.fusion.around if self.config.fusion.needs_blocks else plain
@@ -197,29 +226,28 @@ class MLLM(nn.Module):
     def _logps(self, hidden: Tensor, ids: Tensor) -> Tensor:
         return log_probs(self._head(hidden), ids)
 
-    def _idle(self, kind: str, device: torch.device) -> Tensor:
-        """Zero, computed through the parts of a modality that this batch has nothing of.
+    def _point(self, embeds: Tensor, encoded: Features, spots: Spots | None) -> Tensor:
+        """`embeds` float[B, T, D] with the features of regions in their columns; zero is added where there are none."""
+        assert self.regions is not None
+        if spots is None:
+            whole = Region("box", (0.0, 0.0, 1.0, 1.0))
+            return embeds + self.regions(encoded, [whole], [0]).sum() * 0.0 if self.run_all_parts else embeds
+        made = self.regions(encoded, spots.regions, spots.items).to(embeds.dtype)
+        return embeds.flatten(0, 1).index_copy(0, spots.slots, made).view_as(embeds)
 
-        A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters are
-        gathered and reduced by all ranks together, or by none (the hang of peers.md section 2, row 8). An encoder
-        whose features are kept runs on no rank.
-        """
+    def _blank(self, kind: str, device: torch.device) -> Features:
+        """What the encoder makes of nothing. One whose features are kept runs on no rank, so it does not run here."""
         size = self.config.spec(kind).size
         if kind in self.kept_encoders:
             config = self.config.encoders[kind]
             layout = config.layout(size)
-            features = Features(torch.zeros(layout.count, config.dim, device=device), (layout,))
-        else:
-            blank = torch.zeros(3, *size, dtype=torch.uint8, device=device)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
-                features = self.encoders[kind]((blank,))
-        word = torch.zeros(1, dtype=torch.int64, device=device)
-        connector = self.connectors[kind]
-        made = connector(features, (word,)) if connector.sees_prompt else connector(features)
-        return made.values.sum() * 0.0
+            return Features(torch.zeros(layout.count, config.dim, device=device), (layout,))
+        blank = torch.zeros(3, *size, dtype=torch.uint8, device=device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
+            return self.encoders[kind]((blank,))
 
     def parts(self) -> dict[str, nn.Module]:
-        """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`.
+        """Part name → module, as `train={…}` names them: `connectors.image`, `regions`, `fusion`, `llm` and so on.
 
         What has no weights is no part: a fusion that only writes tokens, an encoder that hands pixels on.
         While a stage trains them apart, the rows of added tokens are the part `tokens` (`with_token_rows`).
@@ -234,6 +262,8 @@ class MLLM(nn.Module):
             found |= {f"connectors.{kind}.{name}": part for name, part in inner.items()}
             if not inner:
                 found[f"connectors.{kind}"] = connector
+        if self.regions is not None:
+            found["regions"] = self.regions
         if any(True for _ in self.fusion.parameters()):
             found["fusion"] = self.fusion
         found["llm"] = self.llm

@@ -20,15 +20,16 @@ __all__ = ["SCALES", "Scale", "at_scale"]
 Scale = Literal["full", "starter", "tiny"]
 SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
 
-STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "fusion": 2e-3, "llm": 1e-3, "tokens": 2e-3}
+STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "regions": 2e-3, "fusion": 2e-3, "llm": 1e-3, "tokens": 2e-3}
 """Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192."""
 
 ALIGNMENT_RATE = 1e-2
-"""Of connectors and fusion while the LLM is frozen: at 2e-3 digits and words were found by some seeds only (docs/log.md)."""
+"""Of connectors and fusion while all else is frozen: at 2e-3 only some seeds found digits and words (docs/log.md)."""
 
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {
     "captions": {"batch": 32, "epochs": 1.0},
     "instructions": {"batch": 16, "epochs": 1.0},
+    "regions": {"batch": 16, "epochs": 1.0},
     "text": {"batch": 16, "epochs": 1.0},
 }
 
@@ -49,6 +50,7 @@ def _starter_model(model: MLLM.Config) -> MLLM.Config:
         model,
         encoders={k: e.starter() for k, e in model.encoders.items()},
         connectors={k: c.starter() for k, c in model.connectors.items()},
+        regions=model.regions and model.regions.starter(),
         fusion=model.fusion.starter(),
         llm=STARTER_LLM,
     )
@@ -59,6 +61,7 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
         model,
         encoders={k: e.tiny() for k, e in model.encoders.items()},
         connectors={k: c.tiny() for k, c in model.connectors.items()},
+        regions=model.regions and model.regions.tiny(),
         fusion=model.fusion.tiny(),
         llm=model.llm.tiny(),
     )

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from quintet.data.template import Frame, Template
+from quintet.data.template import DECIMALS, Frame, Template
 
 __all__ = [
     "BLIP2_OPT",
@@ -40,8 +40,10 @@ VICUNA_V1 = Template(
     assistant="ASSISTANT:",
     end="</s>",
     place="front",
+    regions=replace(DECIMALS, frame="square"),
 )
-"""{system} USER: <image>\\n{q} ASSISTANT: {a}</s>USER: …  (LLaVA-1.5, conv `v1`)."""
+"""{system} USER: <image>\\n{q} ASSISTANT: {a}</s>USER: …  (LLaVA-1.5, conv `v1`); boxes are shares of the padded
+square, with two decimals (its data)."""
 
 LLAVA_V0 = Template(
     name="llava_v0",

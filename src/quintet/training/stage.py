@@ -39,7 +39,7 @@ class Data(Config):
     """
 
     name: str
-    kind: Literal["captions", "instructions", "text"]
+    kind: Literal["captions", "instructions", "regions", "text"]
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
 
@@ -52,7 +52,7 @@ class Stage(Config):
     data: Data
     template: Template
     train: Mapping[str, Rate]
-    """Part → rate, by prefix of the part's name: `connectors`, `llm`, `encoders.image`, `fusion`, `tokens`."""
+    """Part → rate, by prefix of its name: `connectors`, `llm`, `encoders.image`, `fusion`, `regions`, `tokens`."""
     batch: int
     """Samples in a step, over all ranks and micro-batches."""
     epochs: float = 1.0

@@ -6,7 +6,7 @@
 `make_scenes` writes them in the field's formats; `stream` gives them without files.
 """
 
-from quintet.data.scenes.conversations import conversation, describe, pretrain
+from quintet.data.scenes.conversations import conversation, describe, pointing, pretrain
 from quintet.data.scenes.language import (
     BRIEF,
     DETAILED,
@@ -24,6 +24,7 @@ from quintet.data.scenes.language import (
     pope_candidates,
     questions,
     refer,
+    referring,
 )
 from quintet.data.scenes.render import render
 from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, SPLITS, WORDS
@@ -59,12 +60,14 @@ __all__ = [
     "make_scenes",
     "mentions",
     "objects_of",
+    "pointing",
     "pope",
     "pope_candidates",
     "pretrain",
     "questions",
     "read_truth",
     "refer",
+    "referring",
     "render",
     "sample_scene",
     "split_sizes",

@@ -6,31 +6,45 @@ of the picture, and fails on a question that is asked first.
 
 import random
 
-from quintet.data.scenes.language import BRIEF, DETAILED, KINDS, ask, caption
+from quintet.data.scenes.language import BRIEF, DETAILED, KINDS, Question, ask, caption, grounding, referring
 from quintet.data.scenes.world import Scene
 
-__all__ = ["conversation", "describe", "pretrain"]
+__all__ = ["conversation", "describe", "pointing", "pretrain"]
 
 
 def conversation(
     scene: Scene, rng: random.Random, turns: int = 8, *, captions: float = 0.5, boxes: float = 0.35
-) -> list[tuple[str, str]]:
+) -> list[Question]:
     """At most `turns` different questions with their answers, in random order.
 
     `captions` and `boxes` are the probabilities that one asks for a description, and one for an object's box. A kind
     comes twice only after every kind came once.
     """
-    said: dict[str, str] = {}
+    said: dict[str, Question] = {}
     if rng.random() < captions:
-        said.update([describe(scene, rng)])
+        text, answer = describe(scene, rng)
+        said[text] = Question("caption", text, answer)
     kinds = rng.sample(KINDS, len(KINDS))
     if rng.random() < boxes:
         kinds.insert(0, "grounding")
     for kind in kinds * 2:
         question = ask(kind, scene, rng) if len(said) < turns else None
         if question:
-            said.setdefault(question.text, question.answer)
-    return rng.sample(list(said.items()), len(said))
+            said.setdefault(question.text, question)
+    return rng.sample(list(said.values()), len(said))
+
+
+def pointing(scene: Scene, rng: random.Random, turns: int = 8) -> list[Question]:
+    """At most `turns` questions of which at least half have a region in them or in their answer, in random order.
+
+    None where nothing is to be pointed at.
+    """
+    boxes, points = grounding(scene, rng), referring(scene, rng)
+    pointed = [each for pair in zip(boxes, points, strict=True) for each in pair][:turns]
+    others = (
+        conversation(scene, rng, min(len(pointed), turns - len(pointed)), boxes=0.0) if len(pointed) < turns else []
+    )
+    return rng.sample([*pointed, *others], len(pointed) + len(others)) if pointed else []
 
 
 def describe(scene: Scene, rng: random.Random) -> tuple[str, str]:

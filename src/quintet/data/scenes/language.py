@@ -9,7 +9,7 @@ from typing import Literal
 
 from quintet.data.scenes.maps import cell_map, dense_labels
 from quintet.data.scenes.pope import Occurrences, pope, pope_candidates
-from quintet.data.scenes.questions import KINDS, Question, ask, grounding, questions, refer
+from quintet.data.scenes.questions import KINDS, Question, ask, grounding, questions, refer, referring
 from quintet.data.scenes.vocabulary import COLOURS, SHAPES, indefinite, located, phrase
 from quintet.data.scenes.world import Scene
 
@@ -30,6 +30,7 @@ __all__ = [
     "pope_candidates",
     "questions",
     "refer",
+    "referring",
 ]
 
 BRIEF = (

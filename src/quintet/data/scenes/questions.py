@@ -9,9 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, WORDS, indefinite, located
-from quintet.data.scenes.world import Box, Object, Scene, place_of
+from quintet.data.scenes.world import Object, Scene, place_of
 
-__all__ = ["CANDIDATES", "KINDS", "Question", "ask", "box_text", "grounding", "questions", "refer"]
+__all__ = ["CANDIDATES", "KINDS", "Question", "ask", "box_text", "grounding", "questions", "refer", "referring"]
+
+REGION = "<region>"
+"""Stands for a region, as in rows of LLaVA's format."""
 
 _YES_NO = ("yes", "no")
 
@@ -27,10 +30,13 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
     "digit": tuple("0123456789"),
     "word": WORDS,
     "grounding": (),
+    "referring-box": (*COLOURS, *SHAPES, *OBJECTS),
+    "referring-point": (*COLOURS, *SHAPES, *OBJECTS),
 }
 """Every answer a kind can have; none are listed for boxes."""
 
-KINDS = tuple(kind for kind in CANDIDATES if kind != "grounding")
+KINDS = tuple(kind for kind in CANDIDATES if kind != "grounding" and not kind.startswith("referring"))
+"""The kinds without regions."""
 
 _CLEARLY = 0.12  # least difference of two centres, in sides, for one to be left of or above the other
 _FORMS = (
@@ -45,17 +51,26 @@ _FORMS = (
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, its one right answer, and which objects of the scene (by index) it is about."""
+    """A question, its one right answer, and which objects of the scene (by index) it is about.
+
+    Where `<region>` stands in text or answer, the next of `regions` is meant: a box or a point in sides of the picture.
+    """
 
     kind: str
     text: str
     answer: str
     about: tuple[int, ...] = ()
+    regions: tuple[tuple[float, ...], ...] = ()
 
     @property
     def candidates(self) -> tuple[str, ...]:
         """Every answer that questions of this kind can have."""
         return CANDIDATES[self.kind]
+
+    @property
+    def said(self) -> str:
+        """The answer with its regions as `box_text`."""
+        return self.answer.replace(REGION, box_text(self.regions[-1])) if REGION in self.answer else self.answer
 
 
 def questions(scene: Scene, rng: random.Random, kinds: Sequence[str] = KINDS, per_kind: int = 1) -> list[Question]:
@@ -79,7 +94,12 @@ def grounding(scene: Scene, rng: random.Random) -> list[Question]:
     return [_ask_box(scene, rng, i) for i in rng.sample(range(len(scene.objects)), len(scene.objects))]
 
 
-def box_text(box: Box) -> str:
+def referring(scene: Scene, rng: random.Random) -> list[Question]:
+    """For each object, in random order, a question that points at it: by its box, or by the point in its middle."""
+    return [_ask_region(scene, rng, i) for i in rng.sample(range(len(scene.objects)), len(scene.objects))]
+
+
+def box_text(box: Sequence[float]) -> str:
     """A box as text: left, top, right, bottom in sides of the picture.
 
     >>> box_text((0.125, 0.25, 0.3125, 0.4375))
@@ -210,7 +230,22 @@ def _ask_word(scene: Scene, rng: random.Random) -> Question | None:
 def _ask_box(scene: Scene, rng: random.Random, index: int) -> Question:
     who = refer(scene, index, rng)
     texts = ("Where is the {}? Answer with a box.", "Give the box of the {}.", "What is the box around the {}?")
-    return Question("grounding", rng.choice(texts).format(who), box_text(scene.objects[index].box), (index,))
+    return Question("grounding", rng.choice(texts).format(who), REGION, (index,), (scene.objects[index].box,))
+
+
+def _ask_region(scene: Scene, rng: random.Random, index: int) -> Question:
+    thing = scene.objects[index]
+    attribute = rng.choice(("colour", "shape", "object"))
+    texts = {
+        "colour": ("What colour is the object in {}?", "Which colour does the object in {} have?"),
+        "shape": ("What shape is the object in {}?", "Which shape does the object in {} have?"),
+        "object": ("What is in {}?", "What is the object in this region? {}"),
+    }[attribute]
+    answer = thing.name if attribute == "object" else getattr(thing, attribute)
+    pointed = rng.random() < 0.5
+    place = thing.centre if pointed else thing.box
+    kind = "point" if pointed else "box"
+    return Question(f"referring-{kind}", rng.choice(texts).format(REGION), answer, (index,), (tuple(place),))
 
 
 def _ask_any_box(scene: Scene, rng: random.Random) -> Question | None:

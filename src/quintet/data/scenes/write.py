@@ -2,7 +2,8 @@
 
     OUT/scenes.json                  the world, the seed, versions and counts
     OUT/images/<split>/<hash>.png    named by their pixels: no picture is in two splits, or twice in one
-    OUT/<split>.json                 LLaVA conversations; <split>_captions.json: one caption each, to align a connector
+    OUT/<split>.json                 LLaVA conversations; <split>_captions.json: one caption each, to align a connector;
+                                     <split>_regions.json: questions that point, and questions where things are
     OUT/<split>.truth.jsonl          one `Truth` a line, always written: what an evaluation asks, and the right answers
     OUT/webdataset/<split>/00000.tar key.png, key.txt and key.json, as img2dataset writes them
 
@@ -27,9 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from quintet.data.scenes.conversations import conversation, pretrain
+from quintet.data.scenes.conversations import conversation, pointing, pretrain
 from quintet.data.scenes.pope import Occurrences, pope
-from quintet.data.scenes.questions import Question, grounding, questions
+from quintet.data.scenes.questions import Question, grounding, questions, referring
 from quintet.data.scenes.render import render
 from quintet.data.scenes.vocabulary import SPLITS
 from quintet.data.scenes.world import Scene, World, sample_scene
@@ -39,7 +40,7 @@ __all__ = ["Format", "Truth", "make_scenes", "read_truth", "split_sizes"]
 
 Format = Literal["llava", "webdataset", "both"]
 
-_LAYOUT = 1  # raised whenever equal arguments would no longer give equal files
+_LAYOUT = 2  # raised whenever equal arguments would no longer give equal files
 _SHARD = 1000
 _FEWEST = 50
 _WORLD = World()
@@ -54,6 +55,7 @@ class Truth:
     scene: Scene
     questions: list[Question]
     grounding: list[Question]
+    referring: list[Question]
     pope: dict[str, list[Question]]
     """By rule: `random`, `popular`, `adversarial`."""
 
@@ -65,10 +67,12 @@ class _Made:
     name: str
     png: bytes
     scene: Scene
-    turns: list[tuple[str, str]]
+    turns: list[Question]
     caption: tuple[str, str]
     questions: list[Question]
     grounding: list[Question]
+    referring: list[Question]
+    pointing: list[Question]
 
 
 def make_scenes(
@@ -131,6 +135,7 @@ def _read_truth(path: Path) -> Iterator[Truth]:
                     scene=Scene.from_json(data["scene"]),
                     questions=[_question(each) for each in data["questions"]],
                     grounding=[_question(each) for each in data["grounding"]],
+                    referring=[_question(each) for each in data["referring"]],
                     pope={rule: [_question(each) for each in asked] for rule, asked in data["pope"].items()},
                 )
             except (ValueError, KeyError, TypeError) as fault:
@@ -139,7 +144,8 @@ def _read_truth(path: Path) -> Iterator[Truth]:
 
 
 def _question(data: dict[str, Any]) -> Question:
-    return Question(data["kind"], data["text"], data["answer"], tuple(data["about"]))
+    regions = tuple(map(tuple, data["regions"]))
+    return Question(data["kind"], data["text"], data["answer"], tuple(data["about"]), regions)
 
 
 def _check(out: Path, sizes: Mapping[str, int], format: str) -> None:
@@ -178,7 +184,10 @@ def _write_all(
             _write_shards(root, split, kept)
         if format != "webdataset":
             _write_json(root / f"{split}.json", [_llava(split, made, made.turns) for made in kept])
-            _write_json(root / f"{split}_captions.json", [_llava(split, made, [made.caption]) for made in kept])
+            captions = [_llava(split, made, [Question("caption", *made.caption)]) for made in kept]
+            _write_json(root / f"{split}_captions.json", captions)
+            pointing = [_llava(split, made, made.pointing) for made in kept if made.pointing]
+            _write_json(root / f"{split}_regions.json", pointing)
         _write_truth(root / f"{split}.truth.jsonl", split, seed, kept)
     versions = {name: version(name) for name in ("numpy", "pillow", "scikit-learn")}
     facts = {"layout": _LAYOUT, "seed": seed, "world": asdict(world), "splits": dict(sizes), "format": format}
@@ -217,6 +226,9 @@ def _make(world: World, seed: int, split: str, index: int) -> _Made:
         caption=pretrain(scene, rng),
         questions=questions(scene, rng),
         grounding=grounding(scene, rng),
+        # Last: what was there before is drawn as it was.
+        referring=referring(scene, rng),
+        pointing=pointing(scene, rng),
     )
 
 
@@ -224,13 +236,15 @@ def _image(split: str, name: str) -> str:
     return f"images/{split}/{name}.png"
 
 
-def _llava(split: str, made: _Made, turns: list[tuple[str, str]]) -> dict[str, Any]:
+def _llava(split: str, made: _Made, turns: list[Question]) -> dict[str, Any]:
     """A row of a LLaVA file; the picture stands before the first question."""
     said = []
-    for i, (question, answer) in enumerate(turns):
-        said.append({"from": "human", "value": question if i else f"<image>\n{question}"})
-        said.append({"from": "gpt", "value": answer})
-    return {"id": made.name, "image": _image(split, made.name), "conversations": said}
+    for i, each in enumerate(turns):
+        said.append({"from": "human", "value": each.text if i else f"<image>\n{each.text}"})
+        said.append({"from": "gpt", "value": each.answer})
+    row = {"id": made.name, "image": _image(split, made.name), "conversations": said}
+    regions = [list(region) for each in turns for region in each.regions]
+    return row | ({"regions": regions} if regions else {})
 
 
 def _write_truth(path: Path, split: str, seed: int, kept: list[_Made]) -> None:
@@ -243,6 +257,7 @@ def _write_truth(path: Path, split: str, seed: int, kept: list[_Made]) -> None:
                 "scene": made.scene.to_json(),
                 "questions": [asdict(each) for each in made.questions],
                 "grounding": [asdict(each) for each in made.grounding],
+                "referring": [asdict(each) for each in made.referring],
                 "pope": {rule: [asdict(each) for each in asked] for rule, asked in probes.items()},
             }
             file.write(json.dumps(row) + "\n")

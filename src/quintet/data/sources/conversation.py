@@ -10,7 +10,8 @@
 Where `<image>` stands in the text, the next picture of the row stands in the turn. The literal goes, and one adjoining
 newline with it (the one that follows, else the one before), and blanks between it and the turn's edge: whether a
 newline parts a picture from words is the template's business. A row may also carry `regions`: lists of 2, 4 or more
-numbers in shares of width and height, which take the places of `<region>` in the same way.
+numbers in shares of width and height (point, box, outline of a mask), which take the places of `<region>` in the same
+way. `{"box": […], "phrase": "the dog"}` also names what it is of; besides `box` there are `points` and `mask`.
 
 Turns may carry `weight` (OpenAI: a number) or `loss` (ms-swift: true or false), which become the turn's weight. A key
 whose value is null counts as absent, since parquet has no other way. What is not understood is a fault: other keys are
@@ -115,7 +116,7 @@ class _Slots:
     def region(self) -> Region:
         assert self.regions is not None, "a row without regions has no places for them"
         self.regions_seen += 1
-        return self.regions[self.regions_seen - 1] if self.regions_seen <= len(self.regions) else Region(())
+        return self.regions[self.regions_seen - 1] if self.regions_seen <= len(self.regions) else Region("points", ())
 
 
 @dataclass
@@ -161,6 +162,15 @@ class _Reader:
         return [self._region(item, f"regions[{i}]") for i, item in enumerate(value)]
 
     def _region(self, value: Any, where: str) -> Region:
+        kind, phrase = "", ""
+        if isinstance(value, dict):
+            known = frozenset({"box", "points", "mask"})
+            unread(value, self.faults, known=known | {"phrase"}, extra=self.extra, where=where)
+            kinds, phrase = sorted(known & value.keys()), value.get("phrase", "")
+            if len(kinds) != 1 or not isinstance(phrase, str) or not is_text(phrase):
+                self.faults.add("wrong-type", "a region is one of box, points and mask, its phrase text", field=where)
+                return Region("points", ())
+            kind, value = kinds[0], value[kinds[0]]
         numbers = isinstance(value, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in value)
         if not numbers or len(value) < 2 or len(value) % 2:
             self.faults.add(
@@ -168,11 +178,16 @@ class _Reader:
             )
         elif not all(0 <= v <= 1 for v in value):
             self.faults.add("bad-region", f"{value} is outside [0, 1]; give shares of width and height", field=where)
-        elif len(value) == 4 and not (value[0] < value[2] and value[1] < value[3]):
+        elif kind == "box" and len(value) != 4:
+            self.faults.add("wrong-type", f"a box has 4 numbers, not {len(value)}", field=where)
+        elif len(value) == 4 and kind in ("", "box") and not (value[0] < value[2] and value[1] < value[3]):
             self.faults.add("bad-region", f"{value} is no box; expected x1 < x2 and y1 < y2", field=where)
         else:
-            return Region(tuple(map(float, value)))
-        return Region(())
+            points = tuple(map(float, value))
+            if kind == "points" or (not kind and len(points) == 2):
+                return Region("points", points, phrase)
+            return Region("box" if kind == "box" or (not kind and len(points) == 4) else "mask", points, phrase)
+        return Region("points", ())
 
     # ---- turns ---------------------------------------------------------------------------------------------------
     def system(self, row: dict[str, Any]) -> list[Turn]:

@@ -5,13 +5,14 @@ Source: the measure of referring-expression comprehension since Yu et al. 2016, 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from quintet.evaluation.metrics.metric import Floats, Judged, Metric, ratio
+from quintet.values import Region
 
-__all__ = ["Box", "BoxAccuracy", "iou", "read_box"]
+__all__ = ["Box", "BoxAccuracy", "iou", "read_box", "write_boxes"]
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom, in the same units as the truth's."""
@@ -33,6 +34,15 @@ def read_box(text: str) -> Box | None:
     x1, y1, x2, y2 = map(float, found.groups())
     fine = x1 < x2 and y1 < y2 and all(map(math.isfinite, (x1, y1, x2, y2)))
     return (x1, y1, x2, y2) if fine else None
+
+
+def write_boxes(regions: Iterable[Region]) -> str:
+    """The boxes among `regions` as `read_box` reads them, whole.
+
+    >>> write_boxes([Region("points", (0.5, 0.5)), Region("box", (0.125, 0.2, 0.5, 0.6))])
+    '[0.125, 0.2, 0.5, 0.6]'
+    """
+    return " ".join(f"[{', '.join(f'{v:.12g}' for v in each.points)}]" for each in regions if each.kind == "box")
 
 
 def iou(a: Box, b: Box) -> float:
@@ -58,6 +68,7 @@ class BoxAccuracy(Metric):
     """
 
     name = "accuracy at IoU 0.5"
+    of_regions = True
 
     def judge(self, outputs: Sequence[str], truths: Sequence[Sequence[float]]) -> Judged:
         sums = np.zeros((len(outputs), 4))

@@ -43,6 +43,8 @@ class Metric(ABC):
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
+    of_regions: ClassVar[bool] = False
+    """Whether it judges the regions of an output, which then come as `[x1, y1, x2, y2]` in shares of the picture."""
 
     @abstractmethod
     def judge(self, outputs: Sequence[str], truths: Sequence[Any]) -> Judged:

@@ -4,15 +4,18 @@ scenes.vqa        ten kinds of questions, exact match          scenes.caption   
 scenes.digits     handwritten digits, exact match                 scenes.chair      objects made up in long captions
 scenes.ocr        written words, ANLS                             scenes.grounding  boxes, IoU ≥ 0.5
 scenes.pope       yes or no, F1 on the random setting; popular and adversarial as kinds
+scenes.referring  what is in a box or at a point, exact match
 """
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from quintet.data.scenes import BRIEF, DETAILED, Question, Scene, Truth, caption, mentions, objects_of, read_truth
+from quintet.data.scenes.questions import REGION
 from quintet.errors import DataError
 from quintet.evaluation.metrics.anls import Anls
 from quintet.evaluation.metrics.boxes import BoxAccuracy
@@ -22,14 +25,14 @@ from quintet.evaluation.metrics.exact import ExactMatch
 from quintet.evaluation.metrics.metric import Metric
 from quintet.evaluation.metrics.pope import Pope
 from quintet.evaluation.task import Item, Task
-from quintet.values import Media, Origin, Ref, Text
+from quintet.values import Media, Origin, Part, Ref, Region, Text
 
 __all__ = ["NAMES", "scenes_task"]
 
 _NUM_REFERENCES = 5  # captions a picture, as in COCO; objects come in a random order in each
 
-_Maker = Callable[[Truth], Iterator[tuple[str, str, object, str]]]
-"""One picture → what is asked about it: id within the picture, prompt, truth, kind."""
+_Maker = Callable[[Truth], Iterator[tuple[str, str | Question, object, str]]]
+"""One picture → what is asked about it: id within the picture, prompt (a question if it has regions), truth, kind."""
 
 
 def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
@@ -55,9 +58,21 @@ def _items(folder: Path, split: str, make: _Maker) -> list[Item]:
     ]
 
 
-def _parts(truth: Truth, folder: Path, prompt: str) -> tuple[Media, Text]:
+def _parts(truth: Truth, folder: Path, prompt: str | Question) -> tuple[Part, ...]:
     name = truth.image.relative_to(folder).as_posix()
-    return Media("image", Ref(name, path=truth.image)), Text(prompt)
+    picture = Media("image", Ref(name, path=truth.image))
+    return (picture, Text(prompt)) if isinstance(prompt, str) else (picture, *_words(prompt))
+
+
+def _words(question: Question) -> Iterator[Part]:
+    """The question with its regions in place."""
+    regions = iter(question.regions)
+    for piece in re.split(f"({REGION})", question.text):
+        if piece == REGION:
+            points = next(regions)
+            yield Region("points" if len(points) == 2 else "box", points)
+        elif piece:
+            yield Text(piece)
 
 
 def _asked(questions: list[Question], prefix: str = "") -> Iterator[tuple[str, str, object, str]]:
@@ -86,6 +101,11 @@ def _grounding(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
         yield f"box-{i}", question.text, list(thing.box), thing.size
 
 
+def _referring(truth: Truth) -> Iterator[tuple[str, Question, object, str]]:
+    for i, question in enumerate(truth.referring):
+        yield f"{question.kind}-{i}", question, question.answer, question.kind.removeprefix("referring-")
+
+
 def _caption(truth: Truth) -> Iterator[tuple[str, str, object, str]]:
     yield "caption", BRIEF[0], _references(truth.scene, truth.image.stem, "short"), "all"
 
@@ -107,6 +127,7 @@ _TASKS: dict[str, tuple[Metric, _Maker, str]] = {
     "scenes.caption": (Cider(), _caption, ""),
     "scenes.chair": (Chair(named_mentions), _chair, ""),
     "scenes.grounding": (BoxAccuracy(), _grounding, ""),
+    "scenes.referring": (ExactMatch(), _referring, ""),
     "scenes.ocr": (Anls(), partial(_only, "word"), ""),
     "scenes.digits": (ExactMatch(), partial(_only, "digit"), ""),
 }

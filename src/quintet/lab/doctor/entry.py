@@ -10,7 +10,7 @@ from quintet.lab.doctor.exam import Exam
 from quintet.lab.doctor.findings import Progress, Rendered, SourceCount
 from quintet.lab.doctor.show import plain_segments
 from quintet.lab.pretrained import load_tokenizer
-from quintet.lab.run import load_recipe, recipe_names, scenes_folder
+from quintet.lab.run import load_recipe, recipe_names, scenes_folder, scenes_rows
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.stage import Stage
@@ -67,8 +67,7 @@ def _is_data(target: str) -> bool:
 
 
 def _scenes(folder: Path | None, stage: Stage) -> Path:
-    place = folder or scenes_folder(SCENES)
-    return place / ("train_captions.json" if stage.data.kind == "captions" else "train.json")
+    return scenes_rows(folder or scenes_folder(SCENES), stage)
 
 
 def _file_alone(path: Path, chart: Chart) -> Diagnosis:

@@ -8,6 +8,7 @@ answer.
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from quintet.data.processor import Processor
 from quintet.data.template import Template
@@ -85,7 +86,7 @@ def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fi
 
 def _within(sample: Sample, spans: list[_Span], template: Template) -> Iterator[Finding]:
     said = [t for t in sample.turns() if t.role == "assistant"]
-    whole = _bare("".join("".join(p.text for p in t.parts if isinstance(p, Text)) + template.end for t in said))
+    whole = _bare("".join(template.words(t.parts, sample.media()) + template.end for t in said))
     for span in spans:
         if _bare(span.text) not in whole:
             yield _at(sample, "answers", "extra-learnt", f"{_short(span.text)} in the loss", "only answers", _TEMPLATE)
@@ -100,13 +101,14 @@ def _wanted(sample: Sample, template: Template) -> Iterator[str]:
         if turn.role != "assistant" or turn.weight == 0:
             continue
         said = template.answer
-        for part in turn.parts:
-            if isinstance(part, Media):
+        for shown, parts in groupby(turn.parts, lambda part: isinstance(part, Media)):
+            if shown:
                 if said.strip(" "):
                     yield said
                 said = ""
-            elif isinstance(part, Text) and part.weight != 0:
-                said += part.text
+            else:
+                learnt = [part for part in parts if not isinstance(part, Text) or part.weight != 0]
+                said += template.words(learnt, sample.media())
         yield said + template.end
 
 
@@ -242,10 +244,11 @@ def _answer(prompt: Sample, turn: Turn, ids: list[int], weight: list[float], pro
 
 def _replay(prompt: Sample, turn: Turn, ids: list[int], processor: Processor) -> Iterator[Finding]:
     tokenizer, template = processor.tokenizer, processor.template
-    answer = "".join(part.text for part in turn.parts if isinstance(part, Text)).strip()
+    answer = template.words(turn.parts, prompt.media()).strip()
     rule = processor.stops()
     last = next((n for n in range(1, len(ids) + 1) if rule(ids[:n])), None)
-    shown = tokenizer.decode([i for i in ids[:last] if i not in tokenizer.specials.values()])
+    end = template.stop_id(tokenizer)
+    shown = processor.text([i for i in ids[:last] if i != end])
     if template.end and template.end not in tokenizer.specials:
         shown = shown.split(template.end)[0]
     shown = shown.strip()

@@ -91,13 +91,14 @@ class TextScenes:
         else:
             start = f"{VICUNA_V1.system} USER:{told}"
             said = conversation(scene, rng, self.turns, captions=0.25, boxes=0.0)
-            children = tuple(_branch(f"\n{question} ", VICUNA_V1.assistant, answer) for question, answer in said)
+            children = tuple(_branch(f"\n{each.text} ", VICUNA_V1.assistant, each.said) for each in said)
         return Sample(Node((Turn("user", (Text(start, weight=0.0),)),), children), Origin(self.name, index + 1))
 
     def questions(self, index: int) -> tuple[str, str, list[tuple[str, str]]]:
         """The form of a text, what is told, and questions with their answers."""
         scene, form, told, rng = self._begin(index)
-        return form, told, conversation(scene, rng, self.turns, captions=0.0, boxes=0.0)
+        asked = conversation(scene, rng, self.turns, captions=0.0, boxes=0.0)
+        return form, told, [(each.text, each.said) for each in asked]
 
     def _begin(self, index: int) -> tuple[Scene, str, str, random.Random]:
         rng = random.Random(f"text/{self.seed}/{self.split}/{index}")
@@ -186,9 +187,9 @@ def _texts(n: int, seed: int) -> Iterator[str]:
         scene = draw(World(), rng)
         said = conversation(scene, rng, turns=10)
         yield caption(scene, rng, "long")
-        yield from (question for question, _ in said)
+        yield from (each.text for each in said)
         # An answer follows its header with a space; tokens should begin with that space.
-        yield from (f" {answer}" for _, answer in said)
+        yield from (f" {each.said}" for each in said)
     for _ in range(200):
         yield " ".join(("", *WORDS, *SIZES, *COLOURS, *SHAPES, *PLACES, *"0123456789", "digit word yes no ."))
         yield from (*BRIEF, *DETAILED)

@@ -1,0 +1,167 @@
+"""Published templates of systems that speak of regions, and how they spell them.
+
+Numbers count to the right and down. A template's `added` are the tokens that its authors added or that its LLM has as
+special tokens; those that a tokenizer has already stay as they are.
+"""
+
+from quintet.data.regions import Bins, Numbers
+from quintet.data.template import Frame, Template
+
+__all__ = [
+    "CHATSPOT",
+    "CHATSPOT_REGIONS",
+    "FERRET",
+    "FERRET_REGIONS",
+    "KOSMOS2",
+    "KOSMOS2_REGIONS",
+    "MINIGPT_V2",
+    "MINIGPT_V2_REGIONS",
+    "QWEN_VL",
+    "QWEN_VL_REGIONS",
+    "SHIKRA",
+    "SHIKRA_REGIONS",
+]
+
+# ---- regions -----------------------------------------------------------------------------------------------------
+SHIKRA_REGIONS = Numbers(group=Frame(before="[", after="]"), also=";", decimals=3, frame="square")
+"""[0.123,0.456,0.789,0.900], several of one phrase [x1,y1,x2,y2;x1,y1,x2,y2], a point [0.123,0.456]; shares of the
+padded square, behind the phrase (mllm/dataset/process_function/box_process_function.py)."""
+
+CHATSPOT_REGIONS = Numbers(
+    place=Frame(before="<box>", after="</box>"), decimals=3, outline="write", added=("<box>", "</box>")
+)
+"""<box>x,y,x,y,…</box>, as many points as it takes. The paper gives no form of the numbers; ours are thousandths."""
+
+MINIGPT_V2_REGIONS = Numbers(
+    phrase=Frame(before="<p>", after="</p> "),
+    place=Frame(before="{", after="}"),
+    also="<delim>",
+    number=Frame(before="<", after=">"),
+    comma="",
+    between="",
+    scale=100.0,
+    highest=100.0,
+    rounding="down",
+)
+"""<p>the dog</p> {<12><34><56><78>}, several joined by <delim>; all plain text (minigpt4/datasets/datasets)."""
+
+QWEN_VL_REGIONS = Numbers(
+    phrase=Frame(before="<ref>", after="</ref>"),
+    place=Frame(before="<box>", after="</box>"),
+    point=Frame(before="(", after=")"),
+    scale=1000.0,
+    highest=999.0,
+    rounding="down",
+    added=("<ref>", "</ref>", "<box>", "</box>"),
+)
+"""<ref>the dog</ref><box>(12,40),(500,730)</box>, whole numbers in [0, 1000)."""
+
+KOSMOS2_REGIONS = Bins(
+    phrase=Frame(before="<phrase>", after="</phrase>"),
+    group=Frame(before="<object>", after="</object>"),
+    also="</delimiter_of_multi_objects/>",
+    added=("<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>"),
+)
+"""<phrase>the dog</phrase><object><patch_index_0044><patch_index_0863></object>, bins of 32 × 32 (the tags of
+transformers' processor; the paper writes <p>, <box> and <loc_44>)."""
+
+FERRET_REGIONS = Numbers(
+    group=Frame(before="[", after="]"),
+    comma=", ",
+    between=", ",
+    scale=1000.0,
+    highest=1000.0,
+    rounding="down",
+    outline="bound",
+)
+"""[x1, y1, x2, y2] or [x, y], whole numbers of a picture 1000 wide and high; free forms by the box around them."""
+
+# ---- templates ---------------------------------------------------------------------------------------------------
+_VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+SHIKRA = Template(
+    name="shikra",
+    system=_VICUNA,
+    system_frame=Frame(after=" "),
+    user=Frame(before="USER: ", after=" "),
+    assistant="ASSISTANT:",
+    end="</s>",
+    media={"image": Frame(before="<im_start>", after="<im_end>")},
+    added=("<im_start>", "<im_end>"),
+    regions=SHIKRA_REGIONS,
+)
+"""Vicuna 1.1 with the picture between <im_start> and <im_end> (mllm/conversation, config/_base_/model)."""
+
+CHATSPOT = Template(
+    name="chatspot",
+    system=_VICUNA,
+    system_frame=Frame(after="\n"),
+    user=Frame(before="<Human>: ", after="\n"),
+    assistant="<Assistance>:",
+    end="</s>",
+    joint=" ",
+    regions=CHATSPOT_REGIONS,
+)
+"""<Human>: Given an image <image>. … What is the object in this region? <box>..</box> and <Assistance>: {a} (section
+4.1). The paper does not print the system message; ours is Vicuna's."""
+
+FERRET = Template(
+    name="ferret",
+    system=_VICUNA,
+    system_frame=Frame(after=" "),
+    user=Frame(before="USER: ", after=" "),
+    assistant="ASSISTANT:",
+    end="</s>",
+    place="front",
+    added=("<region_fea>",),
+    regions=FERRET_REGIONS,
+    pointer=" <region_fea>",
+)
+"""Vicuna 1.1; a region that the user refers to is [x1, y1, x2, y2] <region_fea>, one in an answer has no feature.
+
+The sentence that gives the scale of coordinates in the first turn is part of the data's questions.
+"""
+
+MINIGPT_V2 = Template(
+    name="minigpt_v2",
+    user=Frame(before="<s>[INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    bos=False,
+    media={"image": Frame(before="<Img>", after="</Img>")},
+    joint=" ",
+    place="front",
+    regions=MINIGPT_V2_REGIONS,
+)
+"""<s>[INST] <Img>…</Img> [grounding] {q} [/INST] {a}</s>; the task's identifier is part of the question."""
+
+QWEN_VL = Template(
+    name="qwen_vl",
+    system="You are a helpful assistant.",
+    system_frame=Frame(before="<|im_start|>system\n", after="<|im_end|>"),
+    user=Frame(before="\n<|im_start|>user\n", after="<|im_end|>\n"),
+    assistant="<|im_start|>assistant\n",
+    answer="",
+    end="<|im_end|>",
+    bos=False,
+    media={"image": Frame(before="Picture {n}: <img>", after="</img>")},
+    added=("<|im_start|>", "<|im_end|>", "<img>", "</img>"),
+    regions=QWEN_VL_REGIONS,
+)
+"""ChatML, pictures as "Picture 1: <img>…</img>" on lines of their own (Qwen-VL's tokenizer and finetune.py)."""
+
+KOSMOS2 = Template(
+    name="kosmos2",
+    user=Frame(after=" Answer:"),
+    assistant="",
+    end="</s>",
+    media={"image": Frame(before="<image>", after="</image>")},
+    joint="<grounding> Question: ",
+    place="front",
+    added=("<image>", "</image>", "<grounding>"),
+    regions=KOSMOS2_REGIONS,
+)
+"""<s><image>…</image><grounding> Question: {q} Answer: {a}</s>, as its model card asks questions on a picture."""
