@@ -2,7 +2,18 @@
 
 from quintet.data.template import Frame, Template
 
-__all__ = ["LLAVA_V0", "PLAIN", "VICUNA_V1"]
+__all__ = [
+    "FLAMINGO",
+    "FLAMINGO_PAIR",
+    "IDEFICS",
+    "IDEFICS_INSTRUCT",
+    "LLAVA_V0",
+    "MULTIMODAL_GPT",
+    "OPEN_FLAMINGO",
+    "OPEN_FLAMINGO_PAIR",
+    "PLAIN",
+    "VICUNA_V1",
+]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -40,3 +51,92 @@ PLAIN = Template(
     questions=False,
 )
 """<image>{caption}\\n: the question is dropped (LLaVA's code from v1.0 on)."""
+
+FLAMINGO_PAIR = Template(
+    name="flamingo_pair",
+    answer="",
+    end="<EOC>",
+    joint="",
+    questions=False,
+    added=("<EOC>",),
+)
+"""<image>{text}<EOC>; where the fusion is gated cross-attention, <image> is its marker (Flamingo)."""
+
+FLAMINGO = Template(
+    name="flamingo",
+    ask=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="<EOC>",
+    joint="",
+    place="front",
+    added=("<EOC>",),
+)
+"""<image>Question: {q} Answer: {a}<EOC>  (Flamingo's prompt for questions)."""
+
+OPEN_FLAMINGO_PAIR = Template(
+    name="open_flamingo_pair",
+    answer="",
+    end="<|endofchunk|>",
+    joint="",
+    questions=False,
+    added=("<|endofchunk|>",),
+)
+"""<image>{text}<|endofchunk|>  (OpenFlamingo)."""
+
+OPEN_FLAMINGO = Template(
+    name="open_flamingo",
+    ask=Frame(before="Question:", after=" "),
+    assistant="Short answer:",
+    answer="",
+    end="<|endofchunk|>",
+    joint="",
+    place="front",
+    added=("<|endofchunk|>",),
+)
+"""<image>Question:{q} Short answer:{a}<|endofchunk|>  (OpenFlamingo's prompt for questions)."""
+
+MULTIMODAL_GPT = Template(
+    name="multimodal_gpt",
+    system=(
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+    ),
+    system_frame=Frame(after="\n\n"),
+    media={"image": Frame(before="### Image:\n", after="\n\n")},
+    ask=Frame(before="### Instruction:\n", after="\n\n"),
+    between="\n\n",
+    assistant="### Response:\n",
+    answer="",
+    end="### End.",
+    joint="",
+    place="front",
+)
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…; without
+a picture the image's block is not there. Its code puts the LLM's end token behind the last answer."""
+
+_AROUND = "<fake_token_around_image>"
+
+IDEFICS = Template(
+    name="idefics",
+    media={"image": Frame(before=_AROUND, after=_AROUND)},
+    answer="",
+    end="</s>",
+    joint="",
+    questions=False,
+    added=(_AROUND,),
+)
+"""<fake_token_around_image><image><fake_token_around_image>{text}</s>. Its code writes one such token, not two, between
+pictures that follow each other; ours two."""
+
+IDEFICS_INSTRUCT = Template(
+    name="idefics_instruct",
+    media={"image": Frame(before=_AROUND, after=_AROUND)},
+    user=Frame(before="User:", after="<end_of_utterance>\n"),
+    between="\n",
+    assistant="Assistant:",
+    end="<end_of_utterance>",
+    joint="",
+    added=(_AROUND, "<end_of_utterance>"),
+)
+"""User:<fake_token_around_image><image><fake_token_around_image>{q}<end_of_utterance>\\nAssistant: {a}<end_of_utterance>
+\\nUser:…  (IDEFICS-instruct)."""
