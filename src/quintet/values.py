@@ -199,7 +199,8 @@ class Item:
     """A medium in a row of tokens: its columns are `start … start + columns - 1`.
 
     `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
-    for token-level fusion, and fewer for feature-level fusion (the marker alone).
+    for token-level fusion, and fewer for feature-level fusion (the marker alone). `words` are the columns of what its
+    user's turn says beside it, frames left out: what a connector that reads the instruction reads.
     """
 
     kind: str
@@ -207,6 +208,7 @@ class Item:
     size: tuple[int, ...]
     start: int
     columns: int
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ class MediaBatch:
 
     `values` holds one tensor an item (uint8[3, H, W] for an image), or, when `encoded`, what the frozen encoder made
     of it (float[count, D]) with its `layouts`. `slots` int64[S] are flat indices into B·T, `counts` the columns
-    of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion.
+    of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion. `words` int64[W]
+    are flat indices too, `word_counts` an item: the words of its turn, for connectors that read the instruction.
     """
 
     values: tuple[Tensor, ...]
@@ -258,6 +261,8 @@ class MediaBatch:
     exit: Tensor
     order: Tensor
     layouts: tuple[Layout, ...] | None = None
+    words: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    word_counts: tuple[int, ...] = ()
 
     @property
     def encoded(self) -> bool:
@@ -309,7 +314,7 @@ class Batch:
             return tensor.to(device, non_blocking=True)
 
         def move_media(m: MediaBatch) -> MediaBatch:
-            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order")}
+            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order", "words")}
             return replace(m, values=tuple(map(move, m.values)), **vectors)
 
         return replace(

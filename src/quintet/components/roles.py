@@ -6,7 +6,7 @@ Every part has a nested `Config` with `build(**widths)`; a published encoder's o
 stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.values`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -29,6 +29,7 @@ __all__ = [
     "FusionConfig",
     "ImageSpec",
     "LLMConfig",
+    "Prompts",
     "plain",
     "splice",
 ]
@@ -109,9 +110,14 @@ class Connector(Protocol):
     """`Features` at the encoder's width → `Features` at the LLM's."""
 
     sees_prompt: bool
-    """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions."""
+    """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions, and it
+    is called with `Prompts` as a second argument. A connector that is several parts names them by `parts()`."""
 
     def __call__(self, features: Features) -> Features: ...
+
+
+Prompts = Sequence[Tensor]
+"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,11 @@ class ConnectorConfig(Config):
     def tiny(self) -> Self:
         """The same at a size for tests."""
         return self
+
+    @property
+    def sees_prompt(self) -> bool:
+        """Whether it reads the instruction; then `build` is told the LLM's `vocab` too."""
+        return False
 
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
@@ -154,8 +165,8 @@ class Context:
     `enter`, `exit`, `order`, `positions` int64[B, T] are those of the columns being read now; with a `cache` the
     columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
     (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
-    `memory` is what the fusion lets these columns see (`Fusion.view`). `targets` is there for encoder–decoders, which must know where the
-    answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
+    `memory` is what the fusion lets these columns see (`Fusion.view`). `targets` is there for encoder–decoders, which
+    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
     may return those alone, float[P, D].
     """
 

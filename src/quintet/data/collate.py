@@ -108,5 +108,7 @@ def _media(placed: list[_Placed], loaded: Mapping[int, Loaded], width: int) -> d
             exit=torch.tensor([p.exit for p in of]),
             order=torch.tensor([p.column + p.item.start for p in of]),
             layouts=layouts or None,
+            words=torch.tensor([p.row * width + p.column + w for p in of for w in p.item.words], dtype=torch.int64),
+            word_counts=tuple(len(p.item.words) for p in of),
         )
     return found

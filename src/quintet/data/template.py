@@ -7,7 +7,7 @@ construction. Every medium reserves exactly the columns that the model's config 
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -40,6 +40,8 @@ class _Piece:
     weight: float = 0.0
     control: bool = False
     learnt: bool = False
+    words: list[int] | None = None
+    """Shared by a user's words and media: the columns of the words, once they are written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +64,15 @@ class Template(Config):
     """Frames around media, such as <Img> … </Img>."""
     joint: str = "\n"
     """Between a medium and the text next to it."""
-    place: Literal["written", "front", "random"] = "written"
-    """Where a turn's media stand: as written, before its text, or (by the sample's hash) before or after it."""
+    place: Literal["written", "front", "random", "outside"] = "written"
+    """Where a turn's media stand: as written, before its text, (by the sample's hash) before or after it, or outside:
+    before the frame too."""
     user_weight: float = 0.0
     """How much users' words are learnt: 0 in every published system; pre-training on plain text learns them too."""
     questions: bool = True
     """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
+    between: str = ""
+    """Before every user's turn but the first, never learnt."""
 
     added: tuple[str, ...] = ()
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
@@ -102,18 +107,20 @@ class Template(Config):
             raise DataError(
                 "unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has system, user, assistant"
             )
-        frame = self.user
+        frame, words = self.user, []
+        media = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
         return [
+            *self._user_parts(media, words, flip),
             _Piece(frame.before, control=True),
-            *self._user_parts(turn.parts, flip),
+            *self._user_parts([p for p in turn.parts if p not in media], words, flip),
             _Piece(frame.after, control=True),
         ]
 
-    def _user_parts(self, parts: tuple[Part, ...], flip: bool) -> list[_Piece]:
+    def _user_parts(self, parts: Sequence[Part], words: list[int], flip: bool) -> list[_Piece]:
         kept = [p for p in parts if self.questions or isinstance(p, Media)]
         if self.place != "written":
-            media, words = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
-            kept = words + media if self.place == "random" and flip else media + words
+            media, text = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
+            kept = text + media if self.place == "random" and flip else media + text
         pieces: list[_Piece] = []
         for i, part in enumerate(kept):
             # The joint stands once between a medium and each neighbour; plain pre-training has no neighbours.
@@ -121,10 +128,11 @@ class Template(Config):
                 pieces.append(_Piece(self.joint, control=True))
             if isinstance(part, Media):
                 frame = self.media.get(part.kind, Frame())
-                pieces += [_Piece(frame.before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
+                medium = _Piece(medium=part, words=words)
+                pieces += [_Piece(frame.before, control=True), medium, _Piece(frame.after, control=True)]
             else:
                 text = _as_text(part)
-                pieces.append(_Piece(text.text, weight=self.user_weight * text.weight))
+                pieces.append(_Piece(text.text, weight=self.user_weight * text.weight, words=words))
         return pieces
 
     def _node(self, node: Node, flip: bool, *, root: bool) -> list[_Piece]:
@@ -137,8 +145,12 @@ class Template(Config):
             if system:
                 frame = self.system_frame
                 pieces = [_Piece(frame.before, control=True), _Piece(system), _Piece(frame.after, control=True)]
+        first = root
         for turn in node.turns:
+            if turn.role == "user" and not first:
+                pieces.append(_Piece(self.between, control=True))
             pieces += self._turn(turn, flip)
+            first = first and turn.role == "system"
         return pieces
 
     # ---- tokens -------------------------------------------------------------------------------------------------
@@ -198,7 +210,7 @@ class _Rows:
         self.node: list[int] = []
         self.position: list[int] = []
         self.parent: list[int] = []
-        self.items: list[Item] = []
+        self.items: list[tuple[Item, list[int]]] = []
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
 
@@ -215,14 +227,14 @@ class _Rows:
 
     def write(self, pieces: list[_Piece]) -> None:
         """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own."""
-        run: list[tuple[str, float]] = []
+        run: list[_Piece] = []
         learnt = False
         for piece in pieces:
             if piece.learnt != learnt or piece.medium:
                 self._flush(run)
                 run, learnt = [], piece.learnt
             if piece.medium:
-                self._medium(piece.medium)
+                self._medium(piece.medium, [] if piece.words is None else piece.words)
                 continue
             for text in self.tokenizer.split(piece.text) if piece.control else [piece.text]:
                 if piece.control and text in self.tokenizer.specials:
@@ -230,31 +242,33 @@ class _Rows:
                     run = []
                     self.put([self.tokenizer.specials[text]], [piece.weight])
                 elif text:
-                    run.append((text, piece.weight))
+                    run.append(piece if text == piece.text else replace(piece, text=text))
         self._flush(run)
 
-    def _flush(self, run: list[tuple[str, float]]) -> None:
+    def _flush(self, run: list[_Piece]) -> None:
         if not run:
             return
         ends: list[int] = []
-        for text, _ in run:
-            ends.append((ends[-1] if ends else 0) + len(text))
-        ids, offsets = self.tokenizer.encode("".join(text for text, _ in run))
+        for piece in run:
+            ends.append((ends[-1] if ends else 0) + len(piece.text))
+        ids, offsets = self.tokenizer.encode("".join(piece.text for piece in run))
         if not ids:
             return
         span, weights = 0, []
-        for _, stop in offsets:
+        for column, (_, stop) in enumerate(offsets, start=len(self.ids)):
             # A token belongs to the span of its last character: a leading space goes with its word.
             while span < len(ends) - 1 and stop > ends[span]:
                 span += 1
-            weights.append(run[span][1])
+            weights.append(run[span].weight)
+            if (words := run[span].words) is not None:
+                words.append(column)
         self.put(ids, weights)
 
-    def _medium(self, medium: Media) -> None:
+    def _medium(self, medium: Media, words: list[int]) -> None:
         size, columns = self.measure(medium)
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
-        self.items.append(Item(medium.kind, medium.ref, size, len(self.ids), columns))
+        self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns), words))
         self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
 
     def branch(self) -> "_Branch":
@@ -272,7 +286,7 @@ class _Rows:
             order=torch.arange(len(self.ids)),
             position=torch.tensor(self.position, dtype=torch.int64),
             parent=torch.tensor(self.parent, dtype=torch.int64),
-            items=tuple(self.items),
+            items=tuple(replace(item, words=tuple(words)) for item, words in self.items),
             origin=sample.origin,
         )
 

@@ -25,7 +25,7 @@ from quintet.components.llms.fused import log_probs
 from quintet.components.roles import ConnectorConfig, Context, EncoderConfig, FusionConfig, ImageSpec, LLMConfig, plain
 from quintet.components.token_rows import TokenRows
 from quintet.config.base import Config
-from quintet.errors import ConfigError, nearest
+from quintet.errors import ConfigError, DataError, nearest
 from quintet.sizes import rounded
 from quintet.values import Batch, Features, Layout, Targets
 
@@ -99,7 +99,10 @@ class MLLM(nn.Module):
         self.llm: Any = config.llm.build(vocab=vocab)
         d_out = config.fusion.d_features(config.llm.dim)
         self.connectors = nn.ModuleDict(
-            {k: c.build(d_in=config.encoders[k].dim, d_out=d_out) for k, c in config.connectors.items()}
+            {
+                k: _connector(c, d_in=config.encoders[k].dim, d_out=d_out, vocab=self.llm.vocab)
+                for k, c in config.connectors.items()
+            }
         )
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
         self.added = tuple(added)
@@ -125,7 +128,7 @@ class MLLM(nn.Module):
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
         for kind in self.encoders:
             if kind in batch.media:
-                features[kind] = self.connectors[kind](self.encode(kind, batch))
+                features[kind] = self._connect(kind, self.encode(kind, batch), batch)
             elif self.run_all_parts:
                 embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
@@ -158,6 +161,21 @@ class MLLM(nn.Module):
             return media.features()
         with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
             return self.encoders[kind](media.values)
+
+    def _connect(self, kind: str, features: Features, batch: Batch) -> Features:
+        connector, media = self.connectors[kind], batch.media[kind]
+        if not connector.sees_prompt:
+            return connector(features)
+        silent = [n for n, count in enumerate(media.word_counts) if not count]
+        # A node whose interval holds others has children: the question is in them.
+        if silent and bool((media.exit[silent] > media.enter[silent] + 1).any()):
+            raise DataError(
+                "question-apart",
+                f"an {kind} stands in a turn without words that questions branch from, and this connector reads the"
+                " question, so its features cannot be shared: put the question into the turn of the"
+                f" {kind}, or the {kind} into each branch",
+            )
+        return connector(features, batch.tokens.flatten()[media.words].split(list(media.word_counts)))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float[…, D] → float32[…, V]."""
@@ -202,7 +220,10 @@ class MLLM(nn.Module):
             blank = torch.zeros(3, *size, dtype=torch.uint8, device=device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and kind not in self.frozen_encoders):
                 features = self.encoders[kind]((blank,))
-        return self.connectors[kind](features).values.sum() * 0.0
+        word = torch.zeros(1, dtype=torch.int64, device=device)
+        connector = self.connectors[kind]
+        made = connector(features, (word,)) if connector.sees_prompt else connector(features)
+        return made.values.sum() * 0.0
 
     def parts(self) -> dict[str, nn.Module]:
         """Part name → module, as `train={…}` names them: `encoders.image`, `connectors.image`, `fusion`, `llm`.
@@ -213,7 +234,11 @@ class MLLM(nn.Module):
         for kind, encoder in self.encoders.items():
             found[f"encoders.{kind}"] = encoder
         for kind, connector in self.connectors.items():
-            found[f"connectors.{kind}"] = connector
+            # A connector may be several parts, as a Q-Former and its projection, of which a stage trains one.
+            inner = connector.parts() if hasattr(connector, "parts") else {}  # type: ignore[operator]
+            found |= {f"connectors.{kind}.{name}": part for name, part in inner.items()}
+            if not inner:
+                found[f"connectors.{kind}"] = connector
         if any(True for _ in self.fusion.parameters()):
             found["fusion"] = self.fusion
         found["llm"] = self.llm
@@ -249,6 +274,12 @@ class MLLM(nn.Module):
                 yield
         finally:
             self.train(was_training)
+
+
+def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:
+    """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
+    words = {"vocab": vocab} if config.sees_prompt else {}
+    return config.build(d_in=d_in, d_out=d_out, **words)
 
 
 def _few(indices: Tensor) -> Tensor:

@@ -33,6 +33,8 @@ class Recipe(Config):
     model: MLLM.Config
     stages: tuple[Stage, ...]
     paper: Paper
+    chat: Template | None = None
+    """How the finished model is talked to, where that is not as in its last stage (BLIP-2 trains on captions only)."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in self.stages]
@@ -41,8 +43,8 @@ class Recipe(Config):
 
     @property
     def template(self) -> Template:
-        """How the finished model is talked to: as in its last stage."""
-        return self.stages[-1].template
+        """How the finished model is talked to: as in its last stage, unless the recipe says otherwise."""
+        return self.chat or self.stages[-1].template
 
     @property
     def added_tokens(self) -> tuple[str, ...]:

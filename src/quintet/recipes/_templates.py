@@ -64,11 +64,11 @@ FLAMINGO_PAIR = Template(
 
 FLAMINGO = Template(
     name="flamingo",
-    ask=Frame(before="Question: ", after=" "),
+    user=Frame(before="Question: ", after=" "),
     assistant="Answer:",
     end="<EOC>",
     joint="",
-    place="front",
+    place="outside",
     added=("<EOC>",),
 )
 """<image>Question: {q} Answer: {a}<EOC>  (Flamingo's prompt for questions)."""
@@ -85,12 +85,12 @@ OPEN_FLAMINGO_PAIR = Template(
 
 OPEN_FLAMINGO = Template(
     name="open_flamingo",
-    ask=Frame(before="Question:", after=" "),
+    user=Frame(before="Question:", after=" "),
     assistant="Short answer:",
     answer="",
     end="<|endofchunk|>",
     joint="",
-    place="front",
+    place="outside",
     added=("<|endofchunk|>",),
 )
 """<image>Question:{q} Short answer:{a}<|endofchunk|>  (OpenFlamingo's prompt for questions)."""
@@ -98,21 +98,20 @@ OPEN_FLAMINGO = Template(
 MULTIMODAL_GPT = Template(
     name="multimodal_gpt",
     system=(
-        "Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request."
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     ),
     system_frame=Frame(after="\n\n"),
     media={"image": Frame(before="### Image:\n", after="\n\n")},
-    ask=Frame(before="### Instruction:\n", after="\n\n"),
+    user=Frame(before="### Instruction:\n", after="\n\n"),
     between="\n\n",
     assistant="### Response:\n",
     answer="",
     end="### End.",
     joint="",
-    place="front",
+    place="outside",
 )
-"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…; without
-a picture the image's block is not there. Its code puts the LLM's end token behind the last answer."""
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…;
+without a picture there is no block `### Image:`. Its code puts the LLM's end token behind the last answer."""
 
 _AROUND = "<fake_token_around_image>"
 
@@ -138,5 +137,5 @@ IDEFICS_INSTRUCT = Template(
     joint="",
     added=(_AROUND, "<end_of_utterance>"),
 )
-"""User:<fake_token_around_image><image><fake_token_around_image>{q}<end_of_utterance>\\nAssistant: {a}<end_of_utterance>
-\\nUser:…  (IDEFICS-instruct)."""
+"""User:<fake_token_around_image><image><fake_token_around_image>{q}<end_of_utterance>\\n
+Assistant: {a}<end_of_utterance>\\nUser:…  (IDEFICS-instruct)."""

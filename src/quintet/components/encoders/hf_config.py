@@ -35,10 +35,26 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "qkv_bias": True,
         "use_swiglu_ffn": False,
     },
+    "blip_2_vision_model": _SHARED
+    | {
+        "hidden_size": 1408,
+        "num_hidden_layers": 39,
+        "num_attention_heads": 16,
+        "intermediate_size": 6144,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+    },
 }
 """Read from the config classes of transformers 5.23."""
 
-_FAMILIES = {"clip_vision_model": "clip", "siglip_vision_model": "siglip", "dinov2": "dinov2"}
+_FAMILIES = {
+    "clip_vision_model": "clip",
+    "siglip_vision_model": "siglip",
+    "dinov2": "dinov2",
+    "blip_2_vision_model": "blip2",
+}
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
@@ -54,7 +70,7 @@ def from_hf(config: Mapping[str, Any], *, image: ImageSpec | None = None) -> Vis
         ConfigError: a class or a setting that our encoder does not have.
     """
     found: Mapping[str, Any] = config.get("vision_config", config)
-    pair = {"clip": "clip_vision_model", "siglip": "siglip_vision_model"}
+    pair = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "blip-2": "blip_2_vision_model"}
     kind = pair.get(str(found.get("model_type")), found.get("model_type"))
     if kind is None and config.get("model_type") in pair:
         kind = pair[config["model_type"]]
@@ -64,7 +80,7 @@ def from_hf(config: Mapping[str, Any], *, image: ImageSpec | None = None) -> Vis
     if found["num_channels"] != 3:
         raise ConfigError(f"num_channels is {found['num_channels']}; pictures here have 3")
     if found.get("use_swiglu_ffn") or not found.get("qkv_bias", True):
-        raise ConfigError("DINOv2 with a SwiGLU feed-forward or without biases (the giant one) is not ours")
+        raise ConfigError(f"a {kind} with a SwiGLU feed-forward or without biases is not ours")
     side = found["image_size"]
     if not isinstance(side, int):
         raise ConfigError(f"image_size is {side!r}; the table of positions must be square, given as one number")
@@ -88,7 +104,12 @@ def from_hf(config: Mapping[str, Any], *, image: ImageSpec | None = None) -> Vis
 def to_hf(config: Vision.Config) -> dict[str, Any]:
     """The `config.json` of transformers for this encoder as it is held: without `keep_unused`, the layers that run."""
     kind = {family: name for name, family in _FAMILIES.items()}[config.family]
-    name = {"clip": "CLIPVisionModel", "siglip": "SiglipVisionModel", "dinov2": "Dinov2Model"}[config.family]
+    name = {
+        "clip": "CLIPVisionModel",
+        "siglip": "SiglipVisionModel",
+        "dinov2": "Dinov2Model",
+        "blip2": "Blip2VisionModel",
+    }[config.family]
     out: dict[str, Any] = {
         "model_type": kind,
         "architectures": [name],
@@ -194,5 +215,6 @@ def as_published(config: Vision.Config) -> Vision.Config:
         head=False,
         source="",
         licence="",
+        class_token=True,
         image=ImageSpec(size=(config.trained_size, config.trained_size)),
     )

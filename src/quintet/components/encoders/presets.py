@@ -14,6 +14,8 @@ __all__ = [
     "CLIP_L_336",
     "DINOV2_B",
     "DINOV2_L",
+    "EVA_CLIP_G",
+    "OPENCLIP_BIGG",
     "SIGLIP_B_224",
     "SIGLIP_SO400M_384",
 ]
@@ -143,4 +145,35 @@ DINOV2_B = Vision.Config(
     norm=True,
     source="facebook/dinov2-base",
     licence="Apache-2.0",
+)
+EVA_CLIP_G = Vision.Config(
+    family="blip2",
+    width=1408,
+    depth=39,
+    heads=16,
+    ffn=6144,
+    patch=14,
+    trained_size=224,
+    act="gelu",
+    eps=1e-6,
+    image=ImageSpec(size=(224, 224), fit="squash", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY),
+    layer=-1,
+    source="Salesforce/blip2-opt-2.7b",
+    licence="MIT",
+)
+"""ViT-g/14 of EVA-CLIP as BLIP-2 publishes it: the last of its 40 layers is cut off. Its last norm is BLIP-2's
+`ln_vision`, trained with the Q-Former: `norm=True` takes it from the file, a connector with `norm` has its own."""
+OPENCLIP_BIGG = Vision.Config(
+    family="clip",
+    width=1664,
+    depth=48,
+    heads=16,
+    ffn=8192,
+    patch=14,
+    trained_size=224,
+    act="gelu",
+    eps=1e-5,
+    image=_CLIP_224,
+    source="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+    licence="MIT",
 )

@@ -1,6 +1,6 @@
-"""Vision transformers for pictures: CLIP, SigLIP and DINOv2, with the layers of transformers.
+"""Vision transformers for pictures: CLIP, SigLIP, DINOv2 and BLIP-2's EVA-CLIP, with the layers of transformers.
 
-One class for the three, because they differ in data only: a class token or none, a norm before the layers or none, a
+One class for the four, because they differ in data only: a class token or none, a norm before the layers or none, a
 scale on the branches or none. Patches, positions and the choice of layer are ours, so that any picture size works and
 only what is needed runs.
 
@@ -25,7 +25,7 @@ from quintet.values import Features, Layout
 
 __all__ = ["Family", "Select", "Vision", "resize_positions"]
 
-Family = Literal["clip", "siglip", "dinov2"]
+Family = Literal["clip", "siglip", "dinov2", "blip2"]
 Select = Literal["patch", "cls", "full", "rest"]
 
 
@@ -59,6 +59,8 @@ class Vision(nn.Module):
         on SigLIP, which has no class token, that loses the top left patch (what transformers' LLaVA calls default)."""
         norm: bool = False
         """Whether the encoder's last norm is applied to the features (mPLUG-Owl, DINOv2's own outputs)."""
+        class_token: bool = True
+        """Whether the class token is there; without it its position is not either (Qwen-VL's CLIP). SigLIP has none."""
         keep_unused: bool = False
         """Whether what is after the feature layer is kept, as buffers, for a lossless export."""
         head: bool = False
@@ -108,7 +110,7 @@ class Vision(nn.Module):
         @property
         def extra(self) -> int:
             """Class tokens."""
-            return 0 if self.family == "siglip" else 1
+            return 0 if self.family == "siglip" or not self.class_token else 1
 
         @property
         def table(self) -> int:
@@ -207,7 +209,9 @@ class Vision(nn.Module):
         n = config.num_run
         self.patches: nn.Conv2d = parts["patches"]
         self.cls: nn.Parameter | None = parts["cls"]
-        self.positions = nn.Parameter(parts["positions"].reshape(-1, config.width))
+        # Of the published table: without the class token, the rows of the patches alone.
+        rows = config.extra + config.table**2
+        self.positions = nn.Parameter(parts["positions"].reshape(-1, config.width)[-rows:].clone())
         self.pre_norm: nn.Module = parts["pre_norm"]
         self.layers: nn.ModuleList = parts["layers"][:n]
         self.norm: nn.Module = parts["norm"] if config.norm else nn.Identity()
@@ -242,7 +246,7 @@ class Vision(nn.Module):
         wanted = dict.fromkeys(self.config.indices, hidden)
         for index, layer in enumerate(self.layers, start=1):
             # DINOv2's layers took no mask before transformers 5.23; CLIP's and SigLIP's have no default for it.
-            hidden = layer(hidden) if self.config.family == "dinov2" else layer(hidden, None)
+            hidden = layer(hidden, None) if self.config.family in ("clip", "siglip") else layer(hidden)
             if index in wanted:
                 wanted[index] = hidden
         found = torch.cat([self._select(self.norm(wanted[i])) for i in self.config.indices], dim=-1)
@@ -325,6 +329,20 @@ def _transformers_parts(config: Vision.Config) -> dict[str, Any]:
             "head": None,
         }
     shape["intermediate_size"] = config.ffn
+    if config.family == "blip2":
+        from transformers import Blip2VisionConfig, Blip2VisionModel
+
+        # The published range of 1e-10 is for weights that are loaded; from it nothing would be learnt.
+        tower = Blip2VisionModel(Blip2VisionConfig(**shape, initializer_range=0.02))
+        return {
+            "patches": tower.embeddings.patch_embedding,
+            "cls": nn.Parameter(tower.embeddings.class_embedding.detach().flatten()),
+            "positions": tower.embeddings.position_embedding.detach(),
+            "pre_norm": nn.Identity(),
+            "layers": tower.encoder.layers,
+            "norm": tower.post_layernorm,
+            "head": None,
+        }
     if config.family == "clip":
         from transformers import CLIPVisionConfig, CLIPVisionModel
 

@@ -22,7 +22,10 @@ from quintet.errors import CheckpointError
 __all__ = ["load_hf_folder", "load_hf_state", "save_hf_folder", "to_hf_state"]
 
 _PREFIXES = ("vision_model.", "dinov2.")
-_FOREIGN = re.compile(r"(text_model|text_projection|visual_projection|logit_scale|logit_bias|classifier)\b.*")
+_FOREIGN = re.compile(
+    r"(text_model|text_projection|visual_projection|logit_scale|logit_bias|classifier"
+    r"|query_tokens|qformer|language_projection|language_model)\b.*"
+)
 """Weights of the classes around the vision tower."""
 _DERIVED = re.compile(r".*position_ids|embeddings\.mask_token")
 """A buffer that old files carry, and DINOv2's token for masked pre-training."""
@@ -43,7 +46,14 @@ _DINOV2 = {
     "encoder.layer": "layers",
     "layernorm": "norm",
 }
-_NAMES = {"clip": _CLIP, "siglip": _CLIP, "dinov2": _DINOV2}
+_BLIP2 = {
+    "embeddings.class_embedding": "cls",
+    "embeddings.patch_embedding": "patches",
+    "embeddings.position_embedding": "positions",
+    "encoder.layers": "layers",
+    "post_layernorm": "norm",
+}
+_NAMES = {"clip": _CLIP, "siglip": _CLIP, "dinov2": _DINOV2, "blip2": _BLIP2}
 _SPELLINGS = [("attention.attention.query", "attention.q_proj"), ("attention.attention.key", "attention.k_proj")]
 _SPELLINGS += [("attention.attention.value", "attention.v_proj"), ("attention.output.dense", "attention.o_proj")]
 """DINOv2's attention: in files and in transformers before 5.23, and in its memory since."""
@@ -71,6 +81,8 @@ def load_hf_state(encoder: Vision, state: Mapping[str, Tensor]) -> None:
             f" unexpected {_some(unexpected)}"
         )
     tensors = {own: state[name].reshape(_flat(own, state[name])) for own, name in found.items()}
+    if not encoder.config.class_token:  # its row is the first of the file's
+        tensors["positions"] = tensors["positions"][-len(ours["positions"]) :]
     for own, value in tensors.items():
         if value.shape != ours[own].shape:
             raise CheckpointError(
@@ -133,6 +145,8 @@ def _own(name: str, config: Vision.Config, known: Iterable[str]) -> str | None:
     if not named:
         return None
     ((theirs, ours),) = named
+    if ours == "cls" and not config.class_token:
+        return ""
     rest = name[len(theirs) :]
     if ours == "layers":
         index, _, weight = rest[1:].partition(".")
@@ -174,7 +188,7 @@ def _published(own: str, config: Vision.Config) -> str:
 
 
 def _flat(own: str, value: Tensor) -> tuple[int, ...]:
-    """DINOv2 writes its class token and its positions with leading ones."""
+    """DINOv2 and BLIP-2 write the class token and the positions with leading ones."""
     if own == "cls":
         return (value.numel(),)
     return tuple(value.shape[-2:]) if own == "positions" else tuple(value.shape)
@@ -182,7 +196,7 @@ def _flat(own: str, value: Tensor) -> tuple[int, ...]:
 
 def _shaped(own: str, value: Tensor, config: Vision.Config) -> Tensor:
     """The inverse of `_flat`."""
-    if config.family == "dinov2" and own in ("cls", "positions"):
+    if config.family in ("dinov2", "blip2") and own in ("cls", "positions"):
         return value.view(1, -1, config.width)
     return value
 

@@ -78,11 +78,9 @@ class GatedCrossAttention(Fusion):
         """The last item before a column, or all of them."""
 
         def __post_init__(self) -> None:
-            for name in ("every", "heads", "head_dim"):
-                if getattr(self, name) < 1:
-                    raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-            if not 0 <= self.first:
-                raise ConfigError(f"first is {self.first}; blocks are counted from 0")
+            for name, least in {"every": 1, "first": 0, "heads": 1, "head_dim": 1}.items():
+                if getattr(self, name) < least:
+                    raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
         def starter(self) -> Self:
             every = min(self.every, 2)
@@ -150,9 +148,7 @@ class GatedCrossAttention(Fusion):
     def view(self, memory: _Memory | None, batch: Batch) -> _View:
         if memory is None:
             memory = self._blank(len(batch.tokens), 1, like=self.marker)
-        mask = visible(
-            batch.enter, batch.order, key_enter=memory.enter, key_exit=memory.exit, key_order=memory.order
-        )
+        mask = visible(batch.enter, batch.order, key_enter=memory.enter, key_exit=memory.exit, key_order=memory.order)
         if self.config.look == "last":
             order = memory.order[:, None]
             mask = mask & (order == order.masked_fill(~mask, -1).amax(-1, keepdim=True))

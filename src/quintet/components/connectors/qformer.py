@@ -1,0 +1,224 @@
+"""The Q-Former: learned queries that look at a picture, and at an instruction, through BERT's layers.
+
+    queries (+ words) ─► [self-attention ─► cross-attention to the picture (queries only) ─► feed-forward] × depth
+                                                                              queries only ─► linear ─► LLM
+
+BLIP-2 (Li et al. 2023, arXiv:2301.12597, section 3): 32 queries of width 768, BERT-base's twelve layers and
+cross-attention in every second. InstructBLIP (Dai et al. 2023, arXiv:2305.06500, section 3.3) lets the queries also see
+the words of the instruction, so that other words take other features from the same picture. tests/unit/test_query.py
+compares with transformers' `Blip2QFormerModel` and `InstructBlipQFormerModel`; dropout, 0.1 there, is left out.
+
+Two things differ from the released InstructBLIP. The words are the LLM's own tokens with an embedding of the Q-Former's
+(released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the feed-forward
+of the last layer's words is not built: nothing reads it, so nothing trains it.
+
+Letters: N items, Q queries, L words, S picture features, D width.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quintet.components.roles import ConnectorConfig, Prompts
+from quintet.errors import ConfigError
+from quintet.values import Features, Layout
+
+__all__ = ["QFormer", "Queries"]
+
+
+class QFormer(nn.Module):
+    """A few queries an item, and one linear layer to the LLM's width."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(ConnectorConfig):
+        """Sizes of a Q-Former. The defaults are BLIP-2's."""
+
+        queries: int = 32
+        dim: int = 768
+        depth: int = 12
+        heads: int = 12
+        ffn: int = 3072
+        cross_every: int = 2
+        """Cross-attention is in the layers 0, `cross_every`, 2 · `cross_every`, …"""
+        norm: bool = True
+        """LayerNorm on the encoder's features first: BLIP-2's `ln_vision`, which trains while the encoder is frozen."""
+        norm_eps: float = 1e-6
+        """Of that norm. LAVIS has torch's 1e-5, transformers the encoder's 1e-6."""
+        eps: float = 1e-12
+        reads: bool = False
+        """Whether the queries also see the instruction (InstructBLIP)."""
+        positions: int = 512
+        """The longest instruction, in tokens."""
+
+        def __post_init__(self) -> None:
+            if self.dim % self.heads:
+                raise ConfigError(f"width {self.dim} does not divide into {self.heads} heads")
+            if min(self.queries, self.depth, self.cross_every, self.positions) < 1:
+                raise ConfigError("queries, depth, cross_every and positions must be at least 1")
+
+        @property
+        def sees_prompt(self) -> bool:
+            return self.reads
+
+        def starter(self) -> "QFormer.Config":
+            return replace(self, queries=min(self.queries, 16), dim=192, depth=4, heads=6, ffn=768)
+
+        def tiny(self) -> "QFormer.Config":
+            return replace(self, queries=min(self.queries, 4), dim=32, depth=2, heads=4, ffn=64)
+
+        def layout(self, layout: Layout) -> Layout:
+            return Layout((self.queries,))
+
+        def build(self, *, d_in: int, d_out: int, vocab: int = 0) -> "QFormer":
+            return QFormer(self, d_in=d_in, d_out=d_out, vocab=vocab)
+
+    def __init__(self, config: "QFormer.Config", *, d_in: int, d_out: int, vocab: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.sees_prompt = config.reads
+        self.qformer = Queries(config, d_in=d_in, vocab=vocab if config.reads else 0)
+        self.project = nn.Linear(config.dim, d_out)
+
+    def forward(self, features: Features, prompts: Prompts = ()) -> Features:
+        """The queries' states of every item. `prompts` int64[L], one an item, if it reads the instruction."""
+        if not features.layouts:
+            return Features(self.project(features.values.new_empty(0, self.config.dim)), ())
+        pieces: list[tuple[Layout, list[int], Tensor]] = []
+        for layout, items, values in features.groups():
+            ids, mask = self._words([prompts[i] for i in items]) if self.sees_prompt else (None, None)
+            states = self.qformer(values, ids, mask)[:, : self.config.queries]
+            pieces.append((self.config.layout(layout), items, self.project(states)))
+        return Features.join(pieces)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """What may train apart: MiniGPT-4 trains `project` alone."""
+        return {"qformer": self.qformer, "project": self.project}
+
+    def _words(self, prompts: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Padded words int64[N, L], and bool[N, 1, 1, Q + L] that hides the padding."""
+        lengths = torch.tensor([len(p) for p in prompts])
+        if not int(lengths.max()):
+            return None, None
+        ids = nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+        there = torch.arange(ids.shape[1]) < lengths[:, None]
+        seen = torch.cat([there.new_ones(len(ids), self.config.queries), there], 1)
+        return ids, seen[:, None, None].to(ids.device)
+
+
+class _Attention(nn.Module):
+    """BERT's attention: the norm comes after the residual."""
+
+    def __init__(self, config: "QFormer.Config", *, d_key: int) -> None:
+        super().__init__()
+        dim = config.dim
+        self.heads = config.heads
+        self.q_proj, self.o_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.k_proj, self.v_proj = nn.Linear(d_key, dim), nn.Linear(d_key, dim)
+        self.norm = nn.LayerNorm(dim, eps=config.eps)
+
+    def forward(self, hidden: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
+        """float[N, T, D] looks at float[N, S, E]; `mask` bool[N, 1, T or 1, S], true where it may."""
+        q, k, v = (
+            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for p, x in ((self.q_proj, hidden), (self.k_proj, seen), (self.v_proj, seen))
+        )
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.norm(hidden + self.o_proj(out.transpose(1, 2).flatten(2)))
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, config: "QFormer.Config") -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(config.dim, config.ffn), nn.Linear(config.ffn, config.dim)
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden + self.down(F.gelu(self.up(hidden))))
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: "QFormer.Config", *, d_in: int, cross: bool, words: bool) -> None:
+        super().__init__()
+        self.attention = _Attention(config, d_key=config.dim)
+        self.cross = _Attention(config, d_key=d_in) if cross else None
+        self.ffn = _FeedForward(config)
+        self.ffn_words = _FeedForward(config) if words else None
+
+    def forward(self, hidden: Tensor, picture: Tensor | None, queries: int, mask: Tensor | None) -> Tensor:
+        hidden = self.attention(hidden, hidden, mask)
+        asked, words = hidden[:, :queries], hidden[:, queries:]
+        if queries:
+            if self.cross is not None:
+                assert picture is not None, "queries need a picture"
+                asked = self.cross(asked, picture, None)
+            asked = self.ffn(asked)
+        if self.ffn_words is None or not words.shape[1]:
+            # Nobody reads the last layer's words.
+            return asked
+        return torch.cat([asked, self.ffn_words(words)], 1)
+
+
+class Queries(nn.Module):
+    """Queries, words and layers. What is not wanted of the last layer is not there: no weight without a gradient."""
+
+    def __init__(self, config: "QFormer.Config", *, d_in: int, vocab: int, last_words: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.norm_picture = nn.LayerNorm(d_in, eps=config.norm_eps) if config.norm else nn.Identity()
+        self.queries = nn.Parameter(torch.randn(config.queries, config.dim) * 0.02)
+        if vocab:
+            self.words: nn.Embedding | None = nn.Embedding(vocab, config.dim)
+            self.positions: nn.Embedding | None = nn.Embedding(config.positions, config.dim)
+        else:
+            self.words = self.positions = None
+        self.norm = nn.LayerNorm(config.dim, eps=config.eps)
+        last = config.depth - 1
+        self.layers = nn.ModuleList(
+            _Layer(config, d_in=d_in, cross=i % config.cross_every == 0, words=bool(vocab) and (i < last or last_words))
+            for i in range(config.depth)
+        )
+        self.apply(_initialise)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Words int64[N, L] → float[N, L, D], not yet normalised.
+
+        Raises:
+            ConfigError: more words than there are positions.
+        """
+        assert self.words is not None, "this Q-Former has no words"
+        assert self.positions is not None
+        if ids.shape[1] > len(self.positions.weight):
+            raise ConfigError(
+                f"an instruction of {ids.shape[1]} tokens; the Q-Former reads at most {len(self.positions.weight)}: "
+                "raise its `positions` or shorten the question"
+            )
+        return self.words(ids) + self.positions.weight[: ids.shape[1]]
+
+    def forward(
+        self, picture: Tensor | None, ids: Tensor | None = None, mask: Tensor | None = None, *, queries: bool = True
+    ) -> Tensor:
+        """float[N, S, E] and words int64[N, L] → the last layer's states, queries first: float[N, Q + L, D].
+
+        `mask` bool[N, 1, T or 1, T] over queries and words says who sees whom; None is everybody.
+        """
+        pieces: list[Tensor] = []
+        if queries:
+            assert picture is not None, "queries need a picture"
+            picture = self.norm_picture(picture)
+            pieces.append(self.queries.expand(len(picture), -1, -1))
+        if ids is not None:
+            pieces.append(self.embed(ids))
+        hidden = self.norm(torch.cat(pieces, 1))
+        for layer in self.layers:
+            hidden = layer(hidden, picture, len(self.queries) if queries else 0, mask)
+        return hidden
+
+
+def _initialise(module: nn.Module) -> None:
+    """BERT's: normal weights of 0.02, no biases."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
