@@ -67,8 +67,10 @@ def test_the_published_numbers_of_the_two_llavas() -> None:
 @pytest.mark.parametrize("scale", SCALES)
 def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe, scale: str) -> None:
     small = at_scale(recipe, scale)
-    assert small.model.connectors == recipe.model.connectors
-    assert small.model.fusion == recipe.model.fusion
+    sized = {k: c if scale == "full" else getattr(c, scale)() for k, c in recipe.model.connectors.items()}
+    assert small.model.connectors == sized
+    assert {k: type(c) for k, c in sized.items()} == {k: type(c) for k, c in recipe.model.connectors.items()}
+    assert type(small.model.fusion) is type(recipe.model.fusion)
     assert small.model.encoders.keys() == recipe.model.encoders.keys()
     assert small.paper == recipe.paper
     for mine, theirs in zip(small.stages, recipe.stages, strict=True):

@@ -62,8 +62,11 @@ class Template(Config):
     """Frames around media, such as <Img> … </Img>."""
     joint: str = "\n"
     """Between a medium and the text next to it."""
-    place: Literal["written", "front", "random"] = "written"
-    """Where a turn's media stand: as written, before its text, or (by the sample's hash) before or after it."""
+    places: Literal["each", "inner"] = "each"
+    """The positions of a medium's columns: each its own, or all between the first and the last share one (CogVLM)."""
+    place: Literal["written", "front", "random", "start"] = "written"
+    """Where a turn's media stand: as written, before its text, (by the sample's hash) before or after it, or before
+    the turn's own frame."""
     user_weight: float = 0.0
     """How much users' words are learnt: 0 in every published system; pre-training on plain text learns them too."""
     questions: bool = True
@@ -93,10 +96,15 @@ class Template(Config):
             raise DataError(
                 "unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has system, user, assistant"
             )
-        frame = self.user
+        frame, parts = self.user, turn.parts
+        first: list[_Piece] = []
+        if self.place == "start":
+            first = self._user_parts(tuple(p for p in parts if isinstance(p, Media)), flip)
+            parts = tuple(p for p in parts if not isinstance(p, Media))
         return [
+            *first,
             _Piece(frame.before, control=True),
-            *self._user_parts(turn.parts, flip),
+            *self._user_parts(parts, flip),
             _Piece(frame.after, control=True),
         ]
 
@@ -141,7 +149,7 @@ class Template(Config):
         """
         # Not the file's name: the same rows elsewhere on the disk must train the same.
         flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
-        rows = _Rows(tokenizer, measure)
+        rows = _Rows(tokenizer, measure, shared=self.places == "inner")
         if self.bos and tokenizer.bos:
             rows.put([tokenizer.id(tokenizer.bos)], [0.0])
         self._visit(sample.root, rows, flip, open=open, root=True)
@@ -182,8 +190,8 @@ def _as_media(part: Part) -> Media:
 class _Rows:
     """The growing columns of one sample: a depth-first walk that numbers nodes and remembers who predicts whom."""
 
-    def __init__(self, tokenizer: Tokenizer, measure: Measure) -> None:
-        self.tokenizer, self.measure = tokenizer, measure
+    def __init__(self, tokenizer: Tokenizer, measure: Measure, *, shared: bool) -> None:
+        self.tokenizer, self.measure, self.shared = tokenizer, measure, shared
         self.ids: list[int] = []
         self.weight: list[float] = []
         self.node: list[int] = []
@@ -193,14 +201,14 @@ class _Rows:
         self.exits: list[int] = [0]
         self._here, self._last = 0, -1
 
-    def put(self, tokens: Sequence[int], weights: Sequence[float]) -> None:
-        """Columns that follow each other in the current node."""
+    def put(self, tokens: Sequence[int], weights: Sequence[float], *, steps: Sequence[int] | None = None) -> None:
+        """Columns that follow each other in the current node; `steps` are their positions, counted from the first's."""
         first, count = len(self.ids), len(tokens)
         self.ids += tokens
         self.weight += weights
         self.node += [self._here] * count
         place = self.position[self._last] + 1 if self._last >= 0 else 0
-        self.position += range(place, place + count)
+        self.position += (place + step for step in (range(count) if steps is None else steps))
         self.parent += [self._last, *range(first, first + count - 1)]
         self._last = first + count - 1
 
@@ -246,7 +254,8 @@ class _Rows:
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
         self.items.append(Item(medium.kind, medium.ref, size, len(self.ids), columns))
-        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
+        steps = [min(n, 1) + (n == columns - 1 > 1) for n in range(columns)] if self.shared else None
+        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns, steps=steps)
 
     def branch(self) -> "_Branch":
         """A context in which columns belong to a new child of the current node."""

@@ -66,6 +66,7 @@ def build_model(config: MLLM.Config, *, vocab: int, seed: int = 0, download: boo
         if source:
             log.info("%s: weights of %s", name, source)
             _load(part, folder_of(source, download=download))
+    model.fusion.begin(model.llm)
     return model
 
 

@@ -39,6 +39,8 @@ class Output:
 
     hidden: Tensor
     read: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the fusion tells the objective, by name: scalars, each a mean over the batch (a router's balance)."""
 
 
 class MLLM(nn.Module):
@@ -92,7 +94,9 @@ class MLLM(nn.Module):
         self.connectors = nn.ModuleDict(
             {k: c.build(d_in=config.encoders[k].dim, d_out=config.llm.dim) for k, c in config.connectors.items()}
         )
-        self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
+        self.fusion = config.fusion.build_for(config.llm)
+        self.fused = True
+        """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.frozen_encoders: frozenset[str] = frozenset()
         """Encoders that run without a graph: none of their weights train."""
         self.kept_encoders: frozenset[str] = frozenset()
@@ -116,7 +120,10 @@ class MLLM(nn.Module):
                 embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
         memory = self.fusion.memory(features, batch) if features else None
-        around = self.fusion.around if self.config.fusion.needs_blocks else plain
+        if cache is not None:
+            # Later columns look at what the prompt brought.
+            memory = cache.memory = memory if cache.length == 0 else cache.memory
+        around = self.fusion.around if self.config.fusion.needs_blocks and self.fused else plain
         read = _few(batch.targets.slots) if only_targets else None
         ctx = Context(
             enter=batch.enter,
@@ -128,11 +135,13 @@ class MLLM(nn.Module):
             read=read if around is plain else None,
             memory=memory,
             cache=cache,
+            media=batch.media,
+            lengths=batch.lengths,
         )
         hidden = self.llm(embeds, ctx, around)
         if read is not None and hidden.ndim == 3:
             hidden = hidden.flatten(0, 1).index_select(0, read)
-        return Output(hidden, read)
+        return Output(hidden, read, ctx.extra)
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""
@@ -190,8 +199,7 @@ class MLLM(nn.Module):
             found[f"encoders.{kind}"] = encoder
         for kind, connector in self.connectors.items():
             found[f"connectors.{kind}"] = connector
-        if any(True for _ in self.fusion.parameters()):
-            found["fusion"] = self.fusion
+        found |= {name: m for name, m in self.fusion.parts().items() if any(True for _ in m.parameters())}
         found["llm"] = self.llm
         return found
 

@@ -2,7 +2,7 @@
 
 from quintet.data.template import Frame, Template
 
-__all__ = ["LLAVA_V0", "PLAIN", "VICUNA_V1"]
+__all__ = ["COGVLM_CHAT", "COGVLM_PLAIN", "COGVLM_VQA", "LLAVA_V0", "PLAIN", "VICUNA_V1"]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -40,3 +40,38 @@ PLAIN = Template(
     questions=False,
 )
 """<image>{caption}\\n: the question is dropped (LLaVA's code from v1.0 on)."""
+
+COGVLM_PLAIN = Template(
+    name="cogvlm_plain",
+    assistant="",
+    answer="",
+    end="</s>",
+    joint="",
+    questions=False,
+    place="start",
+    places="inner",
+)
+"""<image>{caption}</s> (CogVLM's pre-training on pairs)."""
+
+COGVLM_VQA = Template(
+    name="cogvlm_vqa",
+    user=Frame(before="Question: "),
+    assistant=" Answer:",
+    end="</s>",
+    joint="",
+    place="start",
+    places="inner",
+)
+"""<image>Question: {q} Answer: {a}</s>. CogVLM writes "Short answer:" for VQA sets, whose answers are a word or two."""
+
+COGVLM_CHAT = Template(
+    name="cogvlm_chat",
+    user=Frame(before=" [INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    joint="",
+    place="start",
+    places="inner",
+)
+"""<image> [INST] {q} [/INST] {a}</s> [INST] … (CogVLM, `_history_to_prompt`). The columns of a picture between its
+begin and its end share one position (paper, section 2.2)."""

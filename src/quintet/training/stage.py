@@ -59,6 +59,9 @@ class Stage(Config):
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     final: float = 0.0
     """The last step's rate as a share of the peak."""
+    fused: bool = True
+    """Whether the fusion stands around the LLM's blocks. Without, the LLM runs plain and the fusion does not train; when
+    the stage ends it takes its copies of the LLM's weights anew (experts that are made of a trained LLM: MoE-LLaVA)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: the LLM's hidden matrices by Muon (Jordan et al. 2024), everything else by AdamW; on one process."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -79,7 +82,7 @@ class Stage(Config):
     muon_lr: float = 0.015
     """Peak learning rate of the matrices that Muon trains; `Rate.lr` stays the rate of all others."""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Settings of the objective."""
+    """Settings of the objective: what it adds of the model's `Output.extra`, by name, and how much of it."""
 
     def __post_init__(self) -> None:
         if not self.train:

@@ -13,6 +13,7 @@ __all__ = [
     "CLIP_L_336",
     "DINOV2_B",
     "DINOV2_L",
+    "EVA2_CLIP_E",
     "SIGLIP_B_224",
     "SIGLIP_SO400M_384",
 ]
@@ -129,3 +130,19 @@ DINOV2_B = Vision.Config(
     source="facebook/dinov2-base",
     licence="Apache-2.0",
 )
+EVA2_CLIP_E = Vision.Config(
+    family="eva2",
+    width=1792,
+    depth=63,
+    heads=16,
+    ffn=15_360,
+    patch=14,
+    trained_size=490,
+    act="gelu",
+    eps=1e-6,
+    image=ImageSpec(size=(490, 490), fit="squash", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY),
+    layer=-1,
+    source="THUDM/cogvlm-chat-hf",
+    licence="CogVLM",
+)
+"""EVA2-CLIP-E without its last layer, its positions at 490 px, as CogVLM's file holds it."""

@@ -6,6 +6,7 @@ by side (T > 1: one column a branch) therefore decode exactly, by the same rule 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,8 @@ class Columns:
             torch.zeros(rows, columns, dtype=torch.long, device=device) for _ in range(4)
         )
         self._length = 0
+        self.memory: Any = None
+        """What the fusion computed of the prompt's media."""
 
     @property
     def length(self) -> int:
