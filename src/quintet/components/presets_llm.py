@@ -19,6 +19,7 @@ __all__ = [
     "LLAMA_13B",
     "LLMS",
     "MISTRAL_7B",
+    "QWEN15_1_8B",
     "QWEN2_0_5B",
     "QWEN2_1_5B",
     "QWEN2_7B",
@@ -122,6 +123,17 @@ QWEN2_7B = replace(
     source="Qwen/Qwen2-7B-Instruct",
 )
 
+QWEN15_1_8B = replace(
+    QWEN2_0_5B,
+    dim=2048,
+    heads=16,
+    kv_heads=16,
+    ffn=5504,
+    tie_head=False,
+    source="Qwen/Qwen1.5-1.8B",
+    licence="Tongyi Qianwen",
+)
+
 QWEN3_0_6B = Decoder.Config(
     family="qwen3",
     vocab=151_936,
@@ -150,6 +162,7 @@ LLMS: dict[str, Decoder.Config] = {
     "llama2-chat-13b": LLAMA2_CHAT_13B,
     "llama3-8b": LLAMA3_8B,
     "mistral-7b-instruct-v0.2": MISTRAL_7B,
+    "qwen1.5-1.8b": QWEN15_1_8B,
     "qwen2-0.5b": QWEN2_0_5B,
     "qwen2-1.5b": QWEN2_1_5B,
     "qwen2-7b": QWEN2_7B,
