@@ -12,8 +12,10 @@ from torch import Tensor
 
 from conftest import byte_tokenizer, picture
 from quintet.components.fusion.token import TokenFusion
+from quintet.components.llms.rope import rotate, tables
 from quintet.components.presets_llm import QWEN3_0_6B
-from quintet.data.collate import collate
+from quintet.components.roles import Context
+from quintet.data.collate import Loaded, collate
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import build_model
@@ -23,7 +25,7 @@ from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives.lm import lm
 from quintet.training.optim import set_trainable
-from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Turn
+from quintet.values import Batch, Features, Media, Node, Origin, Ref, Sample, Text, Turn
 
 VOCAB = 512
 
@@ -50,8 +52,6 @@ def sample(*, pictures: int, question: str = "What is it?", answer: str = "A dog
 
 def batch(recipe: Recipe, samples: Sequence[Sample], *, template: Template | None = None, first: int = 0) -> Batch:
     """A row a sample; pictures are numbered from `first`."""
-    from quintet.data.collate import Loaded
-
     columns = recipe.model.columns("image", (32, 32))
     spelt = template or recipe.template
     rows = [[spelt.tokens(s, byte_tokenizer(), lambda medium: ((32, 32), columns))] for s in samples]
@@ -285,3 +285,94 @@ def test_moe_llavas_sizes_are_the_papers() -> None:
     there = count["llm"] + count["connectors.image"] + count["fusion"] - 12 * network
     assert round(there / 1e9, 1) == 3.1
     assert round((there - 12 * 2 * network) / 1e9, 1) == 2.2
+
+
+# ---- LLaMA-Adapter -----------------------------------------------------------------------------------------------
+def prompts_of(model: MLLM, layer: int) -> Any:
+    return model.fusion.prompts[layer]
+
+
+def open_gates(model: MLLM, *, seed: int = 1) -> None:
+    """Gates of 0.3 to 0.9, and prompts of the size of hidden states."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.fusion.named_parameters():
+            if name.endswith("gate"):
+                parameter.uniform_(0.3, 1.5)
+
+
+@pytest.mark.parametrize("name", ["llama_adapter", "llama_adapter_v2"])
+def test_with_gates_at_zero_the_output_is_the_llms_exactly(name: str) -> None:
+    """Whatever the prompts are, and with a picture: its column holds zeros, which the LLM reads as it would any row."""
+    recipe, model = tiny(name)
+    text, seen = (batch(recipe, [sample(pictures=n), sample(pictures=0)]) for n in (0, 1))
+    plain = bare(model)
+    assert torch.equal(hidden(model, text), hidden(plain, text))
+    embeds = plain.llm.embed(seen.tokens)
+    embeds[0, int(seen.media["image"].slots)] = 0
+    with torch.no_grad():
+        ctx = Context(enter=seen.enter, exit=seen.exit, order=seen.order, positions=seen.positions)
+        assert torch.equal(hidden(model, seen), plain.llm(embeds, ctx))
+    open_gates(model)
+    assert not torch.allclose(hidden(model, seen), plain.llm(embeds, ctx), atol=0.1)
+
+
+def looked(model: MLLM, made: Batch, layer: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of a layer's first look: queries at their positions, keys and values of the text, and what the block adds."""
+    block: Any = model.llm.blocks[layer]
+    x = block.attend_norm(model.fusion.inputs(model.llm.embed(made.tokens), features(model, made), made))
+    q, k, v = (each.transpose(1, 2) for each in block.attn.project(x))
+    rope = tables(model.llm.cfg.rope, made.positions, head_dim=8, dtype=torch.float32)
+    shared = [each.repeat_interleave(2, dim=1) for each in (rotate(k, rope), v)]
+    return rotate(q, rope), *shared, x
+
+
+def features(model: MLLM, made: Batch) -> dict[str, Features]:
+    return {kind: model.connectors[kind](model.encode(kind, made)) for kind in made.media}
+
+
+def attended(model: MLLM, made: Batch) -> Tensor:
+    """What reaches the first block's output projection, float[B, T, D]."""
+    found: list[Tensor] = []
+    hook = model.llm.blocks[0].attn.o_proj.register_forward_pre_hook(lambda module, args: found.append(args[0]))
+    hidden(model, made)
+    hook.remove()
+    return found[0]
+
+
+@torch.no_grad()
+def test_llama_adapters_prompts_have_a_softmax_of_their_own_and_the_picture_is_added_to_them() -> None:
+    """By hand for every column of a row: prompts, from the picture's mark on with its feature added, projected, scored."""
+    recipe, model = tiny("llama_adapter")
+    open_gates(model)
+    made = batch(recipe, [sample(pictures=1)])
+    q, k, v, _ = looked(model, made)
+    (feature,) = features(model, made)["image"].values
+    mark = int(made.media["image"].slots)
+    attn: Any = model.llm.blocks[0].attn
+    prompts = prompts_of(model, 0)
+    out = attended(model, made)[0]
+    for column in range(made.tokens.shape[1]):
+        prompt = prompts.prompt + feature * (column >= mark)
+        keys, values = (p(prompt).view(-1, 2, 8).repeat_interleave(2, dim=1) for p in (attn.k_proj, attn.v_proj))
+        for head in range(4):
+            own = (k[0, head, : column + 1] @ q[0, head, column] / 8**0.5).softmax(0) @ v[0, head, : column + 1]
+            beside = (keys[:, head] @ q[0, head, column] / 8**0.5).softmax(0) @ values[:, head]
+            by_hand = own + prompts.gate[0, head].tanh().flatten() * beside
+            torch.testing.assert_close(out[column, head * 8 : head * 8 + 8], by_hand, atol=2e-5, rtol=1e-4)
+
+
+def test_llama_adapter_learns_1_2_million_numbers_in_the_last_30_layers() -> None:
+    recipe = load_recipe("llama_adapter")[1]
+    with torch.device("meta"):
+        model = recipe.model.build()
+    assert len(model.fusion.prompts) == 30
+    assert round(sum(p.numel() for p in model.fusion.parameters()) / 1e6, 1) == 1.2
+
+
+def test_prompts_are_refused_where_keys_are_not_linear() -> None:
+    recipe, _ = tiny("llama_adapter")
+    with pytest.raises(ConfigError, match="without biases and norms on queries and keys .* qwen3 has them"):
+        recipe.model.fusion.build_for(QWEN3_0_6B.tiny())
+    with pytest.raises(ConfigError, match="skip is 2, and the LLM has 2 layers"):
+        replace(recipe.model.fusion, skip=2).build_for(recipe.model.llm)

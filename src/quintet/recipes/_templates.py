@@ -2,7 +2,7 @@
 
 from quintet.data.template import Frame, Template
 
-__all__ = ["COGVLM_CHAT", "COGVLM_PLAIN", "COGVLM_VQA", "LLAVA_V0", "PLAIN", "VICUNA_V1"]
+__all__ = ["ALPACA", "COGVLM_CHAT", "COGVLM_PLAIN", "COGVLM_VQA", "LLAVA_V0", "PLAIN", "VICUNA_V1"]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -75,3 +75,19 @@ COGVLM_CHAT = Template(
 )
 """<image> [INST] {q} [/INST] {a}</s> [INST] … (CogVLM, `_history_to_prompt`). The columns of a picture between its
 begin and its end share one position (paper, section 2.2)."""
+
+ALPACA = Template(
+    name="alpaca",
+    system=(
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request."
+    ),
+    system_frame=Frame(after="\n\n"),
+    user=Frame(before="### Instruction:\n", after="\n\n"),
+    assistant="### Response:",
+    answer="",
+    end="</s>",
+    joint="",
+    place="start",
+)
+"""{system}\n\n### Instruction:\n{q}\n\n### Response:{a}</s>, a picture's mark before the instruction (LLaMA-Adapter)."""
