@@ -1,5 +1,6 @@
 """Experts and adapters inside the LLM: what each system's paper says is special about it, on tiny models. About 5 s."""
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -376,3 +377,101 @@ def test_prompts_are_refused_where_keys_are_not_linear() -> None:
         recipe.model.fusion.build_for(QWEN3_0_6B.tiny())
     with pytest.raises(ConfigError, match="skip is 2, and the LLM has 2 layers"):
         replace(recipe.model.fusion, skip=2).build_for(recipe.model.llm)
+
+
+# ---- LLaMA-Adapter V2 --------------------------------------------------------------------------------------------
+def test_v2s_two_kinds_of_data_train_two_sets_that_have_nothing_in_common() -> None:
+    recipe, model = tiny("llama_adapter_v2")
+    learnt: list[set[str]] = []
+    for stage in recipe.stages:
+        set_trainable(model, stage.train)
+        learnt.append({name for name, p in model.named_parameters() if p.requires_grad})
+    pairs, instructions = learnt
+    assert not pairs & instructions
+    assert {name.split(".")[0] for name in pairs} == {"connectors", "fusion"}
+    assert {name.rpartition(".")[0] for name in instructions} == {
+        "fusion.prompts.0",
+        *(f"fusion.tuning.{layer}.{what}" for layer in (0, 1) for what in ("bias", "scale")),
+    }
+    assert pairs | instructions == {
+        name for name, _ in model.named_parameters() if name.startswith(("connectors", "fusion"))
+    }
+
+
+@torch.no_grad()
+def test_v2s_picture_is_a_prompt_of_the_first_layer_alone_behind_a_gate() -> None:
+    """By hand: before the mark nothing; from it on the softmax over the picture's features alone."""
+    recipe, model = tiny("llama_adapter_v2")
+    open_gates(model)
+    made = batch(recipe, [sample(pictures=1)])
+    q, k, v, _ = looked(model, made)
+    values = features(model, made)["image"].values
+    assert values.shape == (4, 32)
+    attn: Any = model.llm.blocks[0].attn
+    keys, found = (p(values).view(-1, 2, 8).repeat_interleave(2, dim=1) for p in (attn.k_proj, attn.v_proj))
+    out, mark = attended(model, made)[0], int(made.media["image"].slots)
+    for column in (0, mark - 1, mark, mark + 5):
+        for head in range(4):
+            by_hand = (k[0, head, : column + 1] @ q[0, head, column] / 8**0.5).softmax(0) @ v[0, head, : column + 1]
+            if column >= mark:
+                beside = (keys[:, head] @ q[0, head, column] / 8**0.5).softmax(0) @ found[:, head]
+                by_hand = by_hand + model.fusion.early[0].gate[0, head].tanh().flatten() * beside
+            torch.testing.assert_close(out[column, head * 8 : head * 8 + 8], by_hand, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_biases_scales_and_norms_tune_every_linear_layer() -> None:
+    """The same as an LLM whose weights are s · W with a bias of s · b, and whose norms are w · n."""
+    recipe, model = tiny("llama_adapter_v2")
+    torch.manual_seed(0)
+    for parameter in model.fusion.tuning.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    made = batch(recipe, [sample(pictures=0)])
+    tuned = hidden(model, made)
+    plain = copy.deepcopy(bare(model))
+    assert not torch.allclose(tuned, hidden(plain, made), atol=0.1)
+    for block, tuning in zip(plain.llm.blocks, model.fusion.tuning, strict=True):
+        for owner in (block.attn, block.mlp):
+            for name, layer in list(owner.named_children()):
+                if name in tuning.bias:
+                    wide = torch.nn.Linear(layer.in_features, layer.out_features)
+                    scale, bias = tuning.scale[name], tuning.bias[name]
+                    wide.weight.copy_(scale[:, None] * layer.weight)
+                    wide.bias.copy_(scale * bias)
+                    setattr(owner, name, wide)
+        for name in ("attend_norm", "feed_norm"):
+            getattr(block, name).weight.mul_(tuning.scale[name])
+    torch.testing.assert_close(tuned, hidden(plain, made), atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_codes_variant_adds_a_feature_to_each_prompt() -> None:
+    """`visual="added"` with as many features as prompts, and biases: against keys made of (prompt + feature)."""
+    recipe, model = tiny("llama_adapter_v2", visual="added", skip=0, length=4)
+    open_gates(model)
+    torch.manual_seed(0)
+    for parameter in model.fusion.tuning.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    made = batch(recipe, [sample(pictures=1)])
+    values, prompts, attn = features(model, made)["image"].values, prompts_of(model, 0), model.llm.blocks[0].attn
+    tuned = model.fusion.tuning[0]()
+    added = [tuned.linear(n, getattr(attn, n), prompts.prompt + values) for n in ("k_proj", "v_proj")]
+    keys, found = (each.view(-1, 2, 8).repeat_interleave(2, dim=1).transpose(0, 1) for each in added)
+    q = torch.randn(1, 4, made.tokens.shape[1], 8)
+    ctx = Context(enter=made.enter, exit=made.exit, order=made.order, positions=made.positions)
+    ctx = replace(ctx, memory=model.fusion.memory({"image": features(model, made)["image"]}, made))
+    out = model.fusion._look(q, attn, tuned, prompts, ctx)
+    by_hand = prompts.gate.tanh() * ((q @ keys.mT).softmax(-1) @ found)
+    mark = int(made.media["image"].slots)
+    torch.testing.assert_close(out[:, :, mark:], by_hand[:, :, mark:], atol=2e-5, rtol=1e-4)
+    assert not torch.allclose(out[:, :, :mark], by_hand[:, :, :mark], atol=0.01)
+
+
+def test_v2s_trainable_share_is_the_papers() -> None:
+    """Biases, scales and norms: 0.04 % of LLaMA."""
+    recipe = load_recipe("llama_adapter_v2")[1]
+    with torch.device("meta"):
+        model = recipe.model.build()
+    share = sum(p.numel() for p in model.fusion.tuning.parameters()) / sum(p.numel() for p in model.llm.parameters())
+    assert round(100 * share, 2) == 0.04
+    assert (len(model.fusion.prompts), len(model.fusion.early)) == (31, 1)

@@ -46,7 +46,7 @@ def test_parameters_are_those_that_the_paper_gives(recipe: Recipe, full: MLLM) -
 def test_tokens_are_those_that_the_paper_gives(recipe: Recipe) -> None:
     assert set(recipe.paper.tokens) == set(recipe.model.encoders)
     for kind, published in recipe.paper.tokens.items():
-        assert recipe.model.columns(kind, recipe.model.spec(kind).size) == published
+        assert recipe.model.layout(kind, recipe.model.spec(kind).size).count == published
 
 
 def test_what_every_stage_trains_is_there(recipe: Recipe, full: MLLM) -> None:
