@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conftest import byte_tokenizer, picture
+from quintet.components.fusion.expert import VisualExpert
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.rope import rotate, tables
 from quintet.components.presets_llm import QWEN3_0_6B
@@ -21,7 +22,6 @@ from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import build_model
 from quintet.lab.run import load_recipe
-from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives.lm import lm
@@ -31,7 +31,7 @@ from quintet.values import Batch, Features, Media, Node, Origin, Ref, Sample, Te
 VOCAB = 512
 
 
-def tiny(name: str, **fusion: Any) -> tuple[Recipe, MLLM]:
+def tiny(name: str, **fusion: Any) -> tuple[Recipe, Any]:
     """A recipe at the tiny scale and its model as training finds it; `fusion` replaces settings of its fusion."""
     recipe = at_scale(load_recipe(name)[1], "tiny")
     if fusion:
@@ -60,12 +60,12 @@ def batch(recipe: Recipe, samples: Sequence[Sample], *, template: Template | Non
     return collate(rows, {n: Loaded(pixels(first + n)) for n in range(count)}, pad=0)
 
 
-def hidden(model: MLLM, made: Batch) -> Tensor:
+def hidden(model: Any, made: Batch) -> Tensor:
     with model.inference():
         return model(made).hidden
 
 
-def bare(model: MLLM) -> MLLM:
+def bare(model: Any) -> Any:
     """The same encoder, connector and LLM with nothing around the blocks."""
     found = replace(model.config, fusion=TokenFusion.Config()).build(vocab=VOCAB).eval()
     found.encoders, found.connectors, found.llm = model.encoders, model.connectors, model.llm
@@ -105,7 +105,7 @@ def test_cogvlms_expert_serves_the_begin_and_the_patches_and_not_the_end() -> No
     item = made.media["image"]
     split = model.fusion._split(made.media, made.tokens)
     assert split.image.tolist() == item.slots.tolist()[:-1]
-    other = recipe.model.fusion.__class__(serves_last=True).build_for(recipe.model.llm)
+    other: Any = VisualExpert.Config(serves_last=True).build_for(recipe.model.llm)
     assert other._split(made.media, made.tokens).image.tolist() == item.slots.tolist()
 
 
@@ -179,7 +179,7 @@ def test_experts_stand_in_every_second_layer() -> None:
 
 
 def test_a_token_goes_through_its_two_experts_weighted_to_one() -> None:
-    """By hand for every token: the two largest probabilities p and q; p / (p + q) of one expert, q / (p + q) of other."""
+    """By hand for every token: of its two likeliest experts, p / (p + q) of one and q / (p + q) of the other."""
     _, model = tiny("moe_llava")
     (layer,) = model.fusion.layers
     scramble(layer)
@@ -250,23 +250,23 @@ def test_the_balance_is_added_to_the_loss_as_often_as_the_stage_says() -> None:
 
 
 def test_experts_are_made_of_what_the_stages_before_them_learnt(tmp_path: Path) -> None:
-    """Trained at the tiny scale: dense first, then copies of the trained network; and a run that resumes does the same."""
-    from quintet.data.scenes.write import make_scenes
+    """Trained at the tiny scale: dense first, then, in a run that goes on, from copies of the trained network."""
     from quintet.data.scenes.world import World
+    from quintet.data.scenes.write import make_scenes
     from quintet.lab.run import Job, train
     from quintet.model.checkpoint import load_model
 
     make_scenes(tmp_path / "scenes", 16, 0, World())
     job = Job(recipe="moe_llava", out=tmp_path / "run", scale="tiny", scenes=tmp_path / "scenes")
     train(replace(job, stages=("pretrain", "instruct")))
-    dense = load_model(tmp_path / "run" / "model")
+    dense: Any = load_model(tmp_path / "run" / "model")
     for name in ("gate_proj", "up_proj", "down_proj"):
         learnt = getattr(dense.llm.blocks[0].mlp, name).weight
         assert all(torch.equal(expert, learnt) for expert in getattr(dense.fusion.layers[0], name))
     began = build_model(dense.config, vocab=dense.llm.vocab).llm
     assert not torch.equal(began.blocks[0].mlp.up_proj.weight, dense.llm.blocks[0].mlp.up_proj.weight)
     train(replace(job, resume=True))
-    routed = load_model(tmp_path / "run" / "model")
+    routed: Any = load_model(tmp_path / "run" / "model")
     assert torch.equal(routed.llm.blocks[0].mlp.up_proj.weight, dense.llm.blocks[0].mlp.up_proj.weight)
     moved = (routed.fusion.layers[0].up_proj - dense.fusion.layers[0].up_proj).detach().abs()
     assert 0 < float(moved.max()) < 0.01, "two steps away from the trained network"
@@ -289,11 +289,11 @@ def test_moe_llavas_sizes_are_the_papers() -> None:
 
 
 # ---- LLaMA-Adapter -----------------------------------------------------------------------------------------------
-def prompts_of(model: MLLM, layer: int) -> Any:
+def prompts_of(model: Any, layer: int) -> Any:
     return model.fusion.prompts[layer]
 
 
-def open_gates(model: MLLM, *, seed: int = 1) -> None:
+def open_gates(model: Any, *, seed: int = 1) -> None:
     """Gates of 0.3 to 0.9, and prompts of the size of hidden states."""
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -318,21 +318,20 @@ def test_with_gates_at_zero_the_output_is_the_llms_exactly(name: str) -> None:
     assert not torch.allclose(hidden(model, seen), plain.llm(embeds, ctx), atol=0.1)
 
 
-def looked(model: MLLM, made: Batch, layer: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of a layer's first look: queries at their positions, keys and values of the text, and what the block adds."""
-    block: Any = model.llm.blocks[layer]
+def looked(model: Any, made: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the first layer: queries and keys at their positions, and values, a head a query."""
+    block: Any = model.llm.blocks[0]
     x = block.attend_norm(model.fusion.inputs(model.llm.embed(made.tokens), features(model, made), made))
     q, k, v = (each.transpose(1, 2) for each in block.attn.project(x))
     rope = tables(model.llm.cfg.rope, made.positions, head_dim=8, dtype=torch.float32)
-    shared = [each.repeat_interleave(2, dim=1) for each in (rotate(k, rope), v)]
-    return rotate(q, rope), *shared, x
+    return rotate(q, rope), rotate(k, rope).repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
 
 
-def features(model: MLLM, made: Batch) -> dict[str, Features]:
+def features(model: Any, made: Batch) -> dict[str, Features]:
     return {kind: model.connectors[kind](model.encode(kind, made)) for kind in made.media}
 
 
-def attended(model: MLLM, made: Batch) -> Tensor:
+def attended(model: Any, made: Batch) -> Tensor:
     """What reaches the first block's output projection, float[B, T, D]."""
     found: list[Tensor] = []
     hook = model.llm.blocks[0].attn.o_proj.register_forward_pre_hook(lambda module, args: found.append(args[0]))
@@ -343,11 +342,11 @@ def attended(model: MLLM, made: Batch) -> Tensor:
 
 @torch.no_grad()
 def test_llama_adapters_prompts_have_a_softmax_of_their_own_and_the_picture_is_added_to_them() -> None:
-    """By hand for every column of a row: prompts, from the picture's mark on with its feature added, projected, scored."""
+    """By hand for every column: the prompts, from the picture's mark on with its feature added."""
     recipe, model = tiny("llama_adapter")
     open_gates(model)
     made = batch(recipe, [sample(pictures=1)])
-    q, k, v, _ = looked(model, made)
+    q, k, v = looked(model, made)
     (feature,) = features(model, made)["image"].values
     mark = int(made.media["image"].slots)
     attn: Any = model.llm.blocks[0].attn
@@ -366,14 +365,14 @@ def test_llama_adapters_prompts_have_a_softmax_of_their_own_and_the_picture_is_a
 def test_llama_adapter_learns_1_2_million_numbers_in_the_last_30_layers() -> None:
     recipe = load_recipe("llama_adapter")[1]
     with torch.device("meta"):
-        model = recipe.model.build()
+        model: Any = recipe.model.build()
     assert len(model.fusion.prompts) == 30
     assert round(sum(p.numel() for p in model.fusion.parameters()) / 1e6, 1) == 1.2
 
 
 def test_prompts_are_refused_where_keys_are_not_linear() -> None:
     recipe, _ = tiny("llama_adapter")
-    with pytest.raises(ConfigError, match="without biases and norms on queries and keys .* qwen3 has them"):
+    with pytest.raises(ConfigError, match=r"without biases and norms on queries and keys .* qwen3 has them"):
         recipe.model.fusion.build_for(QWEN3_0_6B.tiny())
     with pytest.raises(ConfigError, match="skip is 2, and the LLM has 2 layers"):
         replace(recipe.model.fusion, skip=2).build_for(recipe.model.llm)
@@ -404,7 +403,7 @@ def test_v2s_picture_is_a_prompt_of_the_first_layer_alone_behind_a_gate() -> Non
     recipe, model = tiny("llama_adapter_v2")
     open_gates(model)
     made = batch(recipe, [sample(pictures=1)])
-    q, k, v, _ = looked(model, made)
+    q, k, v = looked(model, made)
     values = features(model, made)["image"].values
     assert values.shape == (4, 32)
     attn: Any = model.llm.blocks[0].attn
@@ -471,7 +470,7 @@ def test_v2s_trainable_share_is_the_papers() -> None:
     """Biases, scales and norms: 0.04 % of LLaMA."""
     recipe = load_recipe("llama_adapter_v2")[1]
     with torch.device("meta"):
-        model = recipe.model.build()
+        model: Any = recipe.model.build()
     share = sum(p.numel() for p in model.fusion.tuning.parameters()) / sum(p.numel() for p in model.llm.parameters())
     assert round(100 * share, 2) == 0.04
     assert (len(model.fusion.prompts), len(model.fusion.early)) == (31, 1)

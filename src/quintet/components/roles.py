@@ -223,8 +223,11 @@ class Fusion(nn.Module):
         return {"fusion": self}
 
     def begin(self, llm: Any) -> None:
-        """Takes the weights that its own begin as copies of. Called when those of the LLM are in place: after a model
-        is made of published parts, and after each stage that trained the LLM without it (`Stage.fused`)."""
+        """Takes the weights of the LLM that its own begin as copies of.
+
+        Called when those of the LLM are in place: after a model is made of published parts, and after each stage that
+        trained the LLM without it (`Stage.fused`).
+        """
 
     def inputs(self, embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
         """Writes tokens: embeds float[B, T, D] → float[B, T, D]."""

@@ -79,8 +79,7 @@ begin and its end share one position (paper, section 2.2)."""
 ALPACA = Template(
     name="alpaca",
     system=(
-        "Below is an instruction that describes a task. "
-        "Write a response that appropriately completes the request."
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
     ),
     system_frame=Frame(after="\n\n"),
     user=Frame(before="### Instruction:\n", after="\n\n"),
@@ -90,4 +89,4 @@ ALPACA = Template(
     joint="",
     place="start",
 )
-"""{system}\n\n### Instruction:\n{q}\n\n### Response:{a}</s>, a picture's mark before the instruction (LLaMA-Adapter)."""
+"""{system}\n\n### Instruction:\n{q}\n\n### Response:{a}</s>, a picture's mark before the words (LLaMA-Adapter)."""

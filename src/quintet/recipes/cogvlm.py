@@ -1,14 +1,15 @@
 """CogVLM-17B: a visual expert in every layer of a frozen Vicuna (Wang et al. 2023, arXiv:2311.03079).
 
-Notable: columns of a picture have their own projections and feed-forward weights in all layers, which begin as copies of
-the LLM's, while attention is joint, so that text alone is still the LLM's to the bit; patches share one position; learned
-columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, several joined by ";".
+Notable: columns of a picture have their own projections and feed-forward weights in all layers, which begin as copies
+of the LLM's, while attention is joint, so that text alone is still the LLM's to the bit; patches share one position;
+learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, several joined by ";".
 
 Where we differ: a model has one resolution here, that of the finished model (490 px); the paper begins at 224 px and
-changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is the
-LLM's; `VisualExpert.Config.serves_last`). The rates of pre-training are from memory. The last layer's expert holds
+changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is
+the LLM's; `VisualExpert.Config.serves_last`). The rates of pre-training are from memory. The last layer's expert holds
 168,820,736 weights that nothing reads but its own columns; they never learn and are not counted. That the LLM stays
-frozen in the last stage is not said in so many words.
+frozen in the last stage is not said in so many words. Weights of the released file are not read yet: its name as the
+encoder's source is refused with what was found there.
 """
 
 from quintet.components.connectors.glu import Glu

@@ -1,13 +1,13 @@
 """LLaMA-Adapter: ten learned prompts in each upper layer of a frozen LLaMA (Zhang et al. 2023, arXiv:2303.16199).
 
-Notable: 1.2 M parameters learn. Prompts are looked at by an attention with a softmax of its own behind a gate that starts
-at zero, so training begins at the LLM itself. The multimodal variant adds one feature of the picture, made of CLIP's
-class tokens at several depths, to all prompts.
+Notable: 1.2 M parameters learn. Prompts are looked at by an attention with a softmax of its own behind a gate that
+starts at zero, so training begins at the LLM itself. The multimodal variant adds one feature of the picture, made of
+CLIP's class tokens at several depths, to all prompts.
 
-Where we differ: the picture has a mark in the text, one column whose embedding is zero; the paper has none, and there the
-picture acts on all columns, here on those behind the mark, which stands before the instruction. The paper names neither
-CLIP's size nor the depths: ViT-L/14 and every sixth layer are ours. Rate and batch are the paper's (the code multiplies
-9e-3 by batch / 256).
+Where we differ: the picture has a mark in the text, one column whose embedding is zero; the paper has none, and there
+the picture acts on all columns, here on those behind the mark, which stands before the instruction. The paper names
+neither CLIP's size nor the depths: ViT-L/14 and every sixth layer are ours. Rate and batch are the paper's (the code
+multiplies 9e-3 by batch / 256).
 """
 
 from quintet.components.connectors.mlp import Mlp

@@ -1,13 +1,13 @@
 """LLaMA-Adapter V2: prompts, biases, scales and norms of a frozen LLaMA (Gao et al. 2023, arXiv:2304.15010).
 
-Notable: two kinds of data train two sets of weights that have nothing in common. Pictures with captions train what reads
-pictures (the connector and the gate of the first layer, whose prompts its features are: early fusion). Instructions
-without pictures train prompts of the upper 31 layers, biases (from 0) and scales (from 1) of all linear layers, and the
-norms: 0.04 % of LLaMA. So instructions spoil no picture, and no instruction on pictures is needed.
+Notable: two kinds of data train two sets of weights that have nothing in common. Pictures with captions train what
+reads pictures (the connector and the gate of the first layer, whose prompts its features are: early fusion).
+Instructions without pictures train prompts of the upper 31 layers, biases (from 0) and scales (from 1) of all linear
+layers, and the norms: 0.04 % of LLaMA. So instructions spoil no picture, and none on pictures are needed.
 
-Where paper and code differ, this is the paper: 20 features as prompts of the first layer alone. The code adds ten to the
-prompts of all 31 layers, as the first LLaMA-Adapter does with one (`visual="added"`), trains these prompts with the
-captions, and has no scales. The paper trains both sets in turn within a step; here one stage follows the other, as in
+Where paper and code differ, this is the paper: 20 features as prompts of the first layer alone. The code adds ten to
+the prompts of all 31 layers, as the first LLaMA-Adapter does with one (`visual="added"`), trains these prompts with the
+captions, and has no scales. The paper mixes both kinds of data in one training; here one stage follows the other, as in
 the code. The norm behind the last layer, 4,096 numbers, stays as it is. The picture's mark is as in `llama_adapter`.
 """
 

@@ -1,13 +1,13 @@
-"""MoE-LLaVA-1.8B×4-Top2: the feed-forward layers of a trained LLaVA become experts (Lin et al. 2024, arXiv:2401.15947).
+"""MoE-LLaVA-1.8B×4-Top2: feed-forward layers of a trained LLaVA become experts (Lin et al. 2024, arXiv:2401.15947).
 
-Notable: three stages. The first two train a dense LLaVA; the third copies the feed-forward network of every second layer
-four times, sends each token through two of the copies, and trains these and their routers alone, with a loss that keeps
-the experts evenly used. About 2.2 B parameters work on a token, 3.1 B are there.
+Notable: three stages. The first two train a dense LLaVA; the third copies the feed-forward network of every second
+layer four times, sends each token through two of the copies, and trains these and their routers alone, with a loss that
+keeps the experts evenly used. About 2.2 B parameters work on a token, 3.1 B are there.
 
-Where we differ: of the paper's four LLMs this is the one whose blocks our decoder has (Qwen-1.8B; StableLM and Phi-2 have
-layer norms, and Phi-2 parallel branches). The first Qwen's files need code of their own; Qwen1.5-1.8B has its shape and
-is what is loaded. The feed-forward weights that the experts were copied from stay in the file of the LLM, unread.
-Capacity 1.5 drops tokens in training only (`MixtureOfExperts.Config.capacity`).
+Where we differ: of the paper's four LLMs this is the one whose blocks our decoder has (Qwen-1.8B; StableLM and Phi-2
+have layer norms, and Phi-2 parallel branches). The first Qwen's files need code of their own; Qwen1.5-1.8B has its
+shape and is what is loaded. The feed-forward weights that the experts were copied from stay in the file of the LLM,
+unread. Capacity 1.5 drops tokens in training only (`MixtureOfExperts.Config.capacity`).
 """
 
 from dataclasses import replace

@@ -60,8 +60,8 @@ class Stage(Config):
     final: float = 0.0
     """The last step's rate as a share of the peak."""
     fused: bool = True
-    """Whether the fusion stands around the LLM's blocks. Without, the LLM runs plain and the fusion does not train; when
-    the stage ends it takes its copies of the LLM's weights anew (experts that are made of a trained LLM: MoE-LLaVA)."""
+    """Whether the fusion stands around the LLM's blocks. Without, the LLM runs plain and the fusion does not train;
+    when the stage ends it copies the LLM's weights anew (MoE-LLaVA's experts are made of a trained LLM)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: the LLM's hidden matrices by Muon (Jordan et al. 2024), everything else by AdamW; on one process."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -87,6 +87,8 @@ class Stage(Config):
     def __post_init__(self) -> None:
         if not self.train:
             raise ConfigError(f"stage {self.name!r} trains no part")
+        if not self.fused and any(part.split(".")[0] == "fusion" for part in self.train):
+            raise ConfigError(f"stage {self.name!r} trains the fusion but runs without it (fused=False)")
         if self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
 

@@ -2,8 +2,8 @@
 
     features ─► Linear ─► LayerNorm ─► GELU ─► down(silu(gate) · up) ─► [begin] … [end]
 
-Source: CogVLM (Wang et al. 2023, arXiv:2311.03079, section 2.1: a two-layer MLP with SwiGLU) and its code (`GLU`, `boi`,
-`eoi`). The widths are those of the released config.
+Source: CogVLM (Wang et al. 2023, arXiv:2311.03079, section 2.1: a two-layer MLP with SwiGLU) and its code (`GLU`,
+`boi`, `eoi`). The widths are those of the released config.
 """
 
 from dataclasses import dataclass, replace

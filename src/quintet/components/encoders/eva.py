@@ -16,7 +16,9 @@ class EvaLayer(nn.Module):
         super().__init__()
         self.heads = heads
         self.input_layernorm = nn.LayerNorm(width, eps=eps)
-        self.attention = nn.ModuleDict({"query_key_value": nn.Linear(width, 3 * width), "dense": nn.Linear(width, width)})
+        self.attention = nn.ModuleDict(
+            {"query_key_value": nn.Linear(width, 3 * width), "dense": nn.Linear(width, width)}
+        )
         self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, ffn), "fc2": nn.Linear(ffn, width)})
         self.post_attention_layernorm = nn.LayerNorm(width, eps=eps)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from quintet import dist
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.decoder import Attention, Block, Decoder, FeedForward
-from quintet.components.roles import Context, FusionConfig, LLMConfig
+from quintet.components.roles import Context, LLMConfig
 from quintet.errors import ConfigError
 from quintet.values import Batch, Features, MediaBatch
 
@@ -32,7 +32,7 @@ class VisualExpert(TokenFusion):
     """Writes features at their columns, as `TokenFusion` does, and gives these columns weights of their own."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(FusionConfig):
+    class Config(TokenFusion.Config):
         """Which columns of a picture the expert serves. Its sizes are the LLM's."""
 
         serves_last: bool = True
@@ -43,28 +43,25 @@ class VisualExpert(TokenFusion):
         def needs_blocks(self) -> bool:
             return True
 
-        def columns(self, num_features: int) -> int:
-            return num_features
-
         def build_for(self, llm: LLMConfig) -> "VisualExpert":
             return VisualExpert(self, decoder_config(llm, "a visual expert"))
 
     def __init__(self, config: Config, llm: Decoder.Config) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleList(_Expert(llm, index=i) for i in range(llm.depth))
+        layers = [_Expert(llm, index=i) for i in range(llm.depth)]
+        self.layers = nn.ModuleList(layers)
         if not config.serves_last:
             # No text is predicted from a patch: of the last layer only keys and values are read. What nothing reads
             # gets no gradient, ever, so it is held and saved, but is no parameter.
-            last = self.layers[-1]
-            for module in (last.attn.q_proj, last.attn.q_norm, last.attn.o_proj, last.mlp):
+            attn, mlp = layers[-1].attn, layers[-1].mlp
+            for module in (attn.q_proj, attn.q_norm, attn.o_proj, mlp):
                 _hold(module)
 
     @torch.no_grad()
     def begin(self, llm: Any) -> None:
         for layer, block in zip(self.layers, llm.blocks, strict=True):
-            layer.attn.load_state_dict(block.attn.state_dict())
-            layer.mlp.load_state_dict(block.mlp.state_dict())
+            layer.load_state_dict({n: t for n, t in block.state_dict().items() if n.startswith(("attn.", "mlp."))})
 
     def memory(self, features: Mapping[str, Features], batch: Batch) -> Any:
         return self._split(batch.media, batch.tokens)

@@ -3,8 +3,8 @@
     hidden ─► attention ─► norm ─► router ─► top 2 of E experts, weighted ─► + hidden        in every second layer
 
 Experts begin as copies of the layer's feed-forward network, and the weights of the chosen ones sum to 1, so the first
-forward is the dense model's. The feed-forward weights of the LLM in these layers are what the experts were made of; from
-then on nothing reads them.
+forward is the dense model's. The feed-forward weights of the LLM in these layers are what the experts were made of;
+from then on nothing reads them.
 
 Source: MoE-LLaVA (Lin et al. 2024, arXiv:2401.15947, section 3) and its code, whose gate is DeepSpeed's `top2gating`.
 Its paper weighs experts by the softmax over all of them, its code divides by the sum over the chosen; ours is the
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from quintet.components.fusion.expert import decoder_config
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.decoder import INIT_STD, Block, Decoder
-from quintet.components.roles import Context, FusionConfig, LLMConfig
+from quintet.components.roles import Context, LLMConfig
 from quintet.errors import ConfigError
 
 __all__ = ["MixtureOfExperts"]
@@ -37,7 +37,7 @@ class MixtureOfExperts(TokenFusion):
     """
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(FusionConfig):
+    class Config(TokenFusion.Config):
         """How many experts, where, and how many tokens each may take. Their sizes are the LLM's."""
 
         experts: int = 4
@@ -61,9 +61,6 @@ class MixtureOfExperts(TokenFusion):
         @property
         def needs_blocks(self) -> bool:
             return True
-
-        def columns(self, num_features: int) -> int:
-            return num_features
 
         def build_for(self, llm: LLMConfig) -> "MixtureOfExperts":
             return MixtureOfExperts(self, decoder_config(llm, "a mixture of experts"))

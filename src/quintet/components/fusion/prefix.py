@@ -1,6 +1,6 @@
 """Learned prompts that the upper layers may look at, behind gates that start at zero.
 
-    out = attention(q, k, v) + tanh(gate) · softmax(q · kₚ) vₚ        kₚ, vₚ: the layer's prompts through its projections
+    out = attention(q, k, v) + tanh(gate) · softmax(q · kₚ) vₚ     kₚ, vₚ: the layer's prompts through its projections
 
 The softmax over the prompts is one of its own, prompts have no position, and every column may look at them. With gates
 at zero the LLM is what it was. A picture takes one column, a mark of its place; from there on it acts
@@ -19,7 +19,7 @@ of n features, P prompts, D width.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,9 @@ class AdaptionPrompts(Fusion):
                     f"Mistral); {decoder.family} has them"
                 )
             if self.skip >= decoder.depth:
-                raise ConfigError(f"skip is {self.skip}, and the LLM has {decoder.depth} layers: none would have prompts")
+                raise ConfigError(
+                    f"skip is {self.skip}, and the LLM has {decoder.depth} layers: none would have prompts"
+                )
             return AdaptionPrompts(self, decoder)
 
     def __init__(self, config: Config, llm: Decoder.Config) -> None:
@@ -94,7 +96,9 @@ class AdaptionPrompts(Fusion):
     def inputs(self, embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
         """A picture's column says nothing: zeros."""
         for kind, found in features.items():
-            marks = Features(embeds.new_zeros(len(found.layouts), embeds.shape[-1]), (Layout((1,)),) * len(found.layouts))
+            marks = Features(
+                embeds.new_zeros(len(found.layouts), embeds.shape[-1]), (Layout((1,)),) * len(found.layouts)
+            )
             embeds = splice(embeds, marks, batch.media[kind], kind)
         return embeds
 

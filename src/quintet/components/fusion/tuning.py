@@ -25,12 +25,12 @@ class Tuned:
     bias: dict[str, Tensor]
 
     def linear(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
-        """s · (Wx + b)."""
+        """The tuned layer: s · (Wx + b)."""
         y = layer(x)
         return self.scale[name] * (y + self.bias[name]) if name in self.scale else y
 
     def direction(self, name: str, layer: nn.Module, x: Tensor) -> Tensor:
-        """s · Wx: what a change of `x` changes."""
+        """What a change of `x` changes: s · Wx."""
         y = layer(x)
         return self.scale[name] * y if name in self.scale else y
 
