@@ -32,6 +32,7 @@ __all__ = [
     "QWEN3_0_6B",
     "QWEN3_1_7B",
     "QWEN3_8B",
+    "QWEN15_1_8B",
     "QWEN_7B",
     "VICUNA_7B",
     "VICUNA_13B",
@@ -54,22 +55,31 @@ LLAMA_7B = Decoder.Config(
     source="huggyllama/llama-7b",
     licence="LLaMA non-commercial",
 )
+
 LLAMA_13B = replace(LLAMA_7B, dim=5120, depth=40, heads=40, kv_heads=40, ffn=13_824, source="huggyllama/llama-13b")
 
 LLAMA2_7B = replace(
     LLAMA_7B, norm_eps=1e-5, max_positions=4096, source="meta-llama/Llama-2-7b-hf", licence="Llama 2 Community"
 )
+
 LLAMA2_13B = replace(
     LLAMA_13B, norm_eps=1e-5, max_positions=4096, source="meta-llama/Llama-2-13b-hf", licence="Llama 2 Community"
 )
+
 LLAMA2_CHAT_7B = replace(LLAMA2_7B, source="meta-llama/Llama-2-7b-chat-hf")
+
 LLAMA2_CHAT_13B = replace(LLAMA2_13B, source="meta-llama/Llama-2-13b-chat-hf")
 
 VICUNA_7B = replace(LLAMA2_7B, source="lmsys/vicuna-7b-v1.5")
+
 VICUNA_13B = replace(LLAMA2_13B, source="lmsys/vicuna-13b-v1.5")
+
 VICUNA_V1_1_7B = replace(LLAMA_7B, source="lmsys/vicuna-7b-v1.1")
+
 VICUNA_V1_1_13B = replace(LLAMA_13B, source="lmsys/vicuna-13b-v1.1")
+
 VICUNA_V0_7B = replace(LLAMA_7B, vocab=32_001, source="lmsys/vicuna-7b-delta-v0")
+
 VICUNA_V0_13B = replace(LLAMA_13B, vocab=32_001, source="lmsys/vicuna-13b-delta-v0")
 
 LLAMA3_8B = Decoder.Config(
@@ -115,6 +125,7 @@ QWEN_7B = Decoder.Config(
     source="Qwen/Qwen-7B",
     licence="Tongyi Qianwen",
 )
+
 QWEN2_0_5B = Decoder.Config(
     family="qwen2",
     vocab=151_936,
@@ -130,7 +141,9 @@ QWEN2_0_5B = Decoder.Config(
     source="Qwen/Qwen2-0.5B-Instruct",
     licence="Apache-2.0",
 )
+
 QWEN2_1_5B = replace(QWEN2_0_5B, dim=1536, depth=28, heads=12, ffn=8960, source="Qwen/Qwen2-1.5B-Instruct")
+
 QWEN2_7B = replace(
     QWEN2_0_5B,
     vocab=152_064,
@@ -159,7 +172,9 @@ QWEN3_0_6B = Decoder.Config(
     source="Qwen/Qwen3-0.6B",
     licence="Apache-2.0",
 )
+
 QWEN3_1_7B = replace(QWEN3_0_6B, dim=2048, ffn=6144, source="Qwen/Qwen3-1.7B")
+
 QWEN3_8B = replace(QWEN3_0_6B, dim=4096, depth=36, heads=32, ffn=12_288, tie_head=False, source="Qwen/Qwen3-8B")
 
 OPT_2_7B = HFCausal.Config(
@@ -181,6 +196,7 @@ OPT_2_7B = HFCausal.Config(
     source="facebook/opt-2.7b",
     licence="OPT-175B non-commercial",
 )
+
 FLAN_T5_XL = HFSeq2Seq.Config(
     config={
         "model_type": "t5",
@@ -253,6 +269,7 @@ LLMS: dict[str, Decoder.Config] = {
     "llama2-chat-13b": LLAMA2_CHAT_13B,
     "llama3-8b": LLAMA3_8B,
     "mistral-7b-instruct-v0.2": MISTRAL_7B,
+    "qwen1.5-1.8b": QWEN15_1_8B,
     "qwen2-0.5b": QWEN2_0_5B,
     "qwen2-1.5b": QWEN2_1_5B,
     "qwen2-7b": QWEN2_7B,
@@ -267,3 +284,14 @@ LLMS: dict[str, Decoder.Config] = {
     "vicuna-13b-v0": VICUNA_V0_13B,
 }
 """For listings; a recipe imports the name."""
+
+QWEN15_1_8B = replace(
+    QWEN2_0_5B,
+    dim=2048,
+    heads=16,
+    kv_heads=16,
+    ffn=5504,
+    tie_head=False,
+    source="Qwen/Qwen1.5-1.8B",
+    licence="Tongyi Qianwen",
+)

@@ -7,7 +7,7 @@ stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.value
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, Self
 
 from torch import Tensor, nn
@@ -208,8 +208,10 @@ class Context:
     columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
     (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
     `memory` is what the fusion lets these columns see (`Fusion.view`). `targets` is there for encoder–decoders, which
-    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
-    may return those alone, float[P, D].
+    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other
+    columns, and an LLM may return those alone, float[P, D]. `media` are those among the columns being read now,
+    `lengths` the columns of each row that are not padding. What a fusion adds to `extra` comes out in `Output.extra`:
+    means over the batch.
     """
 
     enter: Tensor
@@ -221,6 +223,9 @@ class Context:
     memory: Any = None
     cache: Any = None
     attention: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
+    media: Mapping[str, MediaBatch] = field(default_factory=dict)
+    lengths: tuple[int, ...] = ()
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
 
 Around = Callable[[int, nn.Module, Tensor, Context], Tensor]
@@ -283,6 +288,17 @@ class LLMConfig(Config):
 class Fusion(nn.Module):
     """How connector output enters the LLM: four hooks, each doing nothing by default. It owns its layers."""
 
+    def parts(self) -> dict[str, nn.Module]:
+        """What trains apart, by name; together all its weights."""
+        return {"fusion": self}
+
+    def begin(self, llm: Any) -> None:
+        """Takes the weights of the LLM that its own begin as copies of.
+
+        Called when those of the LLM are in place: after a model is made of published parts, and after each stage that
+        trained the LLM without it (`Stage.fused`).
+        """
+
     def inputs(self, embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
         """Writes tokens: embeds float[B, T, D] → float[B, T, D]."""
         return embeds
@@ -326,6 +342,10 @@ class FusionConfig(Config):
 
     def build(self, *, dim: int, depth: int) -> Fusion:
         raise NotImplementedError
+
+    def build_for(self, llm: LLMConfig) -> Fusion:
+        """The fusion of this LLM; most need to know its width and depth alone."""
+        return self.build(dim=llm.dim, depth=llm.depth)
 
 
 def splice(embeds: Tensor, features: Features, media: MediaBatch, kind: str) -> Tensor:

@@ -67,6 +67,8 @@ class Template(Config):
     """Frames around media, such as <Img> … </Img>; {n} is the number of the medium in its conversation, from 1."""
     joint: str = "\n"
     """Between a medium and the text next to it."""
+    places: Literal["each", "inner"] = "each"
+    """The positions of a medium's columns: each its own, or all between the first and the last share one (CogVLM)."""
     place: Literal["written", "front", "random", "outside"] = "written"
     """Where a turn's media stand: as written, before its text, (by the sample's hash) before or after it, or outside:
     before the frame too."""
@@ -217,7 +219,7 @@ class Template(Config):
         """
         # Not the file's name: the same rows elsewhere on the disk must train the same.
         flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
-        rows = _Rows(tokenizer, measure)
+        rows = _Rows(tokenizer, measure, shared=self.places == "inner")
         if self.bos and tokenizer.bos:
             rows.put([tokenizer.id(tokenizer.bos)], [0.0])
         self._visit(sample.root, [], rows, flip=flip, open=open, root=True)
@@ -256,8 +258,8 @@ def _as_text(part: Part) -> Text:
 class _Rows:
     """The growing columns of one sample: a depth-first walk that numbers nodes and remembers who predicts whom."""
 
-    def __init__(self, tokenizer: Tokenizer, measure: Measure) -> None:
-        self.tokenizer, self.measure = tokenizer, measure
+    def __init__(self, tokenizer: Tokenizer, measure: Measure, *, shared: bool) -> None:
+        self.tokenizer, self.measure, self.shared = tokenizer, measure, shared
         self.ids: list[int] = []
         self.weight: list[float] = []
         self.node: list[int] = []
@@ -271,14 +273,14 @@ class _Rows:
         self._seen = 0
         """Media on the path so far."""
 
-    def put(self, tokens: Sequence[int], weights: Sequence[float]) -> None:
-        """Columns that follow each other in the current node."""
+    def put(self, tokens: Sequence[int], weights: Sequence[float], *, steps: Sequence[int] | None = None) -> None:
+        """Columns that follow each other in the current node; `steps` are their positions, counted from the first's."""
         first, count = len(self.ids), len(tokens)
         self.ids += tokens
         self.weight += weights
         self.node += [self._here] * count
         place = self.position[self._last] + 1 if self._last >= 0 else 0
-        self.position += range(place, place + count)
+        self.position += (place + step for step in (range(count) if steps is None else steps))
         self.parent += [self._last, *range(first, first + count - 1)]
         self._last = first + count - 1
 
@@ -330,7 +332,8 @@ class _Rows:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
         self.shown.append(medium)
         self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns), words))
-        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns)
+        steps = [min(n, 1) + (n == columns - 1 > 1) for n in range(columns)] if self.shared else None
+        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns, steps=steps)
         self._seen += 1
 
     def _spot(self, region: Region, medium: Media) -> None:

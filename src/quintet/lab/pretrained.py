@@ -77,6 +77,7 @@ def build_model(
     for name, part, source in _published(model):
         log.info("%s: weights of %s", name, source)
         _load(part, folder_of(source, download=download))
+    model.fusion.begin(model.llm)
     return model
 
 

@@ -170,7 +170,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
             for done in recipe.stages[: recipe.stages.index(stage) + 1]:
                 if run.finished(done.name):
                     _take(model, run, done)
-        model.fold()
+        _settle(model, stage)
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run)
     return results
 
@@ -243,7 +243,15 @@ def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:
     unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
     if unexpected:
         raise CheckpointError(f"{run.stage(stage.name)} holds weights that this recipe has not: {unexpected[:4]}")
+    _settle(model, stage)
+
+
+def _settle(model: MLLM, stage: Stage) -> None:
+    """After a stage: adapters are folded in, and a fusion that stood aside copies what was learnt without it."""
     model.fold()
+    if not stage.fused:
+        model.fusion.begin(model.llm)
+        model.fused = True
 
 
 def _save(model: MLLM, processor: Processor, run: RunFolder) -> None:

@@ -77,7 +77,7 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
-            "saves LlavaForConditionalGeneration (folders of the original LLaVA code have 'llava_llama': convert them first)"
+            "saves LlavaForConditionalGeneration (the original code's 'llava_llama' must be converted first)"
         )
     config = _filled(raw, folder)
     model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))

@@ -50,6 +50,8 @@ class Output:
 
     hidden: Tensor
     read: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the fusion tells the objective, by name: scalars, each a mean over the batch (a router's balance)."""
 
 
 class MLLM(nn.Module):
@@ -122,7 +124,9 @@ class MLLM(nn.Module):
         )
         image = config.encoders["image"].dim if config.regions else 0
         self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
-        self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
+        self.fusion = config.fusion.build_for(config.llm)
+        self.fused = True
+        """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.added = tuple(added)
         """Ids of added tokens, whose rows the part `tokens` may train."""
         self.register_module("tokens", None)
@@ -165,7 +169,7 @@ class MLLM(nn.Module):
         if cache is not None:
             # What comes later brings no media; it looks at the prompt's.
             memory = cache.memory = cache.memory if memory is None else memory
-        around = self.fusion.around if self.config.fusion.needs_blocks else plain
+        around = self.fusion.around if self.config.fusion.needs_blocks and self.fused else plain
         read = _few(batch.targets.slots) if only_targets else None
         ctx = Context(
             enter=batch.enter,
@@ -177,11 +181,13 @@ class MLLM(nn.Module):
             read=read if around is plain else None,
             memory=self.fusion.view(memory, batch),
             cache=cache,
+            media=batch.media,
+            lengths=batch.lengths,
         )
         hidden = self.llm(embeds, ctx, around)
         if read is not None and hidden.ndim == 3:
             hidden = hidden.flatten(0, 1).index_select(0, read)
-        return Output(hidden, read)
+        return Output(hidden, read, ctx.extra)
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""
@@ -271,8 +277,7 @@ class MLLM(nn.Module):
                 found[f"connectors.{kind}"] = connector
         if self.regions is not None:
             found["regions"] = self.regions
-        if any(True for _ in self.fusion.parameters()):
-            found["fusion"] = self.fusion
+        found |= {name: m for name, m in self.fusion.parts().items() if any(True for _ in m.parameters())}
         found["llm"] = self.llm
         if self.tokens is not None:
             found["tokens"] = self.tokens

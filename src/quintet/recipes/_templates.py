@@ -5,13 +5,21 @@ from dataclasses import replace
 from quintet.data.template import DECIMALS, Frame, Template
 
 __all__ = [
+    "ALPACA",
     "BLIP2_OPT",
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
     "BLIP2_T5_CAPTION",
+    "COGVLM_CHAT",
+    "COGVLM_PLAIN",
+    "COGVLM_VQA",
+    "FLAMINGO",
+    "FLAMINGO_PAIR",
     "FROZEN_CAPTION",
     "FROZEN_VQA",
     "FUYU",
+    "IDEFICS",
+    "IDEFICS_INSTRUCT",
     "INSTRUCTBLIP",
     "INTERLEAVED",
     "LLAVA_V0",
@@ -19,21 +27,14 @@ __all__ = [
     "MINIGPT4_CHAT",
     "MINIGPT_V2",
     "MPLUG_OWL",
+    "MULTIMODAL_GPT",
+    "OPEN_FLAMINGO",
+    "OPEN_FLAMINGO_PAIR",
     "PLAIN",
     "PLAIN_EOS",
     "QWEN_VL",
     "QWEN_VL_CAPTION",
     "QWEN_VL_TASKS",
-__all__ = [
-    "FLAMINGO",
-    "FLAMINGO_PAIR",
-    "IDEFICS",
-    "IDEFICS_INSTRUCT",
-    "LLAVA_V0",
-    "MULTIMODAL_GPT",
-    "OPEN_FLAMINGO",
-    "OPEN_FLAMINGO_PAIR",
-    "PLAIN",
     "VICUNA_V1",
 ]
 
@@ -245,6 +246,7 @@ FUYU = Template(
     place="outside",
 )
 """<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""
+
 FLAMINGO_PAIR = Template(
     name="flamingo_pair",
     answer="",
@@ -303,7 +305,7 @@ MULTIMODAL_GPT = Template(
     joint="",
     place="outside",
 )
-"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…;
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n…;
 without a picture there is no block `### Image:`. Its code puts the LLM's end token behind the last answer."""
 
 _AROUND = "<fake_token_around_image>"
@@ -332,3 +334,53 @@ IDEFICS_INSTRUCT = Template(
 )
 """User:<fake_token_around_image><image><fake_token_around_image>{q}<end_of_utterance>\\n
 Assistant: {a}<end_of_utterance>\\nUser:…  (IDEFICS-instruct)."""
+
+COGVLM_PLAIN = Template(
+    name="cogvlm_plain",
+    assistant="",
+    answer="",
+    end="</s>",
+    joint="",
+    questions=False,
+    place="outside",
+    places="inner",
+)
+"""<image>{caption}</s> (CogVLM's pre-training on pairs)."""
+
+COGVLM_VQA = Template(
+    name="cogvlm_vqa",
+    user=Frame(before="Question: "),
+    assistant=" Answer:",
+    end="</s>",
+    joint="",
+    place="outside",
+    places="inner",
+)
+"""<image>Question: {q} Answer: {a}</s>. CogVLM writes "Short answer:" for VQA sets, whose answers are a word or two."""
+
+COGVLM_CHAT = Template(
+    name="cogvlm_chat",
+    user=Frame(before=" [INST] ", after=" [/INST]"),
+    assistant="",
+    end="</s>",
+    joint="",
+    place="outside",
+    places="inner",
+)
+"""<image> [INST] {q} [/INST] {a}</s> [INST] … (CogVLM, `_history_to_prompt`). The columns of a picture between its
+begin and its end share one position (paper, section 2.2)."""
+
+ALPACA = Template(
+    name="alpaca",
+    system=(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    ),
+    system_frame=Frame(after="\n\n"),
+    user=Frame(before="### Instruction:\n", after="\n\n"),
+    assistant="### Response:",
+    answer="",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""{system}\n\n### Instruction:\n{q}\n\n### Response:{a}</s>, a picture's mark before the words (LLaMA-Adapter)."""

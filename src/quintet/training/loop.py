@@ -127,8 +127,9 @@ class _Loop:
         torch.manual_seed(settings.seed)
         rates = set_trainable(model, stage.train)
         model.kept_encoders = frozenset({cache.kind} if cache else ())
+        model.fused = stage.fused
         model.to(self.device)
-        self.step = Step(model, OBJECTIVES[stage.objective])
+        self.step = Step(model, OBJECTIVES[stage.objective], stage.extra)
         shard(self.step, precision=self.precision)
         if settings.compile:
             for block in model.llm.blocks:
@@ -203,17 +204,19 @@ class _Loop:
         rate = schedule(plan.step, steps=self.steps, stage=self.stage)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
-        total = 0.0
+        total, noted = 0.0, dict[str, float]()
         for m in micro:
             batch = (m.batch or _empty(self.pad)).to(self.device)
             with autocast(self.precision, self.device):
-                loss = self.step(batch)
+                loss, notes = self.step(batch)
             total += float(loss.detach())
+            noted |= {name: noted.get(name, 0.0) + float(value) for name, value in notes.items()}
             # Text alone does not reach a connector: if only that trains, there is nothing to go back through.
             if loss.requires_grad:
                 # Sharded gradients are averaged over ranks; the sum is what a sum of losses needs.
                 (loss * (dist.world() / count)).backward()
         loss_value = dist.total(total)[0] / count
+        noted = {name: round(dist.total(value)[0] / count, 6) for name, value in sorted(noted.items())}
         parameters = [p for _, p in trainable(self.model)]
         for parameter in parameters:
             # What a step did not use has no gradient: none as zero, as where other ranks used it. Momentum goes on.
@@ -239,6 +242,7 @@ class _Loop:
             "fill": round(plan.tokens / columns, 4),
             "dropped": self.drops.dropped,
             "memory": peak_memory(self.device),
+            **noted,
         }
 
     def _facts(self) -> str:

@@ -5,7 +5,7 @@ holds, no tensor is ever whole on one rank, and nothing is pickled. On one proce
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,24 +22,26 @@ from torch.distributed.tensor import DTensor
 from quintet import dist
 from quintet.errors import CheckpointError
 from quintet.model.mllm import MLLM
+from quintet.training.objectives.lm import Notes
 from quintet.training.optim import Optimizers
 from quintet.values import Batch
 
 __all__ = ["Step", "full_state", "load_state", "save_state", "shard", "training_state"]
 
-Objective = Callable[[MLLM, Batch], tuple[Tensor, float]]
+Objective = Callable[[MLLM, Batch, Mapping[str, float]], tuple[Tensor, float, Notes]]
 
 
 class Step(nn.Module):
     """Model and objective as one module: what is sharded as the root, so that the head is gathered with the rest."""
 
-    def __init__(self, model: MLLM, objective: Objective) -> None:
+    def __init__(self, model: MLLM, objective: Objective, extra: Mapping[str, float]) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.extra = model, objective, extra
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The objective's sum; its count is known from the batch."""
-        return self.objective(self.model, batch)[0]
+    def forward(self, batch: Batch) -> tuple[Tensor, Notes]:
+        """The objective's sum, and sums to report; its count is known from the batch."""
+        loss, _, notes = self.objective(self.model, batch, self.extra)
+        return loss, notes
 
 
 def shard(step: Step, *, precision: str) -> None:

@@ -63,6 +63,9 @@ class Stage(Config):
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     final: float = 0.0
     """The last step's rate as a share of the peak."""
+    fused: bool = True
+    """Whether the fusion stands around the LLM's blocks. Without, the LLM runs plain and the fusion does not train;
+    when the stage ends it copies the LLM's weights anew (MoE-LLaVA's experts are made of a trained LLM)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon`: the LLM's hidden matrices by Muon (Jordan et al. 2024), everything else by AdamW; on one process."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -83,11 +86,13 @@ class Stage(Config):
     muon_lr: float = 0.015
     """Peak learning rate of the matrices that Muon trains; `Rate.lr` stays the rate of all others."""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Settings of the objective."""
+    """Settings of the objective: what it adds of the model's `Output.extra`, by name, and how much of it."""
 
     def __post_init__(self) -> None:
         if not self.train:
             raise ConfigError(f"stage {self.name!r} trains no part")
+        if not self.fused and any(part.split(".")[0] == "fusion" for part in self.train):
+            raise ConfigError(f"stage {self.name!r} trains the fusion but runs without it (fused=False)")
         if self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
 

@@ -14,6 +14,7 @@ __all__ = [
     "CLIP_L_336",
     "DINOV2_B",
     "DINOV2_L",
+    "EVA2_CLIP_E",
     "EVA_CLIP_G",
     "OPENCLIP_BIGG",
     "SIGLIP_B_224",
@@ -21,13 +22,19 @@ __all__ = [
 ]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 _CLIP_GREY = (122, 116, 104)  # its mean in 0 … 255: what LLaVA-1.5 pads with, so that padding becomes zeros
+
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CLIP_224 = ImageSpec(size=(224, 224), fit="crop", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY)
+
 _CLIP_336 = ImageSpec(size=(336, 336), fit="crop", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY)
+
 _DINOV2 = ImageSpec(size=(224, 224), fit="crop", mean=_IMAGENET_MEAN, std=_IMAGENET_STD, background=(124, 116, 104))
 
 CLIP_L = Vision.Config(
@@ -44,6 +51,7 @@ CLIP_L = Vision.Config(
     source="openai/clip-vit-large-patch14",
     licence="MIT",
 )
+
 CLIP_L_336 = Vision.Config(
     family="clip",
     width=1024,
@@ -58,6 +66,7 @@ CLIP_L_336 = Vision.Config(
     source="openai/clip-vit-large-patch14-336",
     licence="MIT",
 )
+
 CLIP_B_32 = Vision.Config(
     family="clip",
     width=768,
@@ -72,6 +81,7 @@ CLIP_B_32 = Vision.Config(
     source="openai/clip-vit-base-patch32",
     licence="MIT",
 )
+
 CLIP_H = Vision.Config(
     family="clip",
     width=1280,
@@ -86,6 +96,7 @@ CLIP_H = Vision.Config(
     source="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     licence="MIT",
 )
+
 SIGLIP_SO400M_384 = Vision.Config(
     family="siglip",
     width=1152,
@@ -100,6 +111,7 @@ SIGLIP_SO400M_384 = Vision.Config(
     source="google/siglip-so400m-patch14-384",
     licence="Apache-2.0",
 )
+
 SIGLIP_B_224 = Vision.Config(
     family="siglip",
     width=768,
@@ -114,6 +126,7 @@ SIGLIP_B_224 = Vision.Config(
     source="google/siglip-base-patch16-224",
     licence="Apache-2.0",
 )
+
 DINOV2_L = Vision.Config(
     family="dinov2",
     width=1024,
@@ -130,6 +143,7 @@ DINOV2_L = Vision.Config(
     source="facebook/dinov2-large",
     licence="Apache-2.0",
 )
+
 DINOV2_B = Vision.Config(
     family="dinov2",
     width=768,
@@ -146,6 +160,7 @@ DINOV2_B = Vision.Config(
     source="facebook/dinov2-base",
     licence="Apache-2.0",
 )
+
 EVA_CLIP_G = Vision.Config(
     family="blip2",
     width=1408,
@@ -163,6 +178,7 @@ EVA_CLIP_G = Vision.Config(
 )
 """ViT-g/14 of EVA-CLIP as BLIP-2 publishes it: the last of its 40 layers is cut off. Its last norm is BLIP-2's
 `ln_vision`, trained with the Q-Former: `norm=True` takes it from the file, a connector with `norm` has its own."""
+
 OPENCLIP_BIGG = Vision.Config(
     family="clip",
     width=1664,
@@ -177,3 +193,20 @@ OPENCLIP_BIGG = Vision.Config(
     source="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
     licence="MIT",
 )
+
+EVA2_CLIP_E = Vision.Config(
+    family="eva2",
+    width=1792,
+    depth=63,
+    heads=16,
+    ffn=15_360,
+    patch=14,
+    trained_size=490,
+    act="gelu",
+    eps=1e-6,
+    image=ImageSpec(size=(490, 490), fit="squash", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY),
+    layer=-1,
+    source="THUDM/cogvlm-chat-hf",
+    licence="CogVLM",
+)
+"""EVA2-CLIP-E without its last layer, its positions at 490 px, as CogVLM's file holds it."""

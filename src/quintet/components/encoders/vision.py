@@ -21,13 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quintet.components.encoders.eva import EvaLayer
 from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
 __all__ = ["Family", "Select", "Vision", "resize_positions"]
 
-Family = Literal["clip", "siglip", "dinov2", "blip2"]
+Family = Literal["clip", "siglip", "dinov2", "blip2", "eva2"]
 Select = Literal["patch", "cls", "full", "rest"]
 
 
@@ -337,6 +338,19 @@ def _transformers_parts(config: Vision.Config) -> dict[str, Any]:
             "pre_norm": nn.Identity(),
             "layers": tower.encoder.layer,
             "norm": tower.layernorm,
+            "head": None,
+        }
+    if config.family == "eva2":
+        layers = (
+            EvaLayer(width=config.width, heads=config.heads, ffn=config.ffn, eps=config.eps) for _ in range(depth)
+        )
+        return {
+            "patches": nn.Conv2d(3, config.width, config.patch, config.patch),
+            "cls": nn.Parameter(torch.zeros(config.width)),
+            "positions": torch.randn(1 + config.table**2, config.width) * 0.02,
+            "pre_norm": nn.Identity(),
+            "layers": nn.ModuleList(layers),
+            "norm": nn.Identity(),
             "head": None,
         }
     shape["intermediate_size"] = config.ffn

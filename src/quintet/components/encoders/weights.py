@@ -53,7 +53,14 @@ _BLIP2 = {
     "encoder.layers": "layers",
     "post_layernorm": "norm",
 }
-_NAMES = {"clip": _CLIP, "siglip": _CLIP, "dinov2": _DINOV2, "blip2": _BLIP2}
+_EVA2 = {
+    "patch_embedding.cls_embedding": "cls",
+    "patch_embedding.proj": "patches",
+    "patch_embedding.position_embedding.weight": "positions",
+    "transformer.layers": "layers",
+}
+"""As CogVLM's file has it under `model.vision`."""
+_NAMES = {"clip": _CLIP, "siglip": _CLIP, "dinov2": _DINOV2, "blip2": _BLIP2, "eva2": _EVA2}
 _SPELLINGS = [("attention.attention.query", "attention.q_proj"), ("attention.attention.key", "attention.k_proj")]
 _SPELLINGS += [("attention.attention.value", "attention.v_proj"), ("attention.output.dense", "attention.o_proj")]
 """DINOv2's attention: in files and in transformers before 5.23, and in its memory since."""

@@ -62,12 +62,16 @@ class Attend:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # Under autocast normed queries come in float32 and the values in bfloat16: the kernels want one type.
-        q, k = (rotate(x, self.rope).to(v.dtype) for x in (q, k))
+        q, k = (self.turn(x).to(v.dtype) for x in (q, k))
         if self.cache is None or self.span is None:
             return self.kernel(q, k, v)
         held_k, held_v = self.cache.write(layer, self.span, k, v)
         # The first forward sees only itself: no need to read back what was just written.
         return self.kernel(q, k, v) if self.span.start == 0 else self.kernel(q, held_k, held_v)
+
+    def turn(self, x: Tensor) -> Tensor:
+        """float[B, H, T, K] turned to the positions of this forward's columns."""
+        return rotate(x, self.rope)
 
 
 def plan(ctx: Context, *, rope: Tables, window: int | None = None) -> Attend:

@@ -8,6 +8,7 @@ are in `ctx.attention`, made once per forward (`quintet.components.llms.attentio
 between calls. Shapes: B rows, T columns, D width, H heads, K width of a head, V vocabulary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -22,7 +23,7 @@ from quintet.components.llms.rope import Rope, tables
 from quintet.components.roles import Around, Context, LLMConfig, plain
 from quintet.errors import ConfigError
 
-__all__ = ["Attention", "Block", "Decoder", "FeedForward", "RMSNorm"]
+__all__ = ["Attention", "Block", "Decoder", "FeedForward", "Inside", "RMSNorm"]
 
 INIT_STD = 0.02
 """Standard deviation of every initial weight, as in all four families."""
@@ -169,7 +170,10 @@ class Block(nn.Module):
         self.feed_norm = RMSNorm(cfg.dim, eps=cfg.norm_eps)
         self.mlp = FeedForward(cfg)
 
-    def forward(self, hidden: Tensor, ctx: Context) -> Tensor:
+    def forward(self, hidden: Tensor, ctx: Context, inside: "Inside | None" = None) -> Tensor:
+        """`inside` runs instead of the two updates: within this call sharded weights are whole."""
+        if inside is not None:
+            return inside(self, hidden, ctx)
         hidden = hidden + self.attend(hidden, ctx)
         if self.is_last and ctx.read is not None:
             hidden = hidden.flatten(0, 1).index_select(0, ctx.read)
@@ -182,6 +186,10 @@ class Block(nn.Module):
     def feed(self, hidden: Tensor) -> Tensor:
         """What the feed-forward layer adds to `hidden`, float[B, T, D]; the residual is the caller's."""
         return self.mlp(self.feed_norm(hidden))
+
+
+Inside = Callable[[Block, Tensor, Context], Tensor]
+"""(block, hidden float[B, T, D], ctx) → hidden: what a fusion does with a block's pieces."""
 
 
 class Attention(nn.Module):
@@ -200,10 +208,14 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, ctx: Context) -> Tensor:
         assert ctx.attention is not None, "Decoder.forward sets ctx.attention"
-        q = self.q_norm(self.q_proj(x).unflatten(-1, (self.heads, -1))).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, -1))).transpose(1, 2)
-        v = self.v_proj(x).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        q, k, v = (each.transpose(1, 2) for each in self.project(x))
         return self.o_proj(ctx.attention(self.index, q, k, v).transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries float[…, H, K], keys and values float[…, Hkv, K], before positions, of `x` float[…, D]."""
+        q = self.q_norm(self.q_proj(x).unflatten(-1, (self.heads, -1)))
+        k = self.k_norm(self.k_proj(x).unflatten(-1, (self.kv_heads, -1)))
+        return q, k, self.v_proj(x).unflatten(-1, (self.kv_heads, -1))
 
 
 class RMSNorm(nn.RMSNorm):

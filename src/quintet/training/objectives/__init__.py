@@ -1,4 +1,4 @@
-"""What is minimised: functions of (model, batch) that return a sum and a count."""
+"""What is minimised: functions of (model, batch, extra) that return a sum, a count, and sums to report."""
 
 from quintet.training.objectives.lm import lm
 
