@@ -260,6 +260,17 @@ PERSIMMON_8B = HFCausal.Config(
     licence="Apache-2.0",
 )
 
+QWEN15_1_8B = replace(
+    QWEN2_0_5B,
+    dim=2048,
+    heads=16,
+    kv_heads=16,
+    ffn=5504,
+    tie_head=False,
+    source="Qwen/Qwen1.5-1.8B",
+    licence="Tongyi Qianwen",
+)
+
 LLMS: dict[str, Decoder.Config] = {
     "llama-7b": LLAMA_7B,
     "llama-13b": LLAMA_13B,
@@ -284,14 +295,3 @@ LLMS: dict[str, Decoder.Config] = {
     "vicuna-13b-v0": VICUNA_V0_13B,
 }
 """For listings; a recipe imports the name."""
-
-QWEN15_1_8B = replace(
-    QWEN2_0_5B,
-    dim=2048,
-    heads=16,
-    kv_heads=16,
-    ffn=5504,
-    tie_head=False,
-    source="Qwen/Qwen1.5-1.8B",
-    licence="Tongyi Qianwen",
-)
