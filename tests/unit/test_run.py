@@ -124,7 +124,7 @@ def test_a_folder_with_a_run_is_never_overwritten(data: Path, tmp_path: Path) ->
 )
 def test_a_run_goes_on_only_as_what_it_was(data: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     train(job(tmp_path / "run", data, stages=["pretrain"]))
-    with pytest.raises(CheckpointError, match="run of another recipe, seed or precision"):
+    with pytest.raises(CheckpointError, match="is a run with another (recipe|seed)"):
         train(job(tmp_path / "run", data, resume=True, **change))
 
 
@@ -183,3 +183,30 @@ def test_what_was_trained_answers(data: Path, tmp_path: Path) -> None:
     path = data.parent / "pictures" / "1.png"
     asked = Sample(Node((Turn("user", (Media("image", Ref("1.png", path=path)), Text("Which number has this?"))),)))
     assert isinstance(Engine.open(tmp_path / "run").answer([asked], max_tokens=4)[0], str)
+
+
+# ---- what users of the command line ran into -----------------------------------------------------------------------
+def test_a_missing_file_is_found_before_the_first_step_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nope"):
+        train(job(tmp_path / "run", tmp_path / "nope.json"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stopped_run_refuses_another_file_of_as_many_rows(data: Path, tmp_path: Path) -> None:
+    train(job(tmp_path / "run", data, stages=["pretrain"]))
+    other = data.with_name("other.json")
+    other.write_text(data.read_text(encoding="utf-8").replace("a", "b"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="another data of stage instruct"):
+        train(job(tmp_path / "run", other, resume=True))
+
+
+def test_resuming_where_no_run_is_says_so(data: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    train(replace(job(tmp_path / "run", data, stages=["pretrain"], resume=True), note=said.append))
+    assert any("no run in" in text for text in said)
+
+
+@pytest.mark.parametrize(("setting", "found"), [("steps=0", "steps is 0"), ("epochs=0", "epochs is 0")])
+def test_a_stage_without_a_step_is_refused(data: Path, tmp_path: Path, setting: str, found: str) -> None:
+    with pytest.raises(ConfigError, match=found):
+        train(job(tmp_path / "run", data, sets=[f"stages.instruct.{setting}"]))

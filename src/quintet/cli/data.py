@@ -34,9 +34,10 @@ def make(
     world: Annotated[str, typer.Argument(help="What to make: scenes.")],
     out: Annotated[Path, typer.Option(help="A new folder.")],
     n: Annotated[
-        int, typer.Option("--n", help="Pictures to train on; a tenth more for val and for test.", min=1)
+        int,
+        typer.Option("--n", help="Pictures to train on; a tenth more, and at least 50, for val and for test.", min=1),
     ] = 5000,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal files.")] = 0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal files.", min=0)] = 0,
     size: Annotated[int, typer.Option(help="Side of a picture, pixels.", min=64)] = 64,
     objects: Annotated[int, typer.Option(help="At most so many objects a picture.", min=1, max=6)] = 4,
     format: Annotated[str, typer.Option(help="llava, webdataset or both.")] = "llava",
@@ -131,7 +132,7 @@ def mix(
     size: Annotated[
         int | None, typer.Option(help="Rows in all. Default: all rows of all files together.", min=1)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the choice and the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice and the order.", min=0)] = 0,
     as_json: JSON = False,
 ) -> None:
     """Write several sources as one file, by weight; without weights each has its share of rows."""

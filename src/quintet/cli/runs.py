@@ -1,6 +1,7 @@
 """Commands that make a run and use it: quickstart, train, eval, chat, report."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,7 +33,7 @@ def register(app: typer.Typer) -> None:
 def quickstart(
     out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("quickstart"),
     pictures: Annotated[int, typer.Option(help="Pictures to train on.", min=100)] = 5000,
-    seed: Annotated[int, typer.Option(help="Of the pictures and of training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the pictures and of training.", min=0)] = 0,
 ) -> None:
     """The whole arc on the small parts of the package: make data, train, evaluate, report, and how to chat."""
     from quintet.cli.screen import screen
@@ -41,7 +42,7 @@ def quickstart(
 
     console = screen()
     _, recipe = resolve(Job(recipe="llava15", out=out))
-    with _stoppable(), _bars(console, recipe) as bars:
+    with _stoppable("give the same command again"), _bars(console, recipe) as bars:
         done = arc.quickstart(out, pictures=pictures, seed=seed, note=bars.note, progress=bars.step, count=bars.count)
     _print_scores(list(done.scores.values()))
     for said in done.said:
@@ -69,7 +70,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE-SCALE.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     scenes: Annotated[Path | None, typer.Option(help="Scenes for stages without a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of data order, weights and noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of data order, weights and noise.", min=0)] = 0,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that decode pictures.", min=0)] = 0,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the LLM's blocks.")] = False,
@@ -117,18 +118,22 @@ def train(
                 highlight=False,
                 markup=False,
             )
-        console.print(f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {folder}", highlight=False)
+        console.print(
+            f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {shlex.quote(str(folder))}", highlight=False
+        )
 
 
 def evaluate(
     run: RUN,
     tasks: Annotated[str, typer.Option(help="Names with commas between; `all` of Scenes by default.")] = "",
-    data: Annotated[Path | None, typer.Option(help="A folder of Scenes, or a file. Default: the run's Scenes.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A folder of Scenes, or a file. Default: the Scenes that the run trained on.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that pictures are named from.")] = None,
     split: Annotated[str, typer.Option(help="Of Scenes.")] = "test",
     limit: Annotated[int | None, typer.Option(help="At most so many items a task, drawn by lot.", min=1)] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts answered together; scores do not depend on it.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.", min=0)] = 0,
     as_json: JSON = False,
 ) -> None:
     """Measure a run; every score comes with its 95 % interval and with two controls. Writes RUN/eval/."""
@@ -136,12 +141,16 @@ def evaluate(
     from quintet.cli.progress import bar
     from quintet.cli.screen import screen
     from quintet.evaluation.run import evaluate as ask
-    from quintet.evaluation.tasks.catalogue import find_task
+    from quintet.evaluation.tasks.catalogue import TASKS, find_task
     from quintet.lab.record import note_pictures, scenes_of
     from quintet.serving.engine import Engine
 
     place = data if data is not None else scenes_of(run)
     names = _task_names(tasks, place)
+    if data is None and (others := [name for name in names if name in TASKS and not name.startswith("scenes.")]):
+        raise typer.BadParameter(f"{', '.join(others)} reads a file of yours; name it", param_hint="--data")
+    if place.is_dir():
+        screen(stderr=True).print(f"asking about {place}", highlight=False, markup=False)
     found = {name: find_task(name, data=place, images=images, split=split) for name in names}
     engine = Engine.open(run, device=dist.device())
     results: list[Result] = []
@@ -183,6 +192,8 @@ def chat(
     if image is not None:
         talk.show(image)
     if prompt is not None:
+        if not prompt.strip():
+            raise typer.BadParameter("the question is empty", param_hint="--prompt")
         _say(talk.ask(prompt))
         return
     typer.echo("Ask; /image PATH shows a picture, /new forgets everything, /exit ends.", err=True)
@@ -202,14 +213,14 @@ def report(
 
 # ---- pieces ------------------------------------------------------------------------------------------------------
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(advice: str = "go on with --resume") -> Iterator[None]:
     """A run that was asked to stop has written a checkpoint: say so and exit with 130."""
     from quintet.training.loop import Interrupted
 
     try:
         yield
     except Interrupted as stopped:
-        typer.secho(f"{stopped}; go on with --resume", fg="yellow", err=True)
+        typer.secho(f"{stopped}; {advice}", fg="yellow", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -300,7 +311,7 @@ def _session(talk: Any) -> None:
             if line == "/new":
                 talk.forget()
             elif line.startswith("/image"):
-                talk.show(Path(line.removeprefix("/image").strip()))
+                talk.show(Path(line.removeprefix("/image").strip().strip("\"'")))
             elif line.startswith("/"):
                 typer.echo("/image PATH, /new, /exit", err=True)
             elif line:

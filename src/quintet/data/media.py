@@ -302,8 +302,9 @@ def _guard(ref: Ref) -> Iterator[None]:
     except _BROKEN as error:
         what = " ".join(str(error).split()) or type(error).__name__
         huge = isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning)
-        fault = "too-large" if huge else "corrupt-media"
-        raise DataError(fault, f"{ref.name}: cannot be decoded ({what}); repair or remove it") from error
+        if huge:
+            raise DataError("too-large", f"{ref.name}: too many pixels to be opened safely; scale it down") from error
+        raise DataError("corrupt-media", f"{ref.name}: cannot be decoded ({what}); repair or remove it") from error
 
 
 @contextmanager

@@ -2,17 +2,19 @@
 
 import base64
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
 from quintet import __version__
 from quintet.data.media import decode_image
-from quintet.errors import DataError
+from quintet.errors import ConfigError, DataError
 from quintet.values import Ref
 
-__all__ = ["Picture", "page", "picture", "table"]
+__all__ = ["Picture", "page", "picture", "table", "write_page"]
 
 _LARGEST = 96 * 1024
 """Bytes of a picture file beyond which it is made smaller for the page."""
@@ -20,6 +22,21 @@ _SIDE = 512
 """Pixels of the longer side of such a picture."""
 _SMALL = 160
 """Pixels below which a picture is enlarged without smoothing, so that its pixels can be counted."""
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Writes a page, whole or not at all; returns where.
+
+    Raises:
+        ConfigError: the folder does not exist, or what stands there is no page.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}; make it, or name another file")
+    if path.is_dir() or (path.exists() and not path.read_bytes()[:15].lower().startswith(b"<!doctype html")):
+        raise ConfigError(f"{path} exists and is no page that could be written anew; name another file")
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    return aside.replace(path)
 
 
 @dataclass(frozen=True)

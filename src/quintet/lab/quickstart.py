@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quintet.data.scenes import World, make_scenes, read_truth
+from quintet.errors import ConfigError
 from quintet.evaluation.run import Result, evaluate
 from quintet.evaluation.tasks.catalogue import find_task
 from quintet.lab.report import write_report
@@ -72,6 +73,9 @@ def quickstart(
         spent[name], begun = time.monotonic() - begun, time.monotonic()
 
     data, run = out / "scenes", out / "run"
+    others = [p.name for p in out.iterdir() if p.name not in ("scenes", "run")] if out.is_dir() else []
+    if others:
+        raise ConfigError(f"{out} holds something else ({', '.join(others[:3])}); name another --out")
     if not (data / "scenes.json").exists():
         note(f"Making {pictures:,} pictures with captions, questions and exact answers")
         make_scenes(data, pictures, seed, World(), progress=lambda done, total: count("pictures", done, total))

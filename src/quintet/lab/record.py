@@ -102,7 +102,10 @@ def note_pictures(run: Path, task: str, folder: Path) -> None:
 
 
 def scenes_of(run: Path) -> Path:
-    """The Scenes to evaluate a run on: those beside it (quickstart makes them there), else those of the cache."""
+    """The Scenes to evaluate a run on: those it was trained on, those beside it, else those of the cache."""
+    given = read_json(run / "recipe.json").get("scenes") if (run / "recipe.json").exists() else None
+    if given and (Path(given) / "scenes.json").exists():
+        return Path(given)
     for folder in (run / "scenes", run.parent / "scenes"):
         if (folder / "scenes.json").exists():
             return folder

@@ -3,11 +3,10 @@
 Everything is read from the run's own files; what is missing is left out, never guessed.
 """
 
-import os
 from pathlib import Path
 
 from quintet.lab import sections
-from quintet.lab.page import page
+from quintet.lab.page import page, write_page
 from quintet.lab.record import RunRecord, find_runs
 
 __all__ = ["write_report"]
@@ -24,7 +23,4 @@ def write_report(path: Path, *, out: Path | None = None, pictures: Path | None =
     body += "\n".join(f'<article class="run">{sections.of_run(record)}</article>' for record in records)
     place = out if out is not None else path / "report.html"
     title = records[0].name if len(records) == 1 else path.resolve().name
-    aside = place.with_name(f".{place.name}.{os.getpid()}")
-    aside.write_text(page(f"{title} · Quintet", body), encoding="utf-8")
-    aside.replace(place)
-    return place
+    return write_page(place, page(f"{title} · Quintet", body))

@@ -3,6 +3,7 @@
 load the recipe → its scale → weights → for each stage: its rows, its features kept if that pays, the loop → model/
 """
 
+import hashlib
 import importlib
 import importlib.util
 import os
@@ -79,6 +80,8 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
         spec.loader.exec_module(module)
     elif name in recipe_names():
         module = importlib.import_module(f"quintet.recipes.{name}")
+    elif Path(name).suffix or "/" in name:
+        raise ConfigError(f"there is no file {name}, and no recipe of that name")
     else:
         raise ConfigError(
             f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
@@ -145,10 +148,14 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     """
     name, recipe = resolve(job)
     run = RunFolder(job.out)
-    _prepare(run, job, name, recipe)
+    chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
+    # All that can be wrong is looked at before the first step, and before anything is written.
+    facts = _facts(job, name, recipe, run)
+    _check(run, job, facts)
+    sources = {stage.name: stage_source(job, recipe, stage) for stage in chosen if not run.finished(stage.name)}
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
     model = _model(job, recipe, tokenizer)
-    chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
+    _begin(run, facts)
     results: dict[str, Result] = {}
     for stage in recipe.stages:
         if run.finished(stage.name):
@@ -157,7 +164,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
             continue
         if stage not in chosen:
             continue
-        source = stage_source(job, recipe, stage)
+        source = sources[stage.name]
         cache = keep_features(
             model, stage, chosen, source, settings=job.settings, folder=cache_folder() / "features", note=job.note
         )
@@ -189,30 +196,67 @@ def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
 
 
-def _prepare(run: RunFolder, job: Job, name: str, recipe: Recipe) -> None:
-    facts = {
+def _facts(job: Job, name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    """What says which run this is: the content of recipe.json."""
+    last = recipe.stages[-1].name
+    data = {stage or last: _fingerprint(path) for stage, path in job.data.items()}
+    if run.recipe.exists():
+        # Files of stages that this call does not name are those of the calls before.
+        data = read_json(run.recipe).get("data", {}) | data
+    return {
         "name": name,
         "scale": job.scale,
         "recipe": recipe.to_json(),
-        "data": {stage: str(path) for stage, path in job.data.items()},
+        "data": data,
+        "scenes": str(job.scenes.resolve()) if job.scenes else None,
         "seed": job.settings.seed,
         "precision": job.settings.precision,
         "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
-    if dist.is_first():
-        if run.recipe.exists():
-            if not job.resume:
-                raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
-            old = read_json(run.recipe)
-            if any(old.get(key) != facts[key] for key in ("recipe", "seed", "precision", "scale")):
-                raise CheckpointError(
-                    f"{run.path} is a run of another recipe, seed or precision; --resume needs the same"
-                )
-        elif run.path.exists() and any(not path.name.startswith(".") for path in run.path.iterdir()):
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """What tells a data file from another without reading all of it: its size, its first and its last MiB."""
+    if not path.is_file():
+        return {"path": str(path)}
+    size, most = path.stat().st_size, 1 << 20
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(most))
+        file.seek(max(0, size - most))
+        digest.update(file.read(most))
+    return {"path": str(path), "bytes": size, "ends_sha256": digest.hexdigest()[:16]}
+
+
+def _check(run: RunFolder, job: Job, facts: Mapping[str, Any]) -> None:
+    """Whether the folder is free, or holds this very run and `resume` is asked for."""
+    if not run.recipe.exists():
+        if run.path.exists() and (not run.path.is_dir() or any(not p.name.startswith(".") for p in run.path.iterdir())):
             raise ConfigError(f"{run.path} is not empty and holds no run; name another --out")
-        # First what says that a run is here: whatever stops it after that can be resumed.
+        if job.resume:
+            job.note(f"there is no run in {run.path} yet; it begins with the first step")
+        return
+    if not job.resume:
+        raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
+    old = read_json(run.recipe)
+    wrong = [key for key in ("recipe", "scale", "seed", "precision") if old.get(key) != facts[key]]
+    wrong += [
+        f"data of stage {stage}"
+        for stage, file in old.get("data", {}).items()
+        if {**file, "path": ""} != {**facts["data"][stage], "path": ""}
+    ]
+    wrong += [f"data of stage {stage}" for stage in facts["data"].keys() - old.get("data", {}).keys()]
+    if wrong:
+        raise CheckpointError(
+            f"{run.path} is a run with another {', '.join(wrong)}; --resume needs the same, or name another --out"
+        )
+
+
+def _begin(run: RunFolder, facts: Mapping[str, Any]) -> None:
+    """First what says that a run is here: whatever stops it after that can be resumed."""
+    if dist.is_first():
         run.path.mkdir(parents=True, exist_ok=True)
-        write_json(run.recipe, facts)
+        if not run.recipe.exists():
+            write_json(run.recipe, dict(facts))
         run.checkpoints.mkdir(exist_ok=True)
     dist.barrier()
 

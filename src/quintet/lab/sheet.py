@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 
 from quintet.data.sources import Reading, Source
-from quintet.lab.page import page, picture
+from quintet.lab.page import page, picture, write_page
 from quintet.values import Media, Text, Turn
 
 __all__ = ["pick", "words", "write_sheet"]
@@ -24,8 +24,7 @@ def write_sheet(source: Source, indices: Sequence[int], out: Path) -> Path:
     """Writes the rows to `out`, faulty ones with their faults."""
     cards = "".join(_card(source.read(index)) for index in indices)
     title = f"{source.name}: {len(indices):,} of {len(source):,} rows"
-    out.write_text(page(title, f"<h1>{escape(title)}</h1><div class=samples>{cards}</div>"), encoding="utf-8")
-    return out
+    return write_page(out, page(title, f"<h1>{escape(title)}</h1><div class=samples>{cards}</div>"))
 
 
 def _card(reading: Reading) -> str:

@@ -106,6 +106,7 @@ def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None =
     A LLaVA folder does not say how its conversations are spelt in a form that can be read back: `processor` does, the
     content of processor.json. With it and a tokenizer.json, RUN can be talked to and measured.
     """
+    _free(out)
     model, facts = import_llava(source)
     parity = verify(model, source, image_token_id=facts.image_token_id)
     place = out / "model"
@@ -160,7 +161,10 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
 
     `chat_template` is the conversation's spelling in Jinja, for transformers and vLLM; empty keeps the tokenizer's.
     """
+    _free(out)
     place = run / "model"
+    if not (place / "config.json").exists():
+        raise CheckpointError(f"{run} holds no finished model; give the folder of a run (`quintet train --out RUN`)")
     model = load_model(place).eval()
     tokenizer, token = _tokenizer(place), IMAGE_TOKEN
     if (place / FACTS).exists():
@@ -178,6 +182,11 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     parity = verify(model, out, image_token_id=token_id)
     write_json(out / "parity.json", parity.to_json())
     return _conversion(out, model, parity)
+
+
+def _free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} is not empty; name another --out")
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------------

@@ -95,6 +95,10 @@ class Stage(Config):
             raise ConfigError(f"stage {self.name!r} trains the fusion but runs without it (fused=False)")
         if self.batch < 1:
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; a stage takes at least 1")
+        if not self.epochs > 0:
+            raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; rows are read more than 0 times")
 
     def num_steps(self, rows: int) -> int:
         """Steps of the stage over a source of `rows` rows."""
