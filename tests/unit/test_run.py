@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from conftest import picture_rows
 from quintet.data.scenes import World, make_scenes
-from quintet.errors import CheckpointError, ConfigError
+from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.lab.pretrained import build_model, folder_of
 from quintet.lab.run import Job, load_recipe, train
 from quintet.model.checkpoint import load_model
