@@ -166,8 +166,8 @@ class Context:
     columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
     (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
     `memory` is what the fusion lets these columns see (`Fusion.view`). `targets` is there for encoder–decoders, which
-    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
-    may return those alone, float[P, D].
+    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other
+    columns, and an LLM may return those alone, float[P, D].
     """
 
     enter: Tensor

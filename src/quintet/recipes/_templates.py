@@ -110,8 +110,11 @@ MULTIMODAL_GPT = Template(
     joint="",
     place="outside",
 )
-"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…;
-without a picture there is no block `### Image:`. Its code puts the LLM's end token behind the last answer."""
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n
+
+The next turn begins with ### Instruction: again, and without a picture there is no block ### Image:. Its code puts the
+LLM's end token behind the last answer.
+"""
 
 _AROUND = "<fake_token_around_image>"
 
