@@ -173,6 +173,28 @@ def test_packed_items_with_different_numbers_of_features_give_what_each_gives_al
     assert len({la.count for la in model.encode("image", row).layouts}) > 1
 
 
+def test_kinds_of_media_stand_side_by_side() -> None:
+    """The pictures of two rows told apart as two kinds, whose rows then alternate: the same to the bit."""
+    made = batch("a*b*", "*c*d")
+    torch.manual_seed(0)
+    fusion = opened(FUSION.build(dim=16, depth=2))
+    assert isinstance(fusion, GatedCrossAttention)
+    layouts = tuple(Layout((n + 1,)) for n in range(4))
+    pieces, media = torch.randn(10, 16).split([1, 2, 3, 4]), made.media["image"]
+    hidden = torch.randn(2, 4, 16)
+
+    def out(kinds: dict[str, list[int]]) -> Tensor:
+        features = {
+            k: Features(torch.cat([pieces[i] for i in n]), tuple(layouts[i] for i in n)) for k, n in kinds.items()
+        }
+        places = {k: {v: getattr(media, v)[n] for v in ("row", "enter", "exit", "order")} for k, n in kinds.items()}
+        split = replace(made, media={k: replace(media, **places[k]) for k in kinds})
+        with torch.no_grad():
+            return fusion.blocks[0](hidden, fusion.view(fusion.memory(features, split), split))
+
+    assert torch.equal(out({"image": [0, 2], "video": [1, 3]}), out({"image": [0, 1, 2, 3]}))
+
+
 # ---- what begins as nothing --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", NAMES)
 def test_at_the_start_the_logits_are_the_llms_to_the_bit(name: str) -> None:
