@@ -14,6 +14,10 @@ __all__ = [
     "FUYU",
     "INSTRUCTBLIP",
     "INTERLEAVED",
+    "KOSMOS",
+    "KOSMOS2_CAPTION",
+    "KOSMOS2_CHAT",
+    "KOSMOS_CAPTION",
     "LLAVA_V0",
     "MINIGPT4",
     "MINIGPT4_CHAT",
@@ -167,6 +171,7 @@ QWEN_VL_TASKS = replace(
     name="qwen_vl_tasks",
     user=Frame(after=" "),
     assistant="Answer:",
+    answer=" ",
     place="front",
     questions=True,
     added=(*QWEN_VL_CAPTION.added, "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
@@ -233,3 +238,45 @@ FUYU = Template(
     place="outside",
 )
 """<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""
+
+KOSMOS_CAPTION = replace(
+    PLAIN_EOS,
+    name="kosmos_caption",
+    media={"image": Frame(before="<image>", after="</image>")},
+    added=("<image>", "</image>"),
+)
+"""<s><image>…</image>{text}</s> (Kosmos-1)."""
+
+KOSMOS = replace(
+    KOSMOS_CAPTION,
+    name="kosmos",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    answer=" ",
+    place="outside",
+    questions=True,
+)
+"""<s><image>…</image>Question: {q} Answer: {a}</s> (Kosmos-1)."""
+
+KOSMOS2_CAPTION = replace(
+    KOSMOS_CAPTION,
+    name="kosmos2_caption",
+    media={"image": Frame(before="<image>", after="</image><grounding>")},
+    added=(
+        *KOSMOS_CAPTION.added,
+        *("<grounding>", "<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>"),
+        *(f"<patch_index_{n:04}>" for n in range(1024)),
+    ),
+)
+"""<s><image>…</image><grounding>{text}</s> (Kosmos-2)."""
+
+KOSMOS2_CHAT = replace(
+    KOSMOS2_CAPTION,
+    name="kosmos2_chat",
+    user=KOSMOS.user,
+    assistant=KOSMOS.assistant,
+    answer=" ",
+    place="outside",
+    questions=True,
+)
+"""<s><image>…</image><grounding>Question: {q} Answer: {a}</s> (Kosmos-2)."""
