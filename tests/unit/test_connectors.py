@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quintet.components.connectors.linear import Linear
 from quintet.components.connectors.mlp import Mlp
+from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.connectors.pool import AveragePool
 from quintet.components.connectors.shuffle import PixelShuffle, shuffle
 from quintet.components.fusion.token import TokenFusion
@@ -27,6 +28,8 @@ ALL: dict[str, ConnectorConfig] = {
     "pool and mlp": AveragePool.Config(factor=2, depth=2),
     "shuffle": PixelShuffle.Config(factor=2),
     "shuffle, as Idefics3": PixelShuffle.Config(factor=2, depth=1, norm=False, bias=False),
+    "resampler": Perceiver.Config(latents=5, depth=2, heads=2, head_dim=4, act="gelu"),
+    "resampler, as Flamingo's": Perceiver.Config(latents=3, heads=1, head_dim=4, width=8, act="squared_relu", frames=2),
 }
 LAYOUTS = (Layout((4, 6)), Layout((2, 2)), Layout((6, 4)), Layout((4, 6)))
 """Of different sizes, and two with equal counts but other grids: a connector that ignores the grid is found out."""

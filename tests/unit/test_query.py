@@ -13,6 +13,7 @@ from quintet.components.connectors.abstractor import Abstractor, CAbstractor
 from quintet.components.connectors.qformer import QFormer, Queries
 from quintet.components.connectors.resampler import AttentivePooling, Resampler, sincos
 from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.fusion.adapters import Adapters
 from quintet.components.llms.magneto import Magneto
 from quintet.components.roles import Context
 from quintet.data.collate import Loaded, collate
@@ -23,7 +24,7 @@ from quintet.errors import ConfigError, DataError
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.run import load_recipe
 from quintet.model.mllm import MLLM
-from quintet.recipes import blip2, instructblip
+from quintet.recipes import blip2, instructblip, lynx
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES
@@ -615,3 +616,43 @@ def test_a_c_abstractor_sees_neighbours_and_gives_a_square_of_any_grid() -> None
     mixed = patches[torch.randperm(16)]
     one, two = (made(Features(p, (Layout((4, 4)),))).values.detach() for p in (patches, mixed))
     assert float((one.mean(0) - two.mean(0)).abs().max()) > 1e-3, "a mean of patches would be the same"
+
+
+# ---- Lynx --------------------------------------------------------------------------------------------------------
+def test_lynx_adapts_every_block_of_a_frozen_llm_or_every_second() -> None:
+    recipe, model = full("lynx")
+    assert trained(recipe, model) == [{"connectors.image", "fusion"}] * 3
+    assert len(model.fusion.adapters) == 32  # type: ignore[arg-type]
+    assert recipe.model.columns("image", (420, 420)) == 32
+    few = lynx.recipe(released=True)
+    with torch.device("meta"):
+        fusion = few.model.build().fusion
+    assert count(fusion) == few.paper.published["fusion"]
+    assert len(fusion.adapters) == 16  # type: ignore[arg-type]
+
+
+def test_an_adapter_stands_behind_its_block() -> None:
+    """With a scale of 0 the LLM is what it was; otherwise the named blocks' outputs change, and by the formula."""
+    torch.manual_seed(0)
+    made: Any = Adapters.Config(every=2).build(dim=8, depth=4)
+    block = nn.Linear(8, 8)
+    hidden, ctx = torch.randn(1, 3, 8), None
+
+    def run(index: int) -> Tensor:
+        return made.around(index, lambda h, ctx: block(h), hidden, ctx).detach()
+
+    plain = block(hidden).detach()
+    assert torch.equal(run(1), plain)
+    assert torch.equal(run(3), plain)
+    adapter = made.adapters[1]
+    with torch.no_grad():
+        inner = adapter.up_proj(nn.functional.silu(adapter.down_proj(nn.functional.layer_norm(plain, (8,)))))
+    torch.testing.assert_close(run(2), plain + inner)
+    assert float(inner.abs().max()) > 0
+    nn.init.zeros_(adapter.scale)
+    assert torch.equal(run(2), plain)
+
+
+def test_lynx_writes_its_prefix_before_the_user() -> None:
+    small = Small(load_recipe("lynx")[1])
+    assert small.spelt(asked())[1] == "<s><6>User: What is it?\nBot: A circle.</s>"

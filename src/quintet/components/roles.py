@@ -169,6 +169,9 @@ class ConnectorConfig(Config):
 class Cache(Protocol):
     """Keys and values of columns that were already read. Append-only; the attention rule decides who sees what."""
 
+    memory: Any
+    """What the fusion computed for the prompt (`Fusion.memory`): later columns come without media."""
+
     @property
     def length(self) -> int:
         """Columns held."""
@@ -182,9 +185,9 @@ class Context:
     `enter`, `exit`, `order`, `positions` int64[B, T] are those of the columns being read now; with a `cache` the
     columns before them are in it, with their own vectors. `attention` is set by the LLM once per forward:
     (layer, q float[B, H, T, K], k, v float[B, Hkv, T, K]) → float[B, H, T, K], masked by the rule of `values.visible`.
-    `memory` is whatever the fusion computed once. `targets` is there for encoder–decoders, which must know where the
-    answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other columns, and an LLM
-    may return those alone, float[P, D].
+    `memory` is what the fusion lets these columns see (`Fusion.view`). `targets` is there for encoder–decoders, which
+    must know where the answer begins. With `read` int64[P], slots of B·T, nobody will look at the last states of other
+    columns, and an LLM may return those alone, float[P, D].
     """
 
     enter: Tensor
@@ -256,15 +259,19 @@ class LLMConfig(Config):
 
 # ---- fusion ------------------------------------------------------------------------------------------------------
 class Fusion(nn.Module):
-    """How connector output enters the LLM: three hooks, each doing nothing by default. It owns its layers."""
+    """How connector output enters the LLM: four hooks, each doing nothing by default. It owns its layers."""
 
     def inputs(self, embeds: Tensor, features: Mapping[str, Features], batch: Batch) -> Tensor:
         """Writes tokens: embeds float[B, T, D] → float[B, T, D]."""
         return embeds
 
     def memory(self, features: Mapping[str, Features], batch: Batch) -> Any:
-        """What the blocks will look at, computed once."""
+        """What the blocks will look at, computed once for the batch that brings media; a cache keeps it."""
         return None
+
+    def view(self, memory: Any, batch: Batch) -> Any:
+        """What of the memory (None without media) the columns of this forward see: the `memory` of their `Context`."""
+        return memory
 
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
         """Runs the block, and whatever stands around it."""
@@ -290,6 +297,10 @@ class FusionConfig(Config):
 
     def columns(self, num_features: int) -> int:
         raise NotImplementedError
+
+    def d_features(self, dim: int) -> int:
+        """Width of the features that it wants from connectors, for an LLM of width `dim`: the LLM's by default."""
+        return dim
 
     def build(self, *, dim: int, depth: int) -> Fusion:
         raise NotImplementedError

@@ -71,6 +71,8 @@ class Template(Config):
     """How much users' words are learnt: 0 in every published system; pre-training on plain text learns them too."""
     questions: bool = True
     """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
+    between: str = ""
+    """Before every user's turn but the first, never learnt."""
 
     added: tuple[str, ...] = ()
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
@@ -143,8 +145,12 @@ class Template(Config):
             if system:
                 frame = self.system_frame
                 pieces = [_Piece(frame.before, control=True), _Piece(system), _Piece(frame.after, control=True)]
+        first = root
         for turn in node.turns:
+            if turn.role == "user" and not first:
+                pieces.append(_Piece(self.between, control=True))
             pieces += self._turn(turn, flip)
+            first = first and turn.role == "system"
         return pieces
 
     # ---- tokens -------------------------------------------------------------------------------------------------

@@ -30,7 +30,18 @@ from quintet.recipes._recipe import Recipe
 from quintet.training.optim import rate_of, set_trainable
 from quintet.training.stage import Stage
 
-__all__ = ["TEXT_TOKENS", "Check", "Cost", "Memory", "Shown", "StageView", "kept_numbers", "llm_flops", "show"]
+__all__ = [
+    "TEXT_TOKENS",
+    "Check",
+    "Cost",
+    "Memory",
+    "Shown",
+    "StageView",
+    "agrees",
+    "kept_numbers",
+    "llm_flops",
+    "show",
+]
 
 TEXT_TOKENS = 128
 """Tokens of text in the sample that costs are computed for, half of them learnt."""
@@ -79,6 +90,17 @@ class StageView:
         return facts | {"rates": dict(self.rates), "memory_bytes": self.memory.to_json()}
 
 
+def agrees(found: int, published: int) -> bool:
+    """Whether a figure of ours is the paper's: exactly, or within 1 % where the paper's is rounded (five zeros).
+
+    >>> agrees(20_979_713, 20_979_712), agrees(196_979_200, 197_000_000), agrees(190_000_000, 194_000_000)
+    (False, True, False)
+    """
+    if published % 100_000 or not published:
+        return found == published
+    return abs(found - published) <= 0.01 * published
+
+
 @dataclass(frozen=True)
 class Check:
     """A figure that the paper gives, and ours."""
@@ -89,7 +111,7 @@ class Check:
 
     @property
     def equal(self) -> bool:
-        return self.found == self.published
+        return agrees(self.found, self.published)
 
 
 @dataclass(frozen=True)

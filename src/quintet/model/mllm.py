@@ -3,8 +3,8 @@
     embeds   = llm.embed(tokens)
     features = connector(encoder(media))          per modality
     embeds   = fusion.inputs(embeds, features)    token level
-    memory   = fusion.memory(features)            feature level
-    hidden   = llm(embeds, around=fusion.around)
+    memory   = fusion.memory(features)            feature level; kept with the cache
+    hidden   = llm(embeds, around=fusion.around)  … each block, with fusion.view(memory)
 
 The model never sees text or pictures as files; it gets a `Batch`.
 """
@@ -97,8 +97,12 @@ class MLLM(nn.Module):
         self.config = config
         self.encoders = nn.ModuleDict({k: e.build() for k, e in config.encoders.items()})
         self.llm: Any = config.llm.build(vocab=vocab)
+        d_out = config.fusion.d_features(config.llm.dim)
         self.connectors = nn.ModuleDict(
-            {k: _connector(c, d_in=config.encoders[k].dim, llm=self.llm) for k, c in config.connectors.items()}
+            {
+                k: _connector(c, d_in=config.encoders[k].dim, d_out=d_out, vocab=self.llm.vocab)
+                for k, c in config.connectors.items()
+            }
         )
         self.fusion = config.fusion.build(dim=config.llm.dim, depth=config.llm.depth)
         self.added = tuple(added)
@@ -129,6 +133,9 @@ class MLLM(nn.Module):
                 embeds = embeds + self._idle(kind, embeds.device)
         embeds = self.fusion.inputs(embeds, features, batch)
         memory = self.fusion.memory(features, batch) if features else None
+        if cache is not None:
+            # What comes later brings no media; it looks at the prompt's.
+            memory = cache.memory = cache.memory if memory is None else memory
         around = self.fusion.around if self.config.fusion.needs_blocks else plain
         read = _few(batch.targets.slots) if only_targets else None
         ctx = Context(
@@ -139,7 +146,7 @@ class MLLM(nn.Module):
             targets=batch.targets,
             # What stands around a block may want all its columns.
             read=read if around is plain else None,
-            memory=memory,
+            memory=self.fusion.view(memory, batch),
             cache=cache,
         )
         hidden = self.llm(embeds, ctx, around)
@@ -269,10 +276,10 @@ class MLLM(nn.Module):
             self.train(was_training)
 
 
-def _connector(config: ConnectorConfig, *, d_in: int, llm: Any) -> nn.Module:
+def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:
     """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
-    words = {"vocab": llm.vocab} if config.sees_prompt else {}
-    return config.build(d_in=d_in, d_out=llm.dim, **words)
+    words = {"vocab": vocab} if config.sees_prompt else {}
+    return config.build(d_in=d_in, d_out=d_out, **words)
 
 
 def _few(indices: Tensor) -> Tensor:

@@ -9,9 +9,13 @@ __all__ = [
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
     "BLIP2_T5_CAPTION",
+    "FLAMINGO",
+    "FLAMINGO_PAIR",
     "FROZEN_CAPTION",
     "FROZEN_VQA",
     "FUYU",
+    "IDEFICS",
+    "IDEFICS_INSTRUCT",
     "INSTRUCTBLIP",
     "INTERLEAVED",
     "KOSMOS",
@@ -19,10 +23,14 @@ __all__ = [
     "KOSMOS2_CHAT",
     "KOSMOS_CAPTION",
     "LLAVA_V0",
+    "LYNX",
     "MINIGPT4",
     "MINIGPT4_CHAT",
     "MINIGPT_V2",
     "MPLUG_OWL",
+    "MULTIMODAL_GPT",
+    "OPEN_FLAMINGO",
+    "OPEN_FLAMINGO_PAIR",
     "PLAIN",
     "PLAIN_EOS",
     "QWEN_VL",
@@ -280,3 +288,101 @@ KOSMOS2_CHAT = replace(
     questions=True,
 )
 """<s><image>…</image><grounding>Question: {q} Answer: {a}</s> (Kosmos-2)."""
+
+FLAMINGO_PAIR = Template(
+    name="flamingo_pair",
+    answer="",
+    end="<EOC>",
+    joint="",
+    questions=False,
+    added=("<EOC>",),
+)
+"""<image>{text}<EOC>; where the fusion is gated cross-attention, <image> is its marker (Flamingo)."""
+
+FLAMINGO = Template(
+    name="flamingo",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    end="<EOC>",
+    joint="",
+    place="outside",
+    added=("<EOC>",),
+)
+"""<image>Question: {q} Answer: {a}<EOC>  (Flamingo's prompt for questions)."""
+
+OPEN_FLAMINGO_PAIR = Template(
+    name="open_flamingo_pair",
+    answer="",
+    end="<|endofchunk|>",
+    joint="",
+    questions=False,
+    added=("<|endofchunk|>",),
+)
+"""<image>{text}<|endofchunk|>  (OpenFlamingo)."""
+
+OPEN_FLAMINGO = Template(
+    name="open_flamingo",
+    user=Frame(before="Question:", after=" "),
+    assistant="Short answer:",
+    answer="",
+    end="<|endofchunk|>",
+    joint="",
+    place="outside",
+    added=("<|endofchunk|>",),
+)
+"""<image>Question:{q} Short answer:{a}<|endofchunk|>  (OpenFlamingo's prompt for questions)."""
+
+MULTIMODAL_GPT = Template(
+    name="multimodal_gpt",
+    system=(
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    ),
+    system_frame=Frame(after="\n\n"),
+    media={"image": Frame(before="### Image:\n", after="\n\n")},
+    user=Frame(before="### Instruction:\n", after="\n\n"),
+    between="\n\n",
+    assistant="### Response:\n",
+    answer="",
+    end="### End.",
+    joint="",
+    place="outside",
+)
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…
+Without a picture there is no block `### Image:`. Its code puts the LLM's end token behind the last answer."""
+
+_AROUND = "<fake_token_around_image>"
+
+IDEFICS = Template(
+    name="idefics",
+    media={"image": Frame(before=_AROUND, after=_AROUND)},
+    answer="",
+    end="</s>",
+    joint="",
+    questions=False,
+    added=(_AROUND,),
+)
+"""<fake_token_around_image><image><fake_token_around_image>{text}</s>. Its code writes one such token, not two, between
+pictures that follow each other; ours two."""
+
+IDEFICS_INSTRUCT = Template(
+    name="idefics_instruct",
+    media={"image": Frame(before=_AROUND, after=_AROUND)},
+    user=Frame(before="User:", after="<end_of_utterance>\n"),
+    between="\n",
+    assistant="Assistant:",
+    end="<end_of_utterance>",
+    joint="",
+    added=(_AROUND, "<end_of_utterance>"),
+)
+"""User:<fake_token_around_image><image><fake_token_around_image>{q}<end_of_utterance>\\n
+Assistant: {a}<end_of_utterance>\\nUser:…  (IDEFICS-instruct)."""
+
+LYNX = Template(
+    name="lynx",
+    user=Frame(before="User: ", after="\n"),
+    assistant="Bot:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>User: {q}\\nBot: {a}</s> (Lynx)."""

@@ -9,6 +9,7 @@ from quintet.components.roles import ImageSpec
 
 __all__ = [
     "CLIP_B_32",
+    "CLIP_H",
     "CLIP_L",
     "CLIP_L_336",
     "DFN_H_378",
@@ -70,6 +71,20 @@ CLIP_B_32 = Vision.Config(
     eps=1e-5,
     image=_CLIP_224,
     source="openai/clip-vit-base-patch32",
+    licence="MIT",
+)
+CLIP_H = Vision.Config(
+    family="clip",
+    width=1280,
+    depth=32,
+    heads=16,
+    ffn=5120,
+    patch=14,
+    trained_size=224,
+    act="gelu",
+    eps=1e-5,
+    image=_CLIP_224,
+    source="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
     licence="MIT",
 )
 SIGLIP_SO400M_384 = Vision.Config(

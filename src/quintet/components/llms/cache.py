@@ -6,6 +6,7 @@ by side (T > 1: one column a branch) therefore decode exactly, by the same rule 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class Columns:
         self.enter, self.exit, self.order, self.positions = (
             torch.zeros(rows, columns, dtype=torch.long, device=device) for _ in range(4)
         )
+        self.memory: Any = None
+        """What the fusion computed for the prompt's media."""
         self._length = 0
 
     @property

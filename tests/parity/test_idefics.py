@@ -1,0 +1,152 @@
+"""IDEFICS against transformers' `IdeficsForVisionText2Text` with random weights, both ways. About 10 s.
+
+Logits reach 6.2. Both do the same sums in float32, in kernels that may round differently: worst measured 7.4e-06,
+and the bound of 2e-5 is far below what a wrong mask, gate or norm moves (0.1 and more, see the last assertions).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from quintet.errors import CheckpointError, ConfigError
+from quintet.model.idefics import import_idefics, load_idefics_state, to_idefics_state
+from quintet.model.mllm import MLLM
+from quintet.values import Batch, MediaBatch, Targets
+
+VOCAB, ADDED, IMAGE = 90, 3, 91
+TOLERANCE = 2e-5
+
+
+def reference(*, gate: str = "float", qk_norm: bool = True) -> Any:
+    """A tiny model of the class with open gates and weights large enough for a picture to matter."""
+    from transformers import IdeficsConfig, IdeficsForVisionText2Text
+
+    config = IdeficsConfig(
+        vocab_size=VOCAB,
+        additional_vocab_size=ADDED,
+        hidden_size=32,
+        intermediate_size=86,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        alpha_type=gate,
+        qk_layer_norms=qk_norm,
+        cross_layer_interval=2,
+        use_resampler=True,
+        vision_config={
+            "embed_dim": 24,
+            "image_size": 16,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+        },
+        perceiver_config={
+            "use_resampler": True,
+            "resampler_n_latents": 5,
+            "resampler_depth": 2,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 8,
+            "qk_layer_norms_perceiver": qk_norm,
+        },
+    )
+    torch.manual_seed(0)
+    model = IdeficsForVisionText2Text(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=1.5 * parameter.shape[1] ** -0.5)
+            else:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def rows() -> tuple[Tensor, Tensor]:
+    """Two rows of ids with two pictures each, int64[2, 9], and the pictures uint8[2, 2, 3, 16, 16]."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, VOCAB, (2, 9), generator=generator)
+    ids[0, [1, 5]] = IMAGE
+    ids[1, [3, 4]] = IMAGE
+    ids[:, 2] = VOCAB  # another added token
+    return ids, torch.randint(0, 256, (2, 2, 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+def theirs(model: Any, ours: MLLM, ids: Tensor, pictures: Tensor) -> Tensor:
+    """Their logits; which picture a token may look at as their processor has it: the last one."""
+    last = (ids == IMAGE).cumsum(1) - 1
+    mask = last[..., None] == torch.arange(2)
+    pixels = ours.encoders["image"].normalise(pictures.flatten(0, 1)).unflatten(0, (2, 2))
+    with torch.no_grad():
+        return model(input_ids=ids, pixel_values=pixels, image_attention_mask=mask.long()).logits
+
+
+def mine(model: MLLM, ids: Tensor, pictures: Tensor) -> Tensor:
+    where = (ids == IMAGE).nonzero()
+    zero = torch.zeros(4, dtype=torch.int64)
+    media = MediaBatch(
+        values=tuple(pictures.flatten(0, 1)),
+        slots=where[:, 0] * ids.shape[1] + where[:, 1],
+        counts=(1,) * 4,
+        row=where[:, 0],
+        enter=zero,
+        exit=zero + 1,
+        order=where[:, 1],
+    )
+    columns = torch.arange(ids.shape[1]).expand_as(ids)
+    none = torch.zeros(0, dtype=torch.int64)
+    targets = Targets(none, none, none.float(), none)
+    enter = torch.zeros_like(ids)
+    with model.inference():
+        return model.logits(model(Batch(ids, enter, enter + 1, columns, columns, targets, {"image": media})).hidden)
+
+
+@pytest.mark.parametrize(("gate", "qk_norm"), [("float", True), ("vector", True), ("float", False)])
+def test_an_imported_model_has_the_logits_of_transformers(tmp_path: Path, gate: str, qk_norm: bool) -> None:
+    twin = reference(gate=gate, qk_norm=qk_norm)
+    twin.save_pretrained(tmp_path)
+    model = import_idefics(tmp_path, image_token_id=IMAGE)
+    ids, pictures = rows()
+    found, wanted = mine(model, ids, pictures), theirs(twin, model, ids, pictures)
+    assert float(wanted.abs().max()) > 1
+    torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
+    moved = (mine(model, ids, 255 - pictures) - found).abs().amax(-1)
+    assert float(moved[0, 0]) == 0
+    assert float(moved.max()) > 0.1
+
+
+def test_weights_go_out_as_they_came_in_and_a_trained_marker_with_them(tmp_path: Path) -> None:
+    twin = reference()
+    twin.save_pretrained(tmp_path)
+    model = import_idefics(tmp_path, image_token_id=IMAGE)
+    state = to_idefics_state(model, vocab=VOCAB, image_token_id=IMAGE)
+    given = {
+        name: value for name, value in twin.state_dict().items() if not name.endswith(("inv_freq", "position_ids"))
+    }
+    assert state.keys() == given.keys()
+    assert all(torch.equal(state[name], value) for name, value in given.items())
+    with torch.no_grad():
+        model.fusion.marker.add_(1.0)
+        model.fusion.blocks[0].attend_gate.add_(1.0)
+    changed = to_idefics_state(model, vocab=VOCAB, image_token_id=IMAGE)
+    twin.load_state_dict(changed, strict=False)
+    ids, pictures = rows()
+    torch.testing.assert_close(mine(model, ids, pictures), theirs(twin, model, ids, pictures), atol=TOLERANCE, rtol=0)
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    twin = reference()
+    twin.save_pretrained(tmp_path)
+    model = import_idefics(tmp_path, image_token_id=IMAGE)
+    state = to_idefics_state(model, vocab=VOCAB, image_token_id=IMAGE)
+    gate = "model.gated_cross_attn_layers.0.alpha_dense"
+    with pytest.raises(CheckpointError, match=r"missing .*alpha_dense"):
+        load_idefics_state(model, {n: v for n, v in state.items() if n != gate}, vocab=VOCAB, image_token_id=IMAGE)
+    with pytest.raises(CheckpointError, match=r"alpha_dense is \(2,\) in the file"):
+        load_idefics_state(model, state | {gate: torch.zeros(2)}, vocab=VOCAB, image_token_id=IMAGE)
+    with pytest.raises(ConfigError, match="the id of <image> is 3; added tokens have 90 to 92"):
+        import_idefics(tmp_path, image_token_id=3)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}')
+    with pytest.raises(CheckpointError, match="'llava'; expected 'idefics'"):
+        import_idefics(tmp_path, image_token_id=IMAGE)
