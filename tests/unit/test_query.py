@@ -146,7 +146,7 @@ def as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -280,7 +280,7 @@ def test_blip2_into_flan_t5_reads_the_picture_with_the_encoder() -> None:
 
 def test_the_encoder_of_blip2_is_transformers() -> None:
     """All 257 tokens, before the last norm; the same layers, so equal to rounding."""
-    from transformers import Blip2VisionModel
+    from transformers import Blip2VisionConfig, Blip2VisionModel
 
     from quintet.components.encoders.hf_config import to_hf
     from quintet.components.encoders.weights import to_hf_state
@@ -290,7 +290,7 @@ def test_the_encoder_of_blip2_is_transformers() -> None:
     ours = config.build().eval()
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.2)
-    theirs: Any = Blip2VisionModel(Blip2VisionModel.config_class(**to_hf(ours.config))).eval()
+    theirs: Any = Blip2VisionModel(Blip2VisionConfig(**to_hf(ours.config))).eval()
     theirs.load_state_dict(to_hf_state(ours))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
@@ -508,7 +508,7 @@ def test_magneto_is_transformers_but_for_xpos(positions: str) -> None:
     from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2TextConfig
     from transformers.models.kosmos2.modeling_kosmos2 import Kosmos2TextForCausalLM
 
-    shape = {"vocab_size": 50, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4}
+    shape: dict[str, Any] = {"vocab_size": 50, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4}
     theirs: Any = Kosmos2TextForCausalLM(Kosmos2TextConfig(**shape)).eval()
     torch.manual_seed(0)
     for parameter in theirs.parameters():
@@ -562,7 +562,7 @@ def test_the_pooling_of_kosmos2_is_transformers() -> None:
     from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2Config
     from transformers.models.kosmos2.modeling_kosmos2 import Kosmos2ImageToTextProjection
 
-    config = Kosmos2Config(
+    config: Any = Kosmos2Config(
         text_config={"embed_dim": 32, "attention_heads": 4}, vision_config={"hidden_size": 24}, latent_query_num=5
     )
     config.text_config._attn_implementation = "eager"

@@ -347,7 +347,7 @@ MULTIMODAL_GPT = Template(
     joint="",
     place="outside",
 )
-"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### Instruction:…
+"""{system}\\n\\n### Image:\\n<image>\\n\\n### Instruction:\\n{q}\\n\\n### Response:\\n{a}### End.\\n\\n### …
 Without a picture there is no block `### Image:`. Its code puts the LLM's end token behind the last answer."""
 
 _AROUND = "<fake_token_around_image>"

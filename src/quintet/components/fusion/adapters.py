@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quintet.components.fusion.token import TokenFusion
-from quintet.components.roles import Context, FusionConfig
+from quintet.components.roles import Context
 from quintet.errors import ConfigError
 
 __all__ = ["Adapters"]
@@ -24,7 +24,7 @@ class Adapters(TokenFusion):
     """Features at their columns, and an adapter behind every `every`-th block, from the first on."""
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(FusionConfig):
+    class Config(TokenFusion.Config):
         """Where the adapters are, and how narrow."""
 
         every: int = 1
@@ -38,9 +38,6 @@ class Adapters(TokenFusion):
         @property
         def needs_blocks(self) -> bool:
             return True
-
-        def columns(self, num_features: int) -> int:
-            return num_features
 
         def build(self, *, dim: int, depth: int) -> "Adapters":
             return Adapters(self, dim=dim, depth=depth)
