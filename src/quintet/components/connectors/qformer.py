@@ -209,8 +209,8 @@ class Queries(nn.Module):
         pieces: list[Tensor] = []
         if queries:
             assert picture is not None, "queries need a picture"
-            picture = self.norm_picture(picture)
             pieces.append(self.queries.expand(len(picture), -1, -1))
+            picture = self.norm_picture(picture)
         if ids is not None:
             pieces.append(self.embed(ids))
         hidden = self.norm(torch.cat(pieces, 1))
