@@ -381,7 +381,8 @@ def learns(part: nn.Module, name: str, rate: Rate | None) -> bool:
     layer = re.compile(r"layers\.(\d+)\.")
     numbers = {int(found[1]) for n, _ in part.named_parameters() if (found := layer.match(n))}
     found = layer.match(name)
-    return found is not None and int(found[1]) >= len(numbers) * (1 - rate.upper)
+    first = min(len(numbers) * (1 - rate.upper), len(numbers) - 1)
+    return name.startswith("norm.") or (found is not None and int(found[1]) >= first)
 
 
 # ---- saved, answered ---------------------------------------------------------------------------------------------

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from conftest import picture
+from quintet.components.connectors.abstractor import Abstractor, CAbstractor
 from quintet.components.connectors.qformer import QFormer, Queries
+from quintet.components.connectors.resampler import AttentivePooling, Resampler, sincos
 from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.fusion.adapters import Adapters
+from quintet.components.llms.magneto import Magneto
+from quintet.components.roles import Context
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.processor import Processor
@@ -19,7 +24,7 @@ from quintet.errors import ConfigError, DataError
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.run import load_recipe
 from quintet.model.mllm import MLLM
-from quintet.recipes import blip2, instructblip
+from quintet.recipes import blip2, instructblip, lynx
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES
@@ -54,9 +59,10 @@ class Small:
 
     def __init__(self, recipe: Recipe) -> None:
         recipe = at_scale(recipe, "tiny")
-        tokenizer = load_tokenizer(recipe.model)
+        tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
+        added = [tokenizer.id(token) for token in recipe.added_tokens]
         self.recipe = recipe
-        self.model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
+        self.model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
         self.processor = Processor(tokenizer, recipe.template, recipe.model)
         torch.manual_seed(1)
         with torch.no_grad():
@@ -140,7 +146,7 @@ def as_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
@@ -274,7 +280,7 @@ def test_blip2_into_flan_t5_reads_the_picture_with_the_encoder() -> None:
 
 def test_the_encoder_of_blip2_is_transformers() -> None:
     """All 257 tokens, before the last norm; the same layers, so equal to rounding."""
-    from transformers import Blip2VisionModel
+    from transformers import Blip2VisionConfig, Blip2VisionModel
 
     from quintet.components.encoders.hf_config import to_hf
     from quintet.components.encoders.weights import to_hf_state
@@ -284,7 +290,7 @@ def test_the_encoder_of_blip2_is_transformers() -> None:
     ours = config.build().eval()
     for parameter in ours.parameters():
         nn.init.normal_(parameter, std=0.2)
-    theirs: Any = Blip2VisionModel(Blip2VisionModel.config_class(**to_hf(ours.config))).eval()
+    theirs: Any = Blip2VisionModel(Blip2VisionConfig(**to_hf(ours.config))).eval()
     theirs.load_state_dict(to_hf_state(ours))
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
@@ -361,3 +367,292 @@ def test_data_sets_are_drawn_by_the_square_root_of_their_size() -> None:
     sources: Any = [Rows("large", 900), Rows("small", 100)]
     assert Mix.tempered(sources, size=400).counts == {"large": 300, "small": 100}
     assert Mix.tempered(sources, power=1.0, size=400).counts == {"large": 360, "small": 40}
+
+
+# ---- mPLUG-Owl ---------------------------------------------------------------------------------------------------
+def test_mplug_owl_gives_64_queries_and_a_learned_end() -> None:
+    """The 65th feature is the same for every picture, and it is learnt."""
+    recipe, model = full("mplug_owl")
+    assert recipe.model.columns("image", (224, 224)) == 65
+    made: Any = recipe.model.connectors["image"].tiny().build(d_in=32, d_out=16)
+    with torch.no_grad():
+        one, two = made(Features(torch.randn(18, 32), (Layout((2, 4), 1),) * 2)).split()
+    assert one.shape == (5, 16)
+    assert torch.equal(one[-1], made.end)
+    assert torch.equal(one[-1], two[-1])
+    assert float((one[:-1] - two[:-1]).abs().amax(-1).min()) > 1e-3
+    del model
+
+
+def test_mplug_owl_changes_sides_between_its_stages() -> None:
+    recipe, model = full("mplug_owl")
+    first, second = recipe.stages
+    set_trainable(model, first.train)
+    learns = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert learns == {"encoders", "connectors"}
+    assert all(p.requires_grad for p in model.encoders.parameters())
+    set_trainable(model, second.train)
+    learns = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert learns
+    assert all(n.startswith("llm.") and "lora_" in n for n in learns)
+    assert {n.split(".")[-2] for n in learns} == {"q_proj", "v_proj"}
+
+
+def test_mplug_owl_says_that_a_human_shows_the_picture() -> None:
+    small = Small(load_recipe("mplug_owl")[1])
+    assert small.spelt(asked(), stage=0)[1] == "<s><5>A circle.</s>"
+    said = small.spelt(asked())[1]
+    assert said.startswith("<s>The following is a conversation between a curious human and AI assistant.")
+    assert said.endswith("the user's questions.\nHuman: <5>\nHuman: What is it?\nAI: A circle.</s>")
+
+
+# ---- Qwen-VL -----------------------------------------------------------------------------------------------------
+def test_qwen_vl_has_the_three_sizes_of_its_paper() -> None:
+    """1.9 B, 0.08 B and 7.7 B (table 1); the paper counts the projection to the encoder."""
+    _, model = full("qwen_vl")
+    connector: Any = model.connectors["image"]
+    after = count(connector.norm) + count(connector.project)
+    assert round((count(model.encoders["image"]) + after) / 1e9, 1) == 1.9
+    assert round((count(connector) - after) / 1e9, 2) == 0.08
+    assert round(count(model.llm) / 1e9, 1) == 7.7
+
+
+def test_qwen_vls_encoder_has_no_class_token() -> None:
+    encoder: Any = full("qwen_vl")[1].encoders["image"]
+    assert encoder.cls is None
+    assert encoder.positions.shape == (256, 1664)
+
+
+def test_what_trains_in_qwen_vls_three_stages() -> None:
+    vision, adapter, llm = "encoders.image", "connectors.image", "llm"
+    assert trained(*full("qwen_vl")) == [{vision, adapter}, {vision, adapter, llm}, {adapter, llm}]
+
+
+def test_positions_are_maes() -> None:
+    """Column 3 of row 1 on a grid of 4, by the formula: sines and cosines of the column, then of the row."""
+    made = sincos(4, 8)[1 * 4 + 3]
+    rates = torch.tensor([1.0, 0.01])
+    wanted = torch.cat([f(place * rates) for place in (3.0, 1.0) for f in (torch.sin, torch.cos)])
+    torch.testing.assert_close(made, wanted)
+    assert torch.equal(sincos(4, 8, grid=(4, 4)), sincos(4, 8))
+    assert sincos(4, 8, grid=(8, 6)).shape == (48, 8)
+
+
+def test_the_resampler_knows_where_a_patch_is() -> None:
+    """Patches in another order: without positions on the keys, a sum over them would be the same."""
+    torch.manual_seed(0)
+    made: Any = Resampler.Config(side=2, heads=2).build(d_in=8, d_out=16)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    patches = torch.randn(16, 8)
+    one, two = (made(Features(p, (Layout((4, 4)),))).values.detach() for p in (patches, patches.flip(0)))
+    assert float((one - two).abs().max()) > 1e-2
+    with pytest.raises(ConfigError, match="let the encoder select its patches"):
+        made.config.layout(Layout((4, 4), extra=1))
+
+
+def test_qwen_vl_numbers_the_pictures_of_a_conversation() -> None:
+    small = Small(load_recipe("qwen_vl")[1])
+    assert small.spelt(asked(), stage=0)[1] == "<img><4></img>A circle.<|endoftext|>"
+    assert small.spelt(asked(), stage=1)[1] == "<img><4></img>What is it? Answer: A circle.<|endoftext|>"
+    two = Node(
+        (user(shown(0), "One?"), says("Yes.")), tuple(Node((user(shown(n), f"{n}?"), says("."))) for n in (1, 2))
+    )
+    said = small.spelt(Sample(two))[1]
+    start = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <img><4></img>\n"
+    assert said.startswith(start + "One?<|im_end|>\n<|im_start|>assistant\nYes.<|im_end|>")
+    assert said.count("Picture 2: <img>") == 2, "a branch does not count its sibling's pictures"
+    ids = small.processor.tokenizer.specials
+    assert {"<img>", "</img>", "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"} <= ids.keys()
+
+
+# ---- Kosmos-1 and Kosmos-2 ---------------------------------------------------------------------------------------
+def test_kosmos1_has_the_sizes_of_its_paper() -> None:
+    """About 1.3 B of LLM, which with its embedding is 1.34, and about 1.6 B in all: that and CLIP's 0.3 (section 2)."""
+    _, model = full("kosmos1")
+    assert round(count(model.llm) / 1e9, 1) == 1.3
+    assert round(count(model.encoders) / 1e9, 1) == 0.3
+    assert count(model) // 10**8 == 16
+
+
+def test_kosmos1_trains_its_llm_from_nothing_and_of_the_encoder_the_last_layer() -> None:
+    recipe, model = full("kosmos1")
+    assert not getattr(recipe.model.llm, "source", None)
+    encoder: Any = model.encoders["image"]
+    for stage in recipe.stages:
+        set_trainable(model, stage.train)
+        learns = {n.split(".")[1] for n, p in encoder.named_parameters() if p.requires_grad and "layers." in n}
+        assert learns == {"23"}
+        assert not encoder.positions.requires_grad
+        assert all(p.requires_grad for p in (*model.llm.parameters(), *model.connectors.parameters()))
+
+
+def test_kosmos_encloses_the_picture() -> None:
+    small = Small(load_recipe("kosmos1")[1])
+    assert small.spelt(asked(), stage=0)[1] == "<s><image><4></image>A circle.</s>"
+    assert small.spelt(asked())[1] == "<s><image><4></image>Question: What is it? Answer: A circle.</s>"
+    small = Small(load_recipe("kosmos2")[1])
+    said = small.spelt(asked(answer="<phrase>It</phrase> is red."), stage=0)[1]
+    assert said == "<s><image><4></image><grounding><phrase>It</phrase> is red.</s>"
+
+
+def test_kosmos2_has_a_token_for_each_of_1024_places() -> None:
+    small = Small(load_recipe("kosmos2")[1])
+    places = [small.processor.tokenizer.specials[f"<patch_index_{n:04}>"] for n in range(1024)]
+    assert len(set(places)) == 1024
+    assert max(places) < small.model.llm.vocab
+
+
+@pytest.mark.parametrize("positions", ["sinusoid", "xpos"])
+def test_magneto_is_transformers_but_for_xpos(positions: str) -> None:
+    from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2TextConfig
+    from transformers.models.kosmos2.modeling_kosmos2 import Kosmos2TextForCausalLM
+
+    shape: dict[str, Any] = {"vocab_size": 50, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4}
+    theirs: Any = Kosmos2TextForCausalLM(Kosmos2TextConfig(**shape)).eval()
+    torch.manual_seed(0)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    config = Magneto.Config(vocab=50, dim=32, depth=2, heads=4, ffn=64, positions=positions)  # type: ignore[arg-type]
+    ours = config.build().eval()
+    names = {
+        "model.embed_tokens.": "embedding.",
+        "model.layer_norm.": "norm.",
+        "model.layers.": "blocks.",
+        ".self_attn.inner_attn_ln.": ".inner_norm.",
+        ".self_attn.out_proj.": ".o_proj.",
+        ".self_attn.": ".",
+        ".self_attn_layer_norm.": ".attend_norm.",
+        ".ffn.fc1.": ".up_proj.",
+        ".ffn.fc2.": ".down_proj.",
+        ".ffn.ffn_layernorm.": ".middle_norm.",
+        ".final_layer_norm.": ".feed_norm.",
+    }
+    state = {}
+    for name, value in theirs.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        state[name] = value
+    state.pop("lm_head.weight")
+    ours.load_state_dict(state)
+    ids = torch.randint(2, 50, (2, 7))
+    where = torch.arange(7).expand(2, -1)
+    ctx = Context(enter=where * 0, exit=where * 0 + 1, order=where, positions=where)
+    with torch.no_grad():
+        found, wanted = ours.head(ours(ours.embed(ids), ctx)), theirs(input_ids=ids).logits
+    if positions == "sinusoid":
+        torch.testing.assert_close(found, wanted, atol=PARITY, rtol=0)
+    else:
+        assert float((found - wanted).abs().max()) > 0.1, "xPos has other positions"
+
+
+def test_xpos_depends_on_distances_alone() -> None:
+    """All positions 100 later: nothing moves. Absolute 1e-4 on states of about 1; measured 2e-6."""
+    torch.manual_seed(0)
+    model = Magneto.Config(vocab=50, dim=32, depth=2, heads=4, ffn=64, positions="xpos").build()
+    embeds, where = torch.randn(1, 9, 32), torch.arange(9)[None]
+    here, there = (
+        model(embeds, Context(enter=where * 0, exit=where * 0 + 1, order=where, positions=where + shift))
+        for shift in (0, 100)
+    )
+    torch.testing.assert_close(here, there, atol=1e-4, rtol=0)
+
+
+def test_the_pooling_of_kosmos2_is_transformers() -> None:
+    from transformers.models.kosmos2.configuration_kosmos2 import Kosmos2Config
+    from transformers.models.kosmos2.modeling_kosmos2 import Kosmos2ImageToTextProjection
+
+    config: Any = Kosmos2Config(
+        text_config={"embed_dim": 32, "attention_heads": 4}, vision_config={"hidden_size": 24}, latent_query_num=5
+    )
+    config.text_config._attn_implementation = "eager"
+    theirs = Kosmos2ImageToTextProjection(config).eval()
+    torch.manual_seed(0)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    ours: Any = AttentivePooling.Config(queries=5, heads=4, unit=True).build(d_in=24, d_out=32)
+    names = {"dense.": "enter.", "latent_query": "queries", "x_attn.out_proj.": "attend.o_proj.", "x_attn.": "attend."}
+    state = {}
+    for name, value in theirs.state_dict().items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        state[name] = value
+    ours.load_state_dict(state)
+    features = torch.randn(2, 7, 24)
+    with torch.no_grad():
+        wanted = theirs(nn.functional.normalize(features, dim=-1))[0]
+        found = ours(Features(features.flatten(0, 1), (Layout((7,)),) * 2)).values
+    torch.testing.assert_close(found.view(2, 5, 32), wanted, atol=PARITY, rtol=0)
+
+
+# ---- MM1 ---------------------------------------------------------------------------------------------------------
+def test_mm1s_connector_is_one_word_and_its_size_another() -> None:
+    """Another kind leaves the 144 features and the rest of the model as they are; a larger picture is read as well."""
+    recipe = load_recipe("mm1")[1]
+    kinds = [Abstractor.Config(queries=144, end=False), CAbstractor.Config(side=12), Resampler.Config(side=12)]
+    for connector in kinds:
+        model = replace(recipe.model, connectors={"image": connector})
+        assert model.columns("image", (378, 378)) == 144
+        assert (model.encoders, model.llm) == (recipe.model.encoders, recipe.model.llm)
+    large = replace(recipe.model, encoders={"image": recipe.model.encoders["image"].at(size=672)})  # type: ignore[attr-defined]
+    assert large.columns("image", large.spec("image").size) == 144
+
+
+def test_mm1_trains_everything_and_learns_every_word_of_a_page() -> None:
+    recipe, model = full("mm1")
+    assert trained(recipe, model) == [set(model.parts())] * 2
+    small = Small(recipe)
+    tokens, _ = small.spelt(asked("A dog, and then"), stage=0)
+    assert small.text(tokens.ids[tokens.weight > 0]).strip().startswith("A dog, and then")
+
+
+def test_a_c_abstractor_sees_neighbours_and_gives_a_square_of_any_grid() -> None:
+    torch.manual_seed(0)
+    made: Any = CAbstractor.Config(side=2, dim=8, depth=1).build(d_in=4, d_out=6)
+    grids = (Layout((4, 6)), Layout((3, 3)))
+    found = made(Features(torch.randn(33, 4), grids))
+    assert found.layouts == (Layout((2, 2)),) * 2
+    patches = torch.randn(16, 4)
+    mixed = patches[torch.randperm(16)]
+    one, two = (made(Features(p, (Layout((4, 4)),))).values.detach() for p in (patches, mixed))
+    assert float((one.mean(0) - two.mean(0)).abs().max()) > 1e-3, "a mean of patches would be the same"
+
+
+# ---- Lynx --------------------------------------------------------------------------------------------------------
+def test_lynx_adapts_every_block_of_a_frozen_llm_or_every_second() -> None:
+    recipe, model = full("lynx")
+    assert trained(recipe, model) == [{"connectors.image", "fusion"}] * 3
+    assert len(model.fusion.adapters) == 32  # type: ignore[arg-type]
+    assert recipe.model.columns("image", (420, 420)) == 32
+    few = lynx.recipe(released=True)
+    with torch.device("meta"):
+        fusion = few.model.build().fusion
+    assert count(fusion) == few.paper.published["fusion"]
+    assert len(fusion.adapters) == 16  # type: ignore[arg-type]
+
+
+def test_an_adapter_stands_behind_its_block() -> None:
+    """With a scale of 0 the LLM is what it was; otherwise the named blocks' outputs change, and by the formula."""
+    torch.manual_seed(0)
+    made: Any = Adapters.Config(every=2).build(dim=8, depth=4)
+    block = nn.Linear(8, 8)
+    hidden, ctx = torch.randn(1, 3, 8), None
+
+    def run(index: int) -> Tensor:
+        return made.around(index, lambda h, ctx: block(h), hidden, ctx).detach()
+
+    plain = block(hidden).detach()
+    assert torch.equal(run(1), plain)
+    assert torch.equal(run(3), plain)
+    adapter = made.adapters[1]
+    with torch.no_grad():
+        inner = adapter.up_proj(nn.functional.silu(adapter.down_proj(nn.functional.layer_norm(plain, (8,)))))
+    torch.testing.assert_close(run(2), plain + inner)
+    assert float(inner.abs().max()) > 0
+    nn.init.zeros_(adapter.scale)
+    assert torch.equal(run(2), plain)
+
+
+def test_lynx_writes_its_prefix_before_the_user() -> None:
+    small = Small(load_recipe("lynx")[1])
+    assert small.spelt(asked())[1] == "<s><6>User: What is it?\nBot: A circle.</s>"

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from quintet.data.template import DECIMALS, Frame, Template
 
-__all__ = ['ALPACA', 'BLIP2_OPT', 'BLIP2_OPT_CAPTION', 'BLIP2_T5', 'BLIP2_T5_CAPTION', 'COGVLM_CHAT', 'COGVLM_PLAIN', 'COGVLM_VQA', 'FLAMINGO', 'FLAMINGO_PAIR', 'FROZEN_CAPTION', 'FROZEN_VQA', 'FUYU', 'IDEFICS', 'IDEFICS_INSTRUCT', 'INSTRUCTBLIP', 'INTERLEAVED', 'LLAVA_V0', 'MINIGPT4', 'MINIGPT4_CHAT', 'MINIGPT_V2', 'MPLUG_OWL', 'MULTIMODAL_GPT', 'OPEN_FLAMINGO', 'OPEN_FLAMINGO_PAIR', 'PLAIN', 'PLAIN_EOS', 'QWEN_VL', 'QWEN_VL_CAPTION', 'QWEN_VL_TASKS', 'VICUNA_V1']
+__all__ = ['ALPACA', 'BLIP2_OPT', 'BLIP2_OPT_CAPTION', 'BLIP2_T5', 'BLIP2_T5_CAPTION', 'COGVLM_CHAT', 'COGVLM_PLAIN', 'COGVLM_VQA', 'FLAMINGO', 'FLAMINGO_PAIR', 'FROZEN_CAPTION', 'FROZEN_VQA', 'FUYU', 'IDEFICS', 'IDEFICS_INSTRUCT', 'INSTRUCTBLIP', 'INTERLEAVED', 'KOSMOS', 'KOSMOS2_CAPTION', 'KOSMOS2_CHAT', 'KOSMOS_CAPTION', 'LLAVA_V0', 'LYNX', 'MINIGPT4', 'MINIGPT4_CHAT', 'MINIGPT_V2', 'MPLUG_OWL', 'MULTIMODAL_GPT', 'OPEN_FLAMINGO', 'OPEN_FLAMINGO_PAIR', 'PLAIN', 'PLAIN_EOS', 'QWEN_VL', 'QWEN_VL_CAPTION', 'QWEN_VL_TASKS', 'VICUNA_V1']
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
@@ -351,3 +351,55 @@ ALPACA = Template(
     place="outside",
 )
 """{system}\n\n### Instruction:\n{q}\n\n### Response:{a}</s>, a picture's mark before the words (LLaMA-Adapter)."""
+
+KOSMOS_CAPTION = replace(
+    PLAIN_EOS,
+    name="kosmos_caption",
+    media={"image": Frame(before="<image>", after="</image>")},
+    added=("<image>", "</image>"),
+)
+"""<s><image>…</image>{text}</s> (Kosmos-1)."""
+
+KOSMOS = replace(
+    KOSMOS_CAPTION,
+    name="kosmos",
+    user=Frame(before="Question: ", after=" "),
+    assistant="Answer:",
+    answer=" ",
+    place="outside",
+    questions=True,
+)
+"""<s><image>…</image>Question: {q} Answer: {a}</s> (Kosmos-1)."""
+
+KOSMOS2_CAPTION = replace(
+    KOSMOS_CAPTION,
+    name="kosmos2_caption",
+    media={"image": Frame(before="<image>", after="</image><grounding>")},
+    added=(
+        *KOSMOS_CAPTION.added,
+        *("<grounding>", "<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>"),
+        *(f"<patch_index_{n:04}>" for n in range(1024)),
+    ),
+)
+"""<s><image>…</image><grounding>{text}</s> (Kosmos-2)."""
+
+KOSMOS2_CHAT = replace(
+    KOSMOS2_CAPTION,
+    name="kosmos2_chat",
+    user=KOSMOS.user,
+    assistant=KOSMOS.assistant,
+    answer=" ",
+    place="outside",
+    questions=True,
+)
+"""<s><image>…</image><grounding>Question: {q} Answer: {a}</s> (Kosmos-2)."""
+
+LYNX = Template(
+    name="lynx",
+    user=Frame(before="User: ", after="\n"),
+    assistant="Bot:",
+    end="</s>",
+    joint="",
+    place="outside",
+)
+"""<image>User: {q}\\nBot: {a}</s> (Lynx)."""

@@ -162,39 +162,36 @@ class CAbstractor(nn.Module):
         pieces: list[tuple[Layout, list[int], Tensor]] = []
         for layout, items, values in features.groups():
             after = self.config.layout(layout)
-            grid = values.mT.unflatten(-1, layout.grid)
-            pooled = F.adaptive_avg_pool2d(self.before(grid), self.config.side)
-            pieces.append((after, items, self.project(self.after(pooled).flatten(2).mT)))
+            hidden = self.before(values.unflatten(1, layout.grid))
+            pooled = F.adaptive_avg_pool2d(hidden.permute(0, 3, 1, 2), self.config.side).permute(0, 2, 3, 1)
+            pieces.append((after, items, self.project(self.after(pooled).flatten(1, 2))))
         return Features.join(pieces)
 
 
-class _Norm(nn.LayerNorm):
-    """Over channels of float[N, C, H, W]."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class _Block(nn.Module):
-    """RegNet's bottleneck of full width: 1 × 1, depth-wise 3 × 3, squeeze and excitation, 1 × 1, and the residual."""
+    """RegNet's bottleneck of full width: 1 × 1, depth-wise 3 × 3, squeeze and excitation, 1 × 1, and the residual.
+
+    Channels stand last, so a convolution of 1 × 1 is a linear layer.
+    """
 
     def __init__(self, d_in: int, dim: int, *, squeeze: float) -> None:
         super().__init__()
         few = round(d_in * squeeze)
-        self.enter, self.enter_norm = nn.Conv2d(d_in, dim, 1, bias=False), _Norm(dim, eps=1e-6)
+        self.enter, self.enter_norm = nn.Linear(d_in, dim, bias=False), nn.LayerNorm(dim, eps=1e-6)
         self.spread = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
-        self.spread_norm = _Norm(dim, eps=1e-6)
-        self.squeeze, self.excite = nn.Conv2d(dim, few, 1), nn.Conv2d(few, dim, 1)
-        self.leave, self.leave_norm = nn.Conv2d(dim, dim, 1, bias=False), _Norm(dim, eps=1e-6)
+        self.spread_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.squeeze, self.excite = nn.Linear(dim, few), nn.Linear(few, dim)
+        self.leave, self.leave_norm = nn.Linear(dim, dim, bias=False), nn.LayerNorm(dim, eps=1e-6)
         if d_in == dim:
             self.skip: nn.Module = nn.Identity()
         else:
-            self.skip = nn.Sequential(nn.Conv2d(d_in, dim, 1, bias=False), _Norm(dim, eps=1e-6))
+            self.skip = nn.Sequential(nn.Linear(d_in, dim, bias=False), nn.LayerNorm(dim, eps=1e-6))
 
     def forward(self, grid: Tensor) -> Tensor:
-        """float[N, C, H, W] → float[N, D, H, W]."""
+        """float[N, H, W, C] → float[N, H, W, D]."""
         hidden = F.silu(self.enter_norm(self.enter(grid)))
-        hidden = F.silu(self.spread_norm(self.spread(hidden)))
-        gate = self.excite(F.silu(self.squeeze(hidden.mean((2, 3), keepdim=True))))
+        spread = self.spread(hidden.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        hidden = F.silu(self.spread_norm(spread))
+        gate = self.excite(F.silu(self.squeeze(hidden.mean((1, 2), keepdim=True))))
         hidden = self.leave_norm(self.leave(hidden * gate.sigmoid()))
         return F.silu(hidden + self.skip(grid))

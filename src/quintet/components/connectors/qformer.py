@@ -189,14 +189,15 @@ class Queries(nn.Module):
         Raises:
             ConfigError: more words than there are positions.
         """
-        assert self.words is not None, "this Q-Former has no words"
-        assert self.positions is not None
-        if ids.shape[1] > len(self.positions.weight):
+        words, positions = self.words, self.positions
+        assert words is not None, "this Q-Former has no words"
+        assert positions is not None
+        if ids.shape[1] > positions.num_embeddings:
             raise ConfigError(
-                f"an instruction of {ids.shape[1]} tokens; the Q-Former reads at most {len(self.positions.weight)}: "
+                f"an instruction of {ids.shape[1]} tokens; the Q-Former reads at most {positions.num_embeddings}: "
                 "raise its `positions` or shorten the question"
             )
-        return self.words(ids) + self.positions.weight[: ids.shape[1]]
+        return words(ids) + positions.weight[: ids.shape[1]]
 
     def forward(
         self, picture: Tensor | None, ids: Tensor | None = None, mask: Tensor | None = None, *, queries: bool = True
@@ -208,13 +209,14 @@ class Queries(nn.Module):
         pieces: list[Tensor] = []
         if queries:
             assert picture is not None, "queries need a picture"
-            picture = self.norm_picture(picture)
             pieces.append(self.queries.expand(len(picture), -1, -1))
+            picture = self.norm_picture(picture)
         if ids is not None:
             pieces.append(self.embed(ids))
         hidden = self.norm(torch.cat(pieces, 1))
+        asked = self.config.queries if queries else 0
         for layer in self.layers:
-            hidden = layer(hidden, picture, len(self.queries) if queries else 0, mask)
+            hidden = layer(hidden, picture, asked, mask)
         return hidden
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "CLIP_H",
     "CLIP_L",
     "CLIP_L_336",
+    "DFN_H_378",
     "DINOV2_B",
     "DINOV2_L",
     "EVA2_CLIP_E",
@@ -160,7 +161,20 @@ DINOV2_B = Vision.Config(
     source="facebook/dinov2-base",
     licence="Apache-2.0",
 )
-
+DFN_H_378 = Vision.Config(
+    family="clip",
+    width=1280,
+    depth=32,
+    heads=16,
+    ffn=5120,
+    patch=14,
+    trained_size=378,
+    act="quick_gelu",
+    eps=1e-5,
+    image=ImageSpec(size=(378, 378), fit="squash", mean=_CLIP_MEAN, std=_CLIP_STD, background=_CLIP_GREY),
+    source="apple/DFN5B-CLIP-ViT-H-14-378",
+    licence="Apple AMLR",
+)
 EVA_CLIP_G = Vision.Config(
     family="blip2",
     width=1408,

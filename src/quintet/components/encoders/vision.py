@@ -234,8 +234,8 @@ class Vision(nn.Module):
         return self.config.layout(size)
 
     def upper(self, share: float) -> Iterator[nn.Module]:
-        """The last layers of those that run, and the norm after them; halves are rounded so that fewer learn."""
-        yield from self.layers[ceil(len(self.layers) * (1 - share)) :]
+        """The last layers of those that run, at least one, and the norm after them; halves are rounded down."""
+        yield from self.layers[min(ceil(len(self.layers) * (1 - share)), len(self.layers) - 1) :]
         yield self.norm
 
     def forward(self, values: tuple[Tensor, ...]) -> Features:
