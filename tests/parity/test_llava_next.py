@@ -24,8 +24,13 @@ def published(**top: Any) -> Any:
     """A random LLaVA-NeXT of transformers: tiles of 32 pixels, an LLM of 2 layers."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    words = {"vocab_size": 128, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
+    vision: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
+    words: dict[str, Any] = {"vocab_size": 128, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
     torch.manual_seed(2)
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**vision, image_size=32, patch_size=8),
