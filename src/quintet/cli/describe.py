@@ -43,7 +43,7 @@ def recipes(
         table = Table(*heads, box=None, pad_edge=False)
         for e in entries:
             cells = (e.inputs, e.outputs, e.connector.values(), (e.fusion,), (e.llm,))
-            paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
+            paper = f"{e.paper.authors} {e.paper.year}, {e.paper.url or 'arXiv:' + e.paper.arxiv}"
             table.add_row(f"[bold]{e.name}", *(", ".join(c) for c in cells), " → ".join(e.stages), paper)
         screen().print(table)
 
