@@ -42,7 +42,7 @@ def recipes(
         heads = ("recipe", "reads", "encoder", "connector", "fusion", "LLM", "what trains, stage by stage", "paper")
         table = Table(*heads, box=None, pad_edge=False)
         for e in entries:
-            paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
+            paper = f"{e.paper.authors} {e.paper.year}, {e.paper.url or 'arXiv:' + e.paper.arxiv}"
             table.add_row(f"[bold]{e.name}", ", ".join(e.inputs), *listing.anatomy(e), paper)
         screen().print(table)
 

@@ -62,7 +62,7 @@ def markdown(entries: Iterable[Entry]) -> str:
     """The table of the README, without a line break at the end."""
     lines = ["| recipe | reads | encoder | connector | fusion | LLM | stages | paper |", "|---" * 8 + "|"]
     for e in entries:
-        paper = f"[{e.paper.authors} {e.paper.year}](https://arxiv.org/abs/{e.paper.arxiv})"
+        paper = f"[{e.paper.authors} {e.paper.year}]({e.paper.link})"
         cells = (
             f"`{e.name}`",
             ", ".join(e.inputs),

@@ -50,7 +50,9 @@ def _head(run: RunRecord, shown: Shown | None) -> str:
     paper = run.facts.get("recipe", {}).get("paper", {})
     line = ""
     if paper:
-        line = f"{paper['title']} · {paper['authors']} {paper['year']} · arXiv:{paper['arxiv']}"
+        line = (
+            f"{paper['title']} · {paper['authors']} {paper['year']} · {paper.get('url') or 'arXiv:' + paper['arxiv']}"
+        )
     scale = f" <span class=soft>at {escape(str(run.facts['scale']))} scale</span>" if "scale" in run.facts else ""
     tiles = [(f"{r['score']:.3f}", f"{r['task']}, {r['metric']}") for r in run.results][:4]
     seconds = sum(_seconds(rows) for rows in run.steps.values())

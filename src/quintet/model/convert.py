@@ -1,7 +1,7 @@
 """Models in and out of transformers' folders, with the logits of both compared and recorded.
 
-    quintet import SRC --out RUN    a LLaVA folder becomes RUN/model/, RUN/parity.json
-    quintet export RUN --out DIR    RUN/model/ becomes a LLaVA folder, DIR/parity.json
+    quintet import SRC --out RUN    a LLaVA, LLaVA-NeXT or Fuyu folder becomes RUN/model/, RUN/parity.json
+    quintet export RUN --out DIR    RUN/model/ becomes such a folder, DIR/parity.json
 
 Nothing is downloaded, no pickle is opened, no code of a folder is run.
 """
@@ -20,11 +20,21 @@ from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import load_model, read_json, save_model, write_json
+from quintet.model.fuyu import NEWLINE_ID, from_fuyu_config, load_fuyu_state, to_fuyu_config, to_fuyu_state
 from quintet.model.llava import from_llava_config, load_llava_state, to_llava_config, to_llava_state
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 
-__all__ = ["Conversion", "LlavaFacts", "export_llava", "export_run", "import_llava", "import_run"]
+__all__ = [
+    "Conversion",
+    "LlavaFacts",
+    "export_fuyu",
+    "export_llava",
+    "export_run",
+    "import_fuyu",
+    "import_llava",
+    "import_run",
+]
 
 IMAGE_TOKEN = "<image>"
 FACTS = "imported.json"
@@ -44,7 +54,7 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True)
 class LlavaFacts:
-    """What a LLaVA folder says beside its model."""
+    """What a LLaVA or Fuyu folder says beside its model."""
 
     image_token_id: int
     """The token that stands for one feature of a picture."""
@@ -52,6 +62,8 @@ class LlavaFacts:
     dtype: str
     source: str
     """Name of the folder."""
+    newline_token_id: int | None = None
+    """Fuyu's: the token that ends a row of patches."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
-            "saves LlavaForConditionalGeneration (the original code's 'llava_llama' must be converted first)"
+            "saves LlavaForConditionalGeneration (the original LLaVA code has 'llava_llama': convert it first)"
         )
     config = _filled(raw, folder)
     model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))
@@ -100,15 +112,42 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
     return model.eval(), facts
 
 
+def import_fuyu(folder: Path) -> tuple[MLLM, LlavaFacts]:
+    """The model of a transformers Fuyu folder, on the CPU, in the numbers of its file.
+
+    Raises:
+        CheckpointError: no such folder, or weights that do not fit its config.
+        ConfigError: a setting that our parts do not have.
+    """
+    config = _filled(read_json(folder / "config.json"), folder)
+    state = SafetensorsFolder(folder)
+    dtype = _dtype(state, folder)
+    tokenizer = _tokenizer(folder)
+    newline = tokenizer.get_vocab().get("|NEWLINE|", NEWLINE_ID) if tokenizer else NEWLINE_ID
+    # Not on the meta device, as LLaVA's: Persimmon's rotary frequencies are in no file.
+    model = from_fuyu_config(config).build().to(dtype)
+    load_fuyu_state(model, state, newline_token_id=newline)
+    facts = LlavaFacts(
+        image_token_id=config["image_token_id"],
+        vocab=model.llm.vocab,
+        dtype=str(dtype).removeprefix("torch."),
+        source=folder.name,
+        newline_token_id=newline,
+    )
+    return model.eval(), facts
+
+
 def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None = None) -> Conversion:
     """`quintet import`: writes RUN/model/ with the tokenizer's files beside it, and RUN/parity.json.
 
-    A LLaVA folder does not say how its conversations are spelt in a form that can be read back: `processor` does, the
+    Such a folder does not say how its conversations are spelt in a form that can be read back: `processor` does, the
     content of processor.json. With it and a tokenizer.json, RUN can be talked to and measured.
     """
     _free(out)
-    model, facts = import_llava(source)
-    parity = verify(model, source, image_token_id=facts.image_token_id)
+    raw = read_json(source / "config.json")
+    fuyu = isinstance(raw, dict) and raw.get("model_type") == "fuyu"
+    model, facts = import_fuyu(source) if fuyu else import_llava(source)
+    parity = verify(model, source, image_token_id=facts.image_token_id, newline_token_id=facts.newline_token_id)
     place = out / "model"
     save_model(model, place)
     write_json(place / FACTS, asdict(facts))
@@ -156,6 +195,22 @@ def export_llava(model: MLLM, folder: Path, *, image_token_id: int, image_token:
     )
 
 
+def export_fuyu(model: MLLM, folder: Path, *, image_token_id: int, newline_token_id: int) -> None:
+    """Writes config and weights as transformers reads them.
+
+    Raises:
+        ConfigError: the class cannot express the composition; nothing is written then.
+    """
+    from huggingface_hub import save_torch_state_dict
+
+    config = to_fuyu_config(model, image_token_id=image_token_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("model*.safetensors*"):
+        old.unlink()
+    save_torch_state_dict(to_fuyu_state(model, newline_token_id=newline_token_id), folder)
+    write_json(folder / "config.json", config)
+
+
 def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     """`quintet export`: a run's model as a LLaVA folder, its tokenizer with an image token, and parity.json.
 
@@ -166,20 +221,24 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     if not (place / "config.json").exists():
         raise CheckpointError(f"{run} holds no finished model; give the folder of a run (`quintet train --out RUN`)")
     model = load_model(place).eval()
-    tokenizer, token = _tokenizer(place), IMAGE_TOKEN
+    tokenizer, token, newline = _tokenizer(place), IMAGE_TOKEN, None
     if (place / FACTS).exists():
         facts = LlavaFacts(**read_json(place / FACTS))
         token_id, model = facts.image_token_id, model.to(getattr(torch, facts.dtype))
+        newline = facts.newline_token_id
         token = tokenizer.convert_ids_to_tokens(token_id) if tokenizer else token
     elif tokenizer:
         tokenizer.add_tokens([token], special_tokens=True)
         token_id = tokenizer.convert_tokens_to_ids(token)
     else:
         token_id = model.llm.vocab
-    export_llava(model, out, image_token_id=token_id, image_token=token)
+    if newline is not None:
+        export_fuyu(model, out, image_token_id=token_id, newline_token_id=newline)
+    else:
+        export_llava(model, out, image_token_id=token_id, image_token=token)
     if tokenizer:
         _write_tokenizer(tokenizer, out, chat_template=chat_template)
-    parity = verify(model, out, image_token_id=token_id)
+    parity = verify(model, out, image_token_id=token_id, newline_token_id=newline)
     write_json(out / "parity.json", parity.to_json())
     return _conversion(out, model, parity)
 
@@ -198,9 +257,9 @@ def _conversion(place: Path, model: MLLM, parity: Parity) -> Conversion:
 def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     """A LLaVA config with all the defaults of transformers filled in."""
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import LlavaConfig, LlavaNextConfig
+    from transformers import FuyuConfig, LlavaConfig, LlavaNextConfig
 
-    kind: Any = LlavaNextConfig if raw["model_type"] == "llava_next" else LlavaConfig
+    kind: Any = {"llava_next": LlavaNextConfig, "fuyu": FuyuConfig}.get(raw["model_type"], LlavaConfig)
     try:
         return kind.from_dict(raw).to_dict()
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quintet.components.encoders.pixels import Pixels
 from quintet.components.encoders.tiles import Tiles
 from quintet.components.encoders.vision import Vision
 from quintet.errors import CheckpointError
 from quintet.model.mllm import MLLM
-from quintet.values import Batch, MediaBatch, Targets
+from quintet.values import Batch, Features, MediaBatch, Targets
 
 __all__ = ["Parity", "verify"]
 
@@ -57,8 +58,10 @@ class Parity:
         }
 
 
-def verify(model: MLLM, folder: Path, *, image_token_id: int, seed: int = 0) -> Parity:
-    """Compares the model with the LLaVA folder as transformers loads it.
+def verify(
+    model: MLLM, folder: Path, *, image_token_id: int, newline_token_id: int | None = None, seed: int = 0
+) -> Parity:
+    """Compares the model with the folder as transformers loads it. Fuyu also needs the token that ends a row.
 
     Raises:
         CheckpointError: transformers finds missing, unexpected or misshapen weights, or the logits differ.
@@ -75,7 +78,7 @@ def verify(model: MLLM, folder: Path, *, image_token_id: int, seed: int = 0) -> 
     with ours.inference():
         for words in ROWS:
             row = _Row.random(words, model, image_token_id, generator)
-            theirs = row.through(reference, ours)
+            theirs = row.through(reference, ours, newline_token_id)
             mine = ours.logits(ours(row.batch()).hidden)[0]
             worst = max(worst, float((mine - theirs[:, : mine.shape[1]]).abs().max()))
             largest = max(largest, float(mine.abs().max()))
@@ -104,7 +107,7 @@ def _reference(folder: Path) -> Any:
     wrong = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise CheckpointError(f"transformers does not load {folder} whole: {wrong}")
-    if model.config.vision_feature_layer == 0:
+    if getattr(model.config, "vision_feature_layer", None) == 0:
         # transformers 5.23 takes a 0 for "no hidden states"; from the end it means the same.
         model.config.vision_feature_layer = -1 - model.config.vision_config.num_hidden_layers
     return model.eval()
@@ -127,6 +130,8 @@ class _Row:
         height, width = spec.size
         # Upright, wide and narrow: other canvases, and other rows and columns of padding.
         several = ((height, width), (height // 2, width - 3), (height - 1, width // 3))
+        if isinstance(encoder := model.config.encoders["image"], Pixels.Config):
+            several = tuple((rows * encoder.patch, cols * encoder.patch) for rows, cols in ((3, 5), (1, 2), (4, 1)))
         sizes = [spec.size if spec.fixed else several[n % len(several)] for n, _ in enumerate(words[1:], len(words))]
         counts = tuple(model.config.columns("image", size) for size in sizes)
         pieces: list[Tensor] = []
@@ -172,11 +177,18 @@ class _Row:
             lengths=(len(tokens),),
         )
 
-    def through(self, reference: Any, model: MLLM) -> Tensor:
+    def through(self, reference: Any, model: MLLM, newline_token_id: int | None) -> Tensor:
         """The reference's logits float32[T, V]."""
-        inputs: dict[str, Tensor] = {"input_ids": self.tokens[None]}
-        if self.pictures:
-            encoder = model.encoders["image"]
+        inputs: dict[str, Tensor] = {"input_ids": self.tokens[None].clone()}
+        encoder = model.encoders["image"]
+        if self.pictures and isinstance(encoder, Pixels):
+            assert newline_token_id is not None
+            features = encoder(self.pictures)
+            # The last of each row's columns; the others are patches.
+            ends = torch.cat([(torch.arange(r * (c + 1)) + 1) % (c + 1) == 0 for r, c in _grids(features)])
+            inputs["input_ids"][0, self.slots[ends]] = newline_token_id
+            inputs["pixel_values"] = features.values[None].to(reference.dtype)
+        elif self.pictures:
             pixels = torch.stack(self.pictures) if isinstance(encoder, Vision) else None
             if isinstance(encoder, Tiles):
                 views = [torch.stack(encoder.divided(picture)) for picture in self.pictures]
@@ -187,3 +199,7 @@ class _Row:
             assert pixels is not None
             inputs["pixel_values"] = encoder.normalise(pixels).to(reference.dtype)
         return reference(**inputs).logits[0].float()
+
+
+def _grids(features: Features) -> list[tuple[int, ...]]:
+    return [layout.grid for layout in features.layouts]

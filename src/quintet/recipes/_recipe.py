@@ -20,10 +20,17 @@ class Paper(Config):
     authors: str
     year: int
     arxiv: str
+    """Its number there; empty if it is not there, and `url` says where it is."""
+    url: str = ""
     published: Mapping[str, int] = field(default_factory=dict)
     """Part → parameters as the paper, or arithmetic on its table, gives them."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Modality → tokens an item takes."""
+
+    @property
+    def link(self) -> str:
+        """Where it can be read."""
+        return self.url or f"https://arxiv.org/abs/{self.arxiv}"
 
 
 @dataclass(frozen=True, kw_only=True)

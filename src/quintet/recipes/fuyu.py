@@ -2,8 +2,7 @@
 
 Notable: one linear layer maps 30 × 30 pixels to an embedding, a newline ends each row of patches, and so a picture of
 any size up to 1080 × 1920 is read as it is: rows × (columns + 1) tokens. Positions are the text's own. The picture
-stands before the beginning of the text. Source: https://www.adept.ai/blog/fuyu-8b and transformers; there is no paper
-(`arxiv` is empty).
+stands before the beginning of the text. Source: https://www.adept.ai/blog/fuyu-8b and transformers; there is no paper.
 
 How it was trained is not published: the one stage here, its rate and its batch are ours, and the end marker is memory.
 The newline is |NEWLINE|, a row of the embedding, which an import copies; here it is a vector of the connector. The LLM
@@ -46,6 +45,7 @@ def recipe() -> Recipe:
             authors="Bavishi et al.",
             year=2023,
             arxiv="",
+            url="https://www.adept.ai/blog/fuyu-8b",
             # Weights, bias and newline; a picture of 1080 × 1920.
             published={"connectors.image": (2700 + 1) * 4096 + 4096},
             tokens={"image": 36 * (64 + 1)},

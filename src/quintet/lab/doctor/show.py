@@ -90,10 +90,9 @@ def table(verdicts: Iterable[Verdict]) -> Table:
 
 def _medium(item: Item, model: MLLM.Config) -> str:
     layout = model.layout(item.kind, item.size)
-    grid = "×".join(map(str, layout.grid))
-    extra = f"{layout.extra}+" if layout.extra else ""
+    views = [f"{v.extra}+" * bool(v.extra) + "×".join(map(str, v.grid)) for v in layout.views]
     columns = "" if item.columns == layout.count else f" in {item.columns}"
-    return f"▣ {item.kind} {extra}{grid}={layout.count}{columns}"
+    return f"▣ {item.kind} {'+'.join(views)}={layout.count}{columns}"
 
 
 def _part(part: object, turn: Turn) -> Segment:

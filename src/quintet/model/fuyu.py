@@ -1,0 +1,135 @@
+"""transformers' `FuyuForCausalLM` ⇄ `MLLM`: one linear layer and Persimmon, both ways.
+
+    vision_embed_tokens                     ⇄  connectors.image.inner.project
+    language_model                          ⇄  llm.model               (`PersimmonForCausalLM` in both)
+    the row of |NEWLINE| in its embedding   ⇄  connectors.image.newline
+
+Weights are copied as they are. The row of |NEWLINE| stands in both places after an import; an export writes the
+connector's vector into it, which is the one that pictures were read with.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quintet.components.connectors.linear import Linear
+from quintet.components.connectors.newline import Newline
+from quintet.components.encoders.pixels import Pixels
+from quintet.components.llms.hf import HFCausal
+from quintet.components.lora import LoraLinear
+from quintet.errors import CheckpointError, ConfigError
+from quintet.model.mllm import MLLM
+
+__all__ = ["NEWLINE_ID", "from_fuyu_config", "load_fuyu_state", "to_fuyu_config", "to_fuyu_state"]
+
+NEWLINE_ID = 71_019
+"""|NEWLINE| in the published vocabulary, from memory; a folder's own tokenizer is asked first."""
+
+_EMBEDDING = "model.embed_tokens.weight"
+_SPELLINGS = [
+    ("vision", re.compile(r"(?:model\.)?vision_embed_tokens\.(.+)"), ""),
+    ("text", re.compile(r"language_model\.((?:model|lm_head)\..+)"), ""),
+    ("text", re.compile(r"model\.language_model\.(.+)"), "model."),
+    ("text", re.compile(r"(lm_head\..+)"), ""),
+]
+"""Names on disk and names in memory, as for LLaVA."""
+
+
+def from_fuyu_config(config: Mapping[str, Any]) -> MLLM.Config:
+    """The composition that a Fuyu `config.json` describes; `config` has all its defaults filled in.
+
+    Raises:
+        ConfigError: pictures of another number of channels.
+    """
+    if config["num_channels"] != 3:
+        raise ConfigError(f"num_channels is {config['num_channels']}; pictures here have 3")
+    patch = config["patch_size"]
+    encoder = Pixels.Config(patch=patch)
+    # The largest picture in whole patches, as the published 1080 × 1920 is in patches of 30.
+    most = 36 * patch, 64 * patch
+    encoder = replace(encoder, image=replace(encoder.image, size=most, most=most, multiple=patch))
+    return MLLM.Config(
+        encoders={"image": encoder},
+        connectors={"image": Newline.Config(inner=Linear.Config(), rows="all")},
+        llm=HFCausal.Config(config={k: v for k, v in config["text_config"].items() if v is not None}),
+    )
+
+
+def to_fuyu_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
+    """The `config.json` of transformers for this model.
+
+    Raises:
+        ConfigError: the class cannot express the composition; the message says why.
+    """
+    pixels, _, llm = _parts(model)
+    return {
+        "architectures": ["FuyuForCausalLM"],
+        "model_type": "fuyu",
+        "patch_size": pixels.config.patch,
+        "num_channels": 3,
+        "image_token_id": image_token_id,
+        "dtype": str(next(llm.parameters()).dtype).removeprefix("torch."),
+        "text_config": llm.model.config.to_dict(),
+    }
+
+
+def to_fuyu_state(model: MLLM, *, newline_token_id: int) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk."""
+    _, connector, llm = _parts(model)
+    state = {f"vision_embed_tokens.{n}": p for n, p in connector.inner.project.named_parameters()}  # type: ignore[union-attr]
+    state |= {f"language_model.{name}": value for name, value in llm.model.state_dict().items()}
+    embedding = state[f"language_model.{_EMBEDDING}"].detach().clone()
+    _check_row(newline_token_id, embedding)
+    embedding[newline_token_id] = connector.newline.detach()
+    state[f"language_model.{_EMBEDDING}"] = embedding
+    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+
+
+@torch.no_grad()
+def load_fuyu_state(model: MLLM, state: Mapping[str, Tensor], *, newline_token_id: int) -> None:
+    """Copies a Fuyu file's weights into a model of `from_fuyu_config`, which is not on the meta device.
+
+    Raises:
+        CheckpointError: missing or unexpected names, or a shape that does not fit.
+    """
+    _, connector, llm = _parts(model)
+    parts: dict[str, Any] = {"vision": connector.inner.project, "text": llm.model}
+    found: dict[str, dict[str, Tensor]] = {"vision": {}, "text": {}}
+    for name in state:
+        for part, pattern, ours in _SPELLINGS:
+            if match := pattern.fullmatch(name):
+                found[part][ours + match[1]] = state[name]
+                break
+        else:
+            raise CheckpointError(f"{name} is none of FuyuForCausalLM's weights")
+    for part, module in parts.items():
+        wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        given = {name: tuple(value.shape) for name, value in found[part].items()}
+        if wanted != given:
+            wrong = sorted({name for name, _ in wanted.items() ^ given.items()})
+            raise CheckpointError(f"weights of the {part} part are missing, unexpected or misshapen: {wrong[:4]}")
+        module.load_state_dict(found[part])
+    _check_row(newline_token_id, found["text"][_EMBEDDING])
+    connector.newline.copy_(found["text"][_EMBEDDING][newline_token_id])
+
+
+def _parts(model: MLLM) -> tuple[Pixels, Newline, HFCausal]:
+    """The three parts, or why the class cannot hold them."""
+    encoder, connector = (dict(part.items()).get("image") for part in (model.encoders, model.connectors))
+    fits = isinstance(encoder, Pixels) and isinstance(connector, Newline) and isinstance(connector.inner, Linear)
+    text = isinstance(model.llm, HFCausal) and model.llm.model.config.model_type == "persimmon"
+    if not (fits and text and len(model.encoders) == 1) or any(isinstance(m, LoraLinear) for m in model.modules()):
+        raise ConfigError(
+            "transformers' FuyuForCausalLM is patches of pixels, one linear layer with a newline after each row, and "
+            "Persimmon, without adapters; this model is another: use it through Quintet"
+        )
+    return encoder, connector, model.llm  # type: ignore[return-value]
+
+
+def _check_row(row: int, embedding: Tensor) -> None:
+    if not 0 <= row < len(embedding):
+        raise CheckpointError(f"|NEWLINE| is token {row}, past the {len(embedding)} of the vocabulary")
