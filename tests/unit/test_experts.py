@@ -474,3 +474,34 @@ def test_v2s_trainable_share_is_the_papers() -> None:
     share = sum(p.numel() for p in model.fusion.tuning.parameters()) / sum(p.numel() for p in model.llm.parameters())
     assert round(100 * share, 2) == 0.04
     assert (len(model.fusion.prompts), len(model.fusion.early)) == (31, 1)
+
+
+# ---- stages without the fusion -----------------------------------------------------------------------------------
+def test_a_stage_that_trains_the_fusion_runs_with_it() -> None:
+    stage = load_recipe("moe_llava")[1].stages[-1]
+    with pytest.raises(ConfigError, match="stage 'experts' trains the fusion but runs without it"):
+        replace(stage, fused=False)
+
+
+def test_the_templates_are_the_published_ones() -> None:
+    spelt = {
+        "moe_llava": "Assist. USER: What is it? ASSISTANT: A dog.<|endoftext|>",
+        "llama_adapter": "### Instruction:\nWhat is it?\n\n### Response:A dog.</s>",
+        "llama_adapter_v2": "### Instruction:\nWhat is it?\n\n### Response:A dog.</s>",
+        "cogvlm": " [INST] What is it? [/INST] A dog.</s>",
+    }
+    for name, text in spelt.items():
+        recipe, _ = tiny(name)
+        template = replace(recipe.template, system="Assist." if name == "moe_llava" else recipe.template.system)
+        made = template.tokens(sample(pictures=0), byte_tokenizer(), lambda medium: ((32, 32), 1))
+        found = byte_tokenizer().decode(made.ids.tolist(), keep_special=True)
+        assert found.endswith(text), name
+    system = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    )
+    alpaca = load_recipe("llama_adapter")[1].template
+    assert alpaca.system + alpaca.system_frame.after == system
+    grounding = load_recipe("cogvlm")[1].stages[1].template
+    made = grounding.tokens(sample(pictures=0), byte_tokenizer(), lambda medium: ((32, 32), 1))
+    found = byte_tokenizer().decode(made.ids.tolist(), keep_special=True)
+    assert found == "<s>Question: What is it? Answer: A dog.</s>"

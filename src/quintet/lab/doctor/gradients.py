@@ -22,6 +22,7 @@ def gradients(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iter
     with seeded():
         try:
             set_trainable(model, stage.train)
+            model.fused = stage.fused
         except ConfigError as error:
             yield _finding("unknown-part", str(error), "", "correct the stage's `train`")
             return
