@@ -53,7 +53,7 @@ class Order:
             recipe=self.recipe,
             scale="tiny",
             out=Path(self.out),
-            data={s: Path(self.data) for s in (GATED_STAGES if self.recipe == "open_flamingo" else STAGES)},
+            data={s: Path(self.data) for s in (GATED_STAGES if self.recipe == "open_flamingo" else ("", *STAGES))},
             sets=self.sets,
             resume=True,
             settings=settings,
@@ -104,6 +104,18 @@ TOKENS = [
     'stages.pretrain.template.media={"image": {"before": "<im_start>"}}',
     "model.llm.tie_head=false",
 ]
+REGIONS = [f"stages.grit.{s}" for s in ("packing=false", "micro=1", "row=300", "batch=4", "steps=4")]
+
+
+def pointed(path: Path) -> Path:
+    """The same rows, every third with a region in its question: a rank may have none beside one that has."""
+    rows = json.loads(path.read_text())
+    for row in rows[::3]:
+        row["conversations"][0]["value"] += " In <region>?"
+        row["regions"] = [[0.25, 0.25, 0.75, 1.0]]
+    made = path.with_name("pointed.json")
+    made.write_text(json.dumps(rows))
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +123,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All runs: in `one` by one process, in `two` by two; `one-two` was begun by one and ended by two, and so on."""
     folder = tmp_path_factory.mktemp("runs")
     many = str(picture_rows(folder / "many", 7, text_only=2))
+    picture_rows(folder / "pictured", 7)
     single = str(picture_rows(folder / "single", 1, text_only=3))
 
     def orders(where: str) -> list[Order]:
@@ -120,7 +133,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         made.append(Order(str(folder / where / "gated"), single, GATED, recipe="open_flamingo"))
         made.append(Order(str(folder / where / "adapters"), many, ADAPTERS))
-        return [*made, Order(str(folder / where / "tokens"), many, TOKENS)]
+        made.append(Order(str(folder / where / "tokens"), many, TOKENS))
+        regions = str(pointed(folder / "pictured" / "rows.json"))
+        return [*made, Order(str(folder / where / "regions"), regions, REGIONS, recipe="ferret")]
 
     def across(where: str, stop: int | None) -> Order:
         """Stopped after two of three steps of the first stage, or on from there to the end."""
@@ -182,7 +197,7 @@ def assert_same_model(mine: Path, other: Path) -> None:
         assert (mine / "model" / name).read_bytes() == (other / "model" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["pictures", "lonely", "gated", "adapters", "tokens"])
+@pytest.mark.parametrize("name", ["pictures", "lonely", "gated", "adapters", "tokens", "regions"])
 def test_two_processes_have_the_losses_and_the_model_of_one(runs: Path, name: str) -> None:
     assert_same_steps(runs / "two" / name, runs / "one" / name)
     assert_same_model(runs / "two" / name, runs / "one" / name)

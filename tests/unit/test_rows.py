@@ -142,7 +142,14 @@ PARTS = st.lists(
     st.one_of(
         WORDS.map(Text),
         st.sampled_from("xy").map(lambda n: Media("image", Ref(f"{n}.png", Path(f"{n}.png")))),
-        st.just(Region("points", (0.25, 0.5))),
+        st.sampled_from(
+            [
+                Region("points", (0.25, 0.5)),
+                Region("box", (0.25, 0.5, 0.75, 1.0), phrase="a dog"),
+                Region("points", (0.25, 0.5, 0.5, 0.75)),
+                Region("mask", (0.25, 0.5, 0.5, 0.75, 0.0, 1.0)),
+            ]
+        ),
     ),
     min_size=1,
     max_size=6,

@@ -302,6 +302,7 @@ def test_pointing_is_half_of_its_conversations_and_true() -> None:
         assert bool(said) == bool(scene.objects)
         pointed = [each for each in said if each.regions]
         assert 2 * len(pointed) >= len(said) <= 8
+        assert len({each.about for each in pointed}) == len(pointed), "no place can be copied from another turn"
         for each in pointed:
             [thing], [region] = [scene.objects[i] for i in each.about], each.regions
             assert region in (thing.box, thing.centre)

@@ -447,6 +447,21 @@ FAULTS = {
     "a data URI that is no base64": (llava(image="data:image/png;base64,%%%"), "bad-data-uri", "image"),
     "a box outside the picture": (llava("<image><region>", regions=[[0, 0, 1, 1.5]]), "bad-region", "regions[0]"),
     "a box turned over": (llava("<image><region>", regions=[[0.5, 0, 0.2, 1]]), "bad-region", "regions[0]"),
+    "a box of six numbers": (
+        llava("<image><region>", regions=[{"box": [0, 0, 1, 1, 0, 1]}]),
+        "wrong-type",
+        "regions[0]",
+    ),
+    "a region of two kinds": (
+        llava("<image><region>", regions=[{"box": [0, 0, 1, 1], "points": [0, 1]}]),
+        "wrong-type",
+        "regions[0]",
+    ),
+    "a phrase that is no text": (
+        llava("<image><region>", regions=[{"box": [0, 0, 1, 1], "phrase": 3}]),
+        "wrong-type",
+        "regions[0]",
+    ),
     "three numbers as region": (llava("<image><region>", regions=[[0, 0, 1]]), "wrong-type", "regions[0]"),
     "more regions than places": (llava(regions=[[0, 0, 1, 1]]), "region-count", "conversations"),
     "a part of another kind": (

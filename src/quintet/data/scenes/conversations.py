@@ -37,14 +37,14 @@ def conversation(
 def pointing(scene: Scene, rng: random.Random, turns: int = 8) -> list[Question]:
     """At most `turns` questions of which at least half have a region in them or in their answer, in random order.
 
+    Each object is pointed at once, by the question or by the answer: with both, one could be copied from the other.
     None where nothing is to be pointed at.
     """
-    boxes, points = grounding(scene, rng), referring(scene, rng)
-    pointed = [each for pair in zip(boxes, points, strict=True) for each in pair][:turns]
-    others = (
-        conversation(scene, rng, min(len(pointed), turns - len(pointed)), boxes=0.0) if len(pointed) < turns else []
-    )
-    return rng.sample([*pointed, *others], len(pointed) + len(others)) if pointed else []
+    where = {each.about: each for each in grounding(scene, rng)}
+    pointed = [each if rng.random() < 0.5 else where[each.about] for each in referring(scene, rng)][:turns]
+    room = min(len(pointed), turns - len(pointed))
+    others = conversation(scene, rng, room, boxes=0.0) if room else []
+    return rng.sample([*pointed, *others], len(pointed) + len(others))
 
 
 def describe(scene: Scene, rng: random.Random) -> tuple[str, str]:
