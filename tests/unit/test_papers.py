@@ -53,7 +53,7 @@ def found() -> dict[str, Any]:
 
 def test_the_page_of_papers_is_up_to_date() -> None:
     text = (DOCS / "papers.md").read_text(encoding="utf-8")
-    assert text == page(read(RESULTS)), "run `make papers`"
+    assert text == page(read(RESULTS)), "run `make papers`, which takes seconds"
 
 
 def test_the_page_of_the_comparison_is_up_to_date() -> None:

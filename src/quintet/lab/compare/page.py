@@ -22,8 +22,8 @@ def html(found: words.Found) -> str:
     """The page."""
     count = len(found["rows"])
     title = f"{count} recipe{'s' if count != 1 else ''} under equal conditions"
-    body = "\n".join([_head(found, title), *_charts(found), *_scores(found), *_failures(found), *_against(found),
-                      *_differs(found), *_stages(found), *_facts(found)])  # fmt: skip
+    sections = (_scores, _failures, _against, _charts, _differs, _stages, _facts)
+    body = "\n".join([_head(found, title), *(piece for section in sections for piece in section(found))])
     return page(f"{title} · Quintet", body)
 
 

@@ -337,9 +337,9 @@ def _run(
         watch.count(f"{title}: {row['stage']}", row["step"], row["steps"])
         part(TRAINING_SHARE * (before[row["stage"]] + row["step"]) / total)
 
-    # A finished run is taken as it is, unless its recipe has changed since: then `train` says so.
-    whole = (job.out / "model" / "config.json").exists()
-    if not (whole and resolved(job.out).get("recipe") == system.recipe.to_json()):
+    if job.resume and resolved(job.out).get("recipe") != system.recipe.to_json():
+        raise CheckpointError(f"{job.out} is a run of this recipe as it was before; delete the folder to run it anew")
+    if not (job.out / "model" / "config.json").exists():
         train(replace(job, note=lambda text: watch.count(f"{title}: {text}", 0, 1)), progress=step)
     missing = {
         name: asked
