@@ -461,7 +461,8 @@ def test_the_command_prints_a_table_or_json(scenes: Path, whole: tuple[Path, dic
     found = json.loads(run(*args, "--json").stdout)
     assert found["rows"] == json.loads(json.dumps(whole[1]["rows"]))
     assert found["command"] == (
-        "quintet compare llava llava15 --seeds 2 --tasks scenes.vqa,scenes.pope --limit 6 --scale tiny --precision fp32"
+        "quintet compare llava llava15 --seeds 2 --tasks scenes.vqa,scenes.pope --limit 6 --scenes SCENES --scale tiny "
+        "--precision fp32"
     )
 
 

@@ -64,7 +64,12 @@ def _scores(found: words.Found) -> Iterator[str]:
         cells = [f"<b>{escape(row['recipe'])}</b>", *map(escape, words.facts(row, found)[1:])]
         rows.append(cells + [_score(row, task) for task in tasks])
     heads = [*words.heads(found), *map(escape, tasks)]
-    yield f"<h2>Scores</h2><div class='card plain'>{table(heads, rows, numbers=range(1, len(heads)))}</div>"
+    note = (
+        "<p class=note>Under a score its 95 % interval, and behind the slash the score with the pictures shuffled; "
+        "green where that control's interval does not touch the score's.</p>"
+    )
+    body = table(heads, rows, numbers=range(1, len(heads)))
+    yield f"<h2>Scores</h2><div class='card plain'>{note}{body}</div>"
 
 
 def _score(row: Mapping[str, Any], task: str) -> str:

@@ -189,13 +189,16 @@ def run_all(
 # ---- the folder --------------------------------------------------------------------------------------------------
 def _hold(comparison: Comparison, scenes: Path) -> None:
     """Writes the conditions, or compares them with those that are there; without a run yet they may still change."""
+    fingerprint = _fingerprint(scenes)
+    made = read_json(scenes / "scenes.json")
     facts = {
         "scale": comparison.scale,
         "budget": comparison.budget.text if comparison.budget else "own",
         "tasks": dict(comparison.tasks),
         "precision": comparison.precision,
-        "scenes": _fingerprint(scenes),
-        "pictures": read_json(scenes / "scenes.json")["splits"],
+        "scenes": fingerprint,
+        "scenes_seed": made["seed"],
+        "pictures": made["splits"],
     }
     place = comparison.out / "comparison.json"
     if place.exists() and not any(comparison.out.glob("*/recipe.json")):

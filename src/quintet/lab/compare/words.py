@@ -129,10 +129,13 @@ def conditions(found: Found) -> str:
     """One line of what was equal."""
     held, seeds = found["conditions"], found["seeds"]
     budget = "each recipe's own amounts" if held["budget"] == "own" else f"a budget of {held['budget']} each"
-    pictures = f"{held['pictures']['train']:,} pictures to learn from"
+    pictures = f"{held['pictures']['train']:,} pictures of Scenes to learn from"
+    machine = found["machine"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
     return (
-        f"{held['scale']} scale, {budget}, {pictures} (Scenes {held['scenes']}), seeds {', '.join(map(str, seeds))}, "
-        f"{held['precision']} precision, {found['machine']['threads']} threads of {found['machine']['processor']}"
+        f"{held['scale']} scale, {budget}, {pictures} (their seed {held['scenes_seed']}, sha256 {held['scenes']}), "
+        f"training seeds {', '.join(map(str, seeds))}, {held['precision']} precision, "
+        f"{threads} of {machine['processor']}"
     )
 
 
