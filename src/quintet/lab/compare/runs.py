@@ -201,17 +201,18 @@ def _hold(comparison: Comparison, scenes: Path) -> None:
         "pictures": made["splits"],
     }
     place = comparison.out / "comparison.json"
-    if place.exists() and not any(comparison.out.glob("*/recipe.json")):
-        (comparison.out / "plans.json").unlink(missing_ok=True)
-    elif place.exists():
+    if place.exists():
         old = read_json(place)
-        for key, value in facts.items():
-            if old.get(key) != value:
-                raise CheckpointError(
-                    f"{comparison.out} holds a comparison whose {key} is {old.get(key)!r}, this one's is {value!r}; "
-                    "a table is of equal conditions, so name another --out"
-                )
-        return
+        changed = [key for key, value in facts.items() if old.get(key) != value]
+        if not changed:
+            return
+        if any(not path.parent.name.startswith(".") for path in comparison.out.glob("*/recipe.json")):
+            key = changed[0]
+            raise CheckpointError(
+                f"{comparison.out} holds a comparison whose {key} is {old.get(key)!r}, this one's is {facts[key]!r}; "
+                "a table is of equal conditions, so name another --out"
+            )
+        (comparison.out / "plans.json").unlink(missing_ok=True)
     elif comparison.out.exists() and any(not path.name.startswith(".") for path in comparison.out.iterdir()):
         raise ConfigError(f"{comparison.out} is not empty and holds no comparison; name another --out")
     comparison.out.mkdir(parents=True, exist_ok=True)
