@@ -11,7 +11,7 @@ BUDGET ?= 500k-tokens
 SEEDS ?= 3
 COMPARED ?= runs/compare
 
-.PHONY: quickstart compare papers test check test-gpu format clean
+.PHONY: quickstart compare learn papers test check test-gpu format clean
 
 ## The whole arc on the starter parts: data, training, evaluation, report. Minutes on two cores, no network.
 quickstart: .venv-quickstart/ready
@@ -24,12 +24,16 @@ compare: .venv-quickstart/ready
 	cp $(COMPARED)/compare.json docs/results/compare.json
 	cp $(COMPARED)/compare.md docs/compare.md
 
-## docs/papers.md: what every recipe reaches with its own amounts, seed 0. The same command goes on after a stop.
-papers: .venv-quickstart/ready
+## What every recipe reaches with its own amounts, for docs/papers.md: hours. The same command goes on after a stop.
+learn: .venv-quickstart/ready
 	.venv-quickstart/bin/quintet compare --all --out $(COMPARED)-own
 	mkdir -p docs/results
 	cp $(COMPARED)-own/compare.json docs/results/papers.json
-	.venv-quickstart/bin/quintet papers docs/results/papers.json --out docs/papers.md
+	$(MAKE) papers
+
+## docs/papers.md from the recipes and the results that are committed: seconds, after every new recipe.
+papers: .venv-quickstart/ready
+	.venv-quickstart/bin/quintet papers $(wildcard docs/results/papers*.json) --out docs/papers.md
 
 ## All tests that run on a CPU, with coverage of the floors that everything stands on. PYTEST="-k resume" takes a few.
 test: .venv-test/ready

@@ -82,7 +82,8 @@ main()
     assert done.returncode == 0
     assert "loaded: []" in done.stdout
     assert seconds < 0.5
-    commands = ["quickstart", "recipes", "show", "doctor", "train", "eval", "chat", "report", "import", "export"]
+    commands = ["quickstart", "recipes", "show", "doctor", "train", "eval", "chat", "report", "compare", "import"]
+    commands += ["export", "papers"]
     assert all(command in done.stdout for command in commands)
 
 

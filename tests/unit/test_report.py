@@ -15,7 +15,7 @@ from quintet.data.scenes import make_scenes
 from quintet.errors import CheckpointError
 from quintet.evaluation.run import evaluate
 from quintet.evaluation.tasks.catalogue import find_task
-from quintet.lab.plots import curve, smoothed, ticks
+from quintet.lab.plots import Mark, curve, scatter, smoothed, ticks
 from quintet.lab.record import find_runs, note_pictures
 from quintet.lab.report import write_report
 from quintet.lab.run import load_recipe
@@ -247,6 +247,35 @@ def test_a_curve_stays_inside_its_frame_and_leaves_out_what_is_not_finite() -> N
     places = [tuple(map(float, pair.split(","))) for pair in line.split()]
     assert len(places) <= 401
     assert all(0 <= x <= 520 and 0 <= y <= 260 for x, y in places)
+
+
+def marks(*facts: tuple[str, float, float]) -> list[Mark]:
+    return [Mark(name, x, y, y - 0.05, y + 0.05, control=0.2) for name, x, y in facts]
+
+
+def test_a_scatter_holds_every_mark_inside_its_frame() -> None:
+    drawn = scatter(marks(("a<b", 1e9, 0.9), ("c", 1e9, 0.9), ("d", 3e10, 0.1)), title="t", x="FLOPs", y="F1")
+    assert drawn.count('class="end"') == drawn.count('class="control"') == drawn.count('class="range"') == 3
+    places = [(float(x), float(y)) for x, y in re.findall(r'c[xy]="([\d.-]+)" cy="([\d.-]+)"', drawn)]
+    assert len(places) == 6
+    assert all(52 <= x <= 506 and 34 <= y <= 218 for x, y in places)
+    assert "a&lt;b" in drawn
+    assert "a<b" not in drawn
+    labels = re.findall(r'class="last" x="([\d.]+)" y="([\d.]+)"', drawn)
+    assert len(labels) == len(set(labels)) == 3, "two names at one place move apart"
+    assert scatter([Mark("a", 0.0, 0.5, 0.4, 0.6)], title="t", x="FLOPs", y="F1") == "", (
+        "a cost of nothing has no place"
+    )
+
+
+def test_of_many_marks_those_that_nothing_as_cheap_beats_are_named() -> None:
+    """Twelve, ever dearer; only the first, the third and the last are better than all before."""
+    scores = [0.3, 0.2, 0.5, 0.4, 0.4, 0.3, 0.2, 0.5, 0.1, 0.2, 0.3, 0.7]
+    many = marks(*((f"n{i}", 1e9 * (i + 1), score) for i, score in enumerate(scores)))
+    named = re.findall(r'class="last"[^>]*>(\w+)<', scatter(many, title="t", x="x", y="y"))
+    assert named == ["n0", "n2", "n11"]
+    lower = re.findall(r'class="last"[^>]*>(\w+)<', scatter(many, title="t", x="x", y="y", higher_is_better=False))
+    assert lower == ["n0", "n1", "n8"]
 
 
 def test_the_mean_of_a_curve_reaches_as_far_to_either_side() -> None:

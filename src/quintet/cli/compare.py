@@ -102,12 +102,16 @@ def papers(
 
 
 def _spelt(comparison: "Comparison", *, every: bool, names: list[str], limit: int | None) -> str:
-    """The command that gives the same table anywhere: without folders of this machine."""
+    """The command that gives the same table anywhere: without folders of this machine.
+
+    Scenes of one's own are `SCENES`: their seed and sizes are among the conditions.
+    """
     words = ["quintet", "compare", *(["--all"] if every else comparison.recipes)]
     words += ["--budget", comparison.budget.text] if comparison.budget else []
     words += ["--seeds", str(len(comparison.seeds))]
     words += ["--tasks", ",".join(names)] if names else []
     words += ["--limit", str(limit)] if limit else []
+    words += ["--scenes", "SCENES"] if comparison.scenes else []
     words += ["--scale", comparison.scale] if comparison.scale != "starter" else []
     words += ["--precision", comparison.precision] if comparison.precision != "auto" else []
     return " ".join(words)

@@ -66,6 +66,7 @@ def scatter(marks: Sequence[Mark], *, title: str, x: str, y: str, higher_is_bett
     frame = _Frame((math.log10(xs[0]), math.log10(xs[-1])), (ys[0], ys[-1]))
     pieces = _paper(title, x, y, frame, xs=[(math.log10(v), _letters(v)) for v in xs], ys=ys)
     named = {m.name for m in (marks if len(marks) <= 8 else _front(marks, higher_is_better=higher_is_better))}
+    labels: list[str] = []
     taken: list[tuple[float, float, float]] = []
     for m in sorted(marks, key=lambda m: (m.x, m.y)):
         at, top, bottom, dot = frame.x(math.log10(m.x)), frame.y(m.high), frame.y(m.low), frame.y(m.y)
@@ -75,8 +76,8 @@ def scatter(marks: Sequence[Mark], *, title: str, x: str, y: str, higher_is_bett
             pieces.append(f'<circle class="control" cx="{at:.1f}" cy="{frame.y(m.control):.1f}" r="3"/>')
         pieces.append(f'<circle class="end" cx="{at:.1f}" cy="{dot:.1f}" r="4"/></g>')
         if m.name in named:
-            pieces.append(_label(m.name, at, dot, taken))
-    return "".join([*pieces, "</svg>"])
+            labels.append(_label(m.name, at, dot, taken))
+    return "".join([*pieces, *labels, "</svg>"])
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:

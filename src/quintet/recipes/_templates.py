@@ -1,9 +1,47 @@
 """Published conversation templates. Sources: each system's paper and code, as `Paper` of its recipe names them."""
 
 from dataclasses import replace
+
 from quintet.data.template import DECIMALS, Frame, Template
 
-__all__ = ['ALPACA', 'BLIP2_OPT', 'BLIP2_OPT_CAPTION', 'BLIP2_T5', 'BLIP2_T5_CAPTION', 'COGVLM_CHAT', 'COGVLM_PLAIN', 'COGVLM_VQA', 'FLAMINGO', 'FLAMINGO_PAIR', 'FROZEN_CAPTION', 'FROZEN_VQA', 'FUYU', 'IDEFICS', 'IDEFICS_INSTRUCT', 'INSTRUCTBLIP', 'INTERLEAVED', 'KOSMOS', 'KOSMOS2_CAPTION', 'KOSMOS2_CHAT', 'KOSMOS_CAPTION', 'LLAVA_V0', 'LYNX', 'MINIGPT4', 'MINIGPT4_CHAT', 'MINIGPT_V2', 'MPLUG_OWL', 'MULTIMODAL_GPT', 'OPEN_FLAMINGO', 'OPEN_FLAMINGO_PAIR', 'PLAIN', 'PLAIN_EOS', 'QWEN_VL', 'QWEN_VL_CAPTION', 'QWEN_VL_TASKS', 'VICUNA_V1']
+__all__ = [
+    "ALPACA",
+    "BLIP2_OPT",
+    "BLIP2_OPT_CAPTION",
+    "BLIP2_T5",
+    "BLIP2_T5_CAPTION",
+    "COGVLM_CHAT",
+    "COGVLM_PLAIN",
+    "COGVLM_VQA",
+    "FLAMINGO",
+    "FLAMINGO_PAIR",
+    "FROZEN_CAPTION",
+    "FROZEN_VQA",
+    "FUYU",
+    "IDEFICS",
+    "IDEFICS_INSTRUCT",
+    "INSTRUCTBLIP",
+    "INTERLEAVED",
+    "KOSMOS",
+    "KOSMOS2_CAPTION",
+    "KOSMOS2_CHAT",
+    "KOSMOS_CAPTION",
+    "LLAVA_V0",
+    "LYNX",
+    "MINIGPT4",
+    "MINIGPT4_CHAT",
+    "MINIGPT_V2",
+    "MPLUG_OWL",
+    "MULTIMODAL_GPT",
+    "OPEN_FLAMINGO",
+    "OPEN_FLAMINGO_PAIR",
+    "PLAIN",
+    "PLAIN_EOS",
+    "QWEN_VL",
+    "QWEN_VL_CAPTION",
+    "QWEN_VL_TASKS",
+    "VICUNA_V1",
+]
 
 _SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "

@@ -22,8 +22,8 @@ def html(found: words.Found) -> str:
     """The page."""
     count = len(found["rows"])
     title = f"{count} recipe{'s' if count != 1 else ''} under equal conditions"
-    body = "\n".join([_head(found, title), *_charts(found), *_scores(found), *_failures(found), *_against(found),
-                      *_differs(found), *_stages(found), *_facts(found)])  # fmt: skip
+    sections = (_scores, _failures, _against, _charts, _differs, _stages, _facts)
+    body = "\n".join([_head(found, title), *(piece for section in sections for piece in section(found))])
     return page(f"{title} · Quintet", body)
 
 
@@ -64,7 +64,12 @@ def _scores(found: words.Found) -> Iterator[str]:
         cells = [f"<b>{escape(row['recipe'])}</b>", *map(escape, words.facts(row, found)[1:])]
         rows.append(cells + [_score(row, task) for task in tasks])
     heads = [*words.heads(found), *map(escape, tasks)]
-    yield f"<h2>Scores</h2><div class='card plain'>{table(heads, rows, numbers=range(1, len(heads)))}</div>"
+    note = (
+        "<p class=note>Under a score its 95 % interval, and behind the slash the score with the pictures shuffled; "
+        "green where that control's interval does not touch the score's.</p>"
+    )
+    body = table(heads, rows, numbers=range(1, len(heads)))
+    yield f"<h2>Scores</h2><div class='card plain'>{note}{body}</div>"
 
 
 def _score(row: Mapping[str, Any], task: str) -> str:

@@ -189,26 +189,30 @@ def run_all(
 # ---- the folder --------------------------------------------------------------------------------------------------
 def _hold(comparison: Comparison, scenes: Path) -> None:
     """Writes the conditions, or compares them with those that are there; without a run yet they may still change."""
+    fingerprint = _fingerprint(scenes)
+    made = read_json(scenes / "scenes.json")
     facts = {
         "scale": comparison.scale,
         "budget": comparison.budget.text if comparison.budget else "own",
         "tasks": dict(comparison.tasks),
         "precision": comparison.precision,
-        "scenes": _fingerprint(scenes),
-        "pictures": read_json(scenes / "scenes.json")["splits"],
+        "scenes": fingerprint,
+        "scenes_seed": made["seed"],
+        "pictures": made["splits"],
     }
     place = comparison.out / "comparison.json"
-    if place.exists() and not any(comparison.out.glob("*/recipe.json")):
-        (comparison.out / "plans.json").unlink(missing_ok=True)
-    elif place.exists():
+    if place.exists():
         old = read_json(place)
-        for key, value in facts.items():
-            if old.get(key) != value:
-                raise CheckpointError(
-                    f"{comparison.out} holds a comparison whose {key} is {old.get(key)!r}, this one's is {value!r}; "
-                    "a table is of equal conditions, so name another --out"
-                )
-        return
+        changed = [key for key, value in facts.items() if old.get(key) != value]
+        if not changed:
+            return
+        if any(not path.parent.name.startswith(".") for path in comparison.out.glob("*/recipe.json")):
+            key = changed[0]
+            raise CheckpointError(
+                f"{comparison.out} holds a comparison whose {key} is {old.get(key)!r}, this one's is {facts[key]!r}; "
+                "a table is of equal conditions, so name another --out"
+            )
+        (comparison.out / "plans.json").unlink(missing_ok=True)
     elif comparison.out.exists() and any(not path.name.startswith(".") for path in comparison.out.iterdir()):
         raise ConfigError(f"{comparison.out} is not empty and holds no comparison; name another --out")
     comparison.out.mkdir(parents=True, exist_ok=True)
@@ -337,9 +341,9 @@ def _run(
         watch.count(f"{title}: {row['stage']}", row["step"], row["steps"])
         part(TRAINING_SHARE * (before[row["stage"]] + row["step"]) / total)
 
-    # A finished run is taken as it is, unless its recipe has changed since: then `train` says so.
-    whole = (job.out / "model" / "config.json").exists()
-    if not (whole and resolved(job.out).get("recipe") == system.recipe.to_json()):
+    if job.resume and resolved(job.out).get("recipe") != system.recipe.to_json():
+        raise CheckpointError(f"{job.out} is a run of this recipe as it was before; delete the folder to run it anew")
+    if not (job.out / "model" / "config.json").exists():
         train(replace(job, note=lambda text: watch.count(f"{title}: {text}", 0, 1)), progress=step)
     missing = {
         name: asked

@@ -26,9 +26,15 @@ Found = Mapping[str, Any]
 
 _SIZE = {
     "starter": "Every recipe is built at the same small scale: the package's vision encoder of 1.8 M parameters (or "
+<<<<<<< HEAD
     "the recipe's own kind of encoder, made small) and language model of 2.2 M, on synthetic pictures of 64 px. The "
     "numbers say how these designs learn under equal conditions at this size; they do not say which published system "
     "is better.",
+=======
+    "the recipe's own kind of encoder, made small) and its language model of 2.2 M, on synthetic pictures of 64 px. "
+    "The numbers say how these designs learn under equal conditions at this size; they do not say which published "
+    "system is better.",
+>>>>>>> compare
     "tiny": "At tiny scale all parts are random and of a few thousand parameters: this shows that the recipes run, and "
     "nothing else.",
 }
@@ -36,6 +42,8 @@ _NOTES = (
     "A score is the mean over seeds. Brackets are 95 % bootstrap intervals over items and seeds; a few seeds "
     "underestimate what seeds do. Behind the slash: the same model with the pictures shuffled among the questions. "
     "✗ marks a score whose interval touches that of its shuffled control: it was not read off the picture.",
+    "All recipes read the same files, and with equal seeds the same rows in the same order; a recipe with several "
+    "stages on one kind of data begins the file anew in each. Equal budgets are met up to half a step of each stage.",
     "Every interval stands for itself: among many comparisons some will differ by luck.",
     "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
     "128 tokens of text in the last stage. Time is that of training steps on the machine below; a frozen encoder's "
@@ -127,10 +135,13 @@ def conditions(found: Found) -> str:
     """One line of what was equal."""
     held, seeds = found["conditions"], found["seeds"]
     budget = "each recipe's own amounts" if held["budget"] == "own" else f"a budget of {held['budget']} each"
-    pictures = f"{held['pictures']['train']:,} pictures to learn from"
+    pictures = f"{held['pictures']['train']:,} pictures of Scenes to learn from"
+    machine = found["machine"]
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
     return (
-        f"{held['scale']} scale, {budget}, {pictures} (Scenes {held['scenes']}), seeds {', '.join(map(str, seeds))}, "
-        f"{held['precision']} precision, {found['machine']['threads']} threads of {found['machine']['processor']}"
+        f"{held['scale']} scale, {budget}, {pictures} (their seed {held['scenes_seed']}, sha256 {held['scenes']}), "
+        f"training seeds {', '.join(map(str, seeds))}, {held['precision']} precision, "
+        f"{threads} of {machine['processor']}"
     )
 
 
