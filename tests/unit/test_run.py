@@ -124,7 +124,7 @@ def test_a_folder_with_a_run_is_never_overwritten(data: Path, tmp_path: Path) ->
 )
 def test_a_run_goes_on_only_as_what_it_was(data: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     train(job(tmp_path / "run", data, stages=["pretrain"]))
-    with pytest.raises(CheckpointError, match="is a run with another (recipe|seed)"):
+    with pytest.raises(CheckpointError, match=r"is a run with another (recipe|seed)"):
         train(job(tmp_path / "run", data, resume=True, **change))
 
 
