@@ -104,7 +104,7 @@ def attend_with(strategy: Strategy, ctx: Context, *, rope: Tables, window: int |
     elif strategy is Strategy.DOCUMENTS:
         starts = path_starts(ctx)
         assert starts is not None, "these rows are trees, not separate paths"
-        kernel = _Documents(starts)
+        kernel = _Documents(starts)  # pyright: ignore[reportAssignmentType]  # its decorator hides the type
     elif strategy is Strategy.FLEX:
         kernel = flex_kernel(ctx, window=window)
     else:
