@@ -13,6 +13,7 @@ from quintet.components.connectors.abstractor import Abstractor, CAbstractor
 from quintet.components.connectors.qformer import QFormer, Queries
 from quintet.components.connectors.resampler import AttentivePooling, Resampler, sincos
 from quintet.components.encoders.presets import EVA_CLIP_G
+from quintet.components.encoders.weights import load_hf_state
 from quintet.components.fusion.adapters import Adapters
 from quintet.components.llms.magneto import Magneto
 from quintet.components.roles import Context
@@ -29,7 +30,7 @@ from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import set_trainable
-from quintet.values import Batch, Features, Layout, Media, Node, Ref, Sample, Text, Tokens, Turn
+from quintet.values import Batch, Features, Layout, Media, MediaBatch, Node, Ref, Sample, Targets, Text, Tokens, Turn
 
 PARITY = 2e-5
 """float32, states normalised to about 1; the same sums in another order. Worst measured: 3e-6."""
@@ -295,6 +296,75 @@ def test_the_encoder_of_blip2_is_transformers() -> None:
     pixels = torch.randn(2, 3, 28, 28)
     with torch.no_grad():
         torch.testing.assert_close(ours.encode(pixels), theirs(pixels).last_hidden_state, atol=PARITY, rtol=0)
+
+
+def test_blip2_as_a_whole_is_transformers() -> None:
+    """Logits of `Blip2ForConditionalGeneration` with OPT, from its own weights; every weight of theirs is used."""
+    from transformers import (
+        Blip2Config,
+        Blip2ForConditionalGeneration,
+        Blip2QFormerConfig,
+        Blip2VisionConfig,
+        OPTConfig,
+    )
+
+    tiny = at_scale(load_recipe("blip2")[1], "tiny").model
+    vision: dict[str, Any] = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
+    llm: Any = tiny.llm
+    text = OPTConfig(**{k: v for k, v in llm.config.items() if k != "model_type"})
+    theirs: Any = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config=Blip2VisionConfig(**vision, image_size=28, patch_size=14),
+            qformer_config=Blip2QFormerConfig(**SHAPE),
+            text_config=text,
+            num_query_tokens=5,
+            image_token_index=3,
+        )
+    ).eval()
+    torch.manual_seed(0)
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    encoder = replace(
+        EVA_CLIP_G.at(select="full", size=28), width=24, depth=2, heads=4, ffn=48, trained_size=28, source=""
+    )
+    queries = QFormer.Config(queries=5, dim=32, depth=4, heads=4, ffn=64)
+    ours = MLLM.Config(encoders={"image": encoder}, connectors={"image": queries}, llm=tiny.llm).build().eval()
+    state = {n.removeprefix("model."): v for n, v in theirs.state_dict().items()}
+    state = {n: v for n, v in state.items() if not n.endswith("lm_head.weight")}
+
+    def taken(prefix: str) -> dict[str, Tensor]:
+        return {n.removeprefix(prefix): state.pop(n) for n in [n for n in state if n.startswith(prefix)]}
+
+    made = as_published(taken("qformer."))
+    made = {("norm." + n if n in ("weight", "bias") else n): v for n, v in made.items()}
+    made |= {f"norm_picture.{n}": v for n, v in taken("vision_model.post_layernorm.").items()}
+    made["queries"] = state.pop("query_tokens")[0]
+    connector: Any = ours.connectors["image"]
+    connector.qformer.load_state_dict(made)
+    connector.project.load_state_dict(taken("language_projection."))
+    load_hf_state(ours.encoders["image"], taken("vision_model."))  # type: ignore[arg-type]
+    ours.llm.model.model.load_state_dict({n.removeprefix("model."): v for n, v in taken("language_model.").items()})
+    assert not state
+    pixels = torch.randint(0, 256, (3, 28, 28), dtype=torch.uint8)
+    ids = torch.tensor([[3, 3, 3, 3, 3, 2, 9, 17, 5]])
+    where = torch.arange(9)[None]
+    none, zero = torch.zeros(0, dtype=torch.long), torch.zeros(1, dtype=torch.long)
+    media = MediaBatch((pixels,), torch.arange(5), (5,), zero, zero, zero + 1, zero)
+    targets = Targets(none, none, none.float(), none)
+    batch = Batch(ids, where * 0, where * 0 + 1, where, where, targets, {"image": media})
+    with torch.no_grad():
+        normalised = ours.encoders["image"].normalise(pixels[None])  # type: ignore[operator]
+        wanted = theirs(pixel_values=normalised, input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        found = ours.logits(ours(batch).hidden)
+        inverse = replace(batch, media={"image": replace(media, values=(255 - pixels,))})
+        other = ours.logits(ours(inverse).hidden)
+    torch.testing.assert_close(found, wanted, atol=PARITY, rtol=0)
+    assert float((other - found).abs().max()) > 1e-2, "the picture must count"
 
 
 # ---- InstructBLIP ------------------------------------------------------------------------------------------------
