@@ -84,7 +84,8 @@ def _starter_stage(stage: Stage) -> Stage:
 
 
 def _starter_rate(part: str, rate: Rate, aligns: bool) -> Rate:
-    return replace(rate, lr=ALIGNMENT_RATE if aligns else STARTER_RATES[part.split(".")[0]])
+    kind = part.split(".")[0]
+    return replace(rate, lr=ALIGNMENT_RATE if aligns and kind in ("connectors", "fusion") else STARTER_RATES[kind])
 
 
 def _tiny_stage(stage: Stage) -> Stage:

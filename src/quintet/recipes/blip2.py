@@ -17,7 +17,7 @@ from quintet.components.presets_llm import FLAN_T5_XL, OPT_2_7B
 from quintet.data.template import Template
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
+from quintet.recipes._templates_query import BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
 from quintet.training.stage import Data, Rate, Stage
 
 

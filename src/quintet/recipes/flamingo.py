@@ -23,7 +23,7 @@ from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.presets_llm import LLAMA_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import FLAMINGO, FLAMINGO_PAIR
+from quintet.recipes._templates_feature import FLAMINGO, FLAMINGO_PAIR
 from quintet.training.stage import Data, Rate, Stage
 
 

@@ -15,7 +15,7 @@ from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.presets_llm import LLAMA_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import IDEFICS, IDEFICS_INSTRUCT
+from quintet.recipes._templates_feature import IDEFICS, IDEFICS_INSTRUCT
 from quintet.training.stage import Data, Rate, Stage
 
 

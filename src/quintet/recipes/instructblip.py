@@ -13,7 +13,7 @@ from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import VICUNA_V1_1_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import INSTRUCTBLIP
+from quintet.recipes._templates_query import INSTRUCTBLIP
 from quintet.training.stage import Data, Rate, Stage
 
 

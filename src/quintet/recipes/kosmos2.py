@@ -17,7 +17,7 @@ from quintet.components.encoders.presets import CLIP_L
 from quintet.components.llms.magneto import Magneto
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import KOSMOS2_CAPTION, KOSMOS2_CHAT
+from quintet.recipes._templates_query import KOSMOS2_CAPTION, KOSMOS2_CHAT
 from quintet.training.stage import Data, Rate, Stage
 
 

@@ -15,7 +15,8 @@ from quintet.components.fusion.adapters import Adapters
 from quintet.components.presets_llm import VICUNA_V1_1_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import LYNX, PLAIN_EOS
+from quintet.recipes._templates import PLAIN_EOS
+from quintet.recipes._templates_query import LYNX
 from quintet.training.stage import Data, Rate, Stage
 
 

@@ -14,7 +14,8 @@ from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import VICUNA_V0_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import MINIGPT4, MINIGPT4_CHAT, PLAIN
+from quintet.recipes._templates import PLAIN
+from quintet.recipes._templates_query import MINIGPT4, MINIGPT4_CHAT
 from quintet.training.stage import Data, Rate, Stage
 
 

@@ -14,7 +14,8 @@ from quintet.components.lora import Lora
 from quintet.components.presets_llm import LLAMA_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import MPLUG_OWL, PLAIN_EOS
+from quintet.recipes._templates import PLAIN_EOS
+from quintet.recipes._templates_query import MPLUG_OWL
 from quintet.training.stage import Data, Rate, Stage
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from quintet.components.lora import Lora
 from quintet.recipes import open_flamingo
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import MULTIMODAL_GPT
+from quintet.recipes._templates_feature import MULTIMODAL_GPT
 from quintet.training.stage import Data, Rate, Stage
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

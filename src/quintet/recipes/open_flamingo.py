@@ -16,7 +16,7 @@ from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.presets_llm import LLAMA_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import OPEN_FLAMINGO, OPEN_FLAMINGO_PAIR
+from quintet.recipes._templates_feature import OPEN_FLAMINGO, OPEN_FLAMINGO_PAIR
 from quintet.training.stage import Data, Rate, Stage
 
 

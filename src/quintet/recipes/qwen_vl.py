@@ -16,7 +16,7 @@ from quintet.components.encoders.presets import OPENCLIP_BIGG
 from quintet.components.presets_llm import QWEN_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import QWEN_VL, QWEN_VL_CAPTION, QWEN_VL_TASKS
+from quintet.recipes._templates_query import QWEN_VL, QWEN_VL_CAPTION, QWEN_VL_TASKS
 from quintet.training.stage import Data, Rate, Stage
 
 
