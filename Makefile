@@ -37,7 +37,7 @@ papers: .venv-quickstart/ready
 
 ## All tests that run on a CPU, with coverage of the floors that everything stands on. PYTEST="-k resume" takes a few.
 test: .venv-test/ready
-	.venv-test/bin/python -m pytest -m "not gpu" $(addprefix --cov=,$(COVERED)) --cov-report=term:skip-covered \
+	.venv-test/bin/python -m pytest -m "not gpu" -n 2 --dist loadfile $(addprefix --cov=,$(COVERED)) --cov-report=term:skip-covered \
 		$(if $(PYTEST),,--cov-fail-under=$(COVERAGE)) --junit-xml=build/tests.xml $(PYTEST)
 
 ## Format, lint, types, floors and budgets: seconds, before every commit.

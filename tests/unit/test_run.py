@@ -196,7 +196,7 @@ def test_a_stopped_run_refuses_another_file_of_as_many_rows(data: Path, tmp_path
     train(job(tmp_path / "run", data, stages=["pretrain"]))
     other = data.with_name("other.json")
     other.write_text(data.read_text(encoding="utf-8").replace("a", "b"), encoding="utf-8")
-    with pytest.raises(CheckpointError, match="another data of stage instruct"):
+    with pytest.raises(CheckpointError, match="another data of stage pretrain, data of stage instruct"):
         train(job(tmp_path / "run", other, resume=True))
 
 

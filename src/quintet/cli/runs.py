@@ -149,10 +149,9 @@ def evaluate(
     names = _task_names(tasks, place)
     if data is None and (others := [name for name in names if name in TASKS and not name.startswith("scenes.")]):
         raise typer.BadParameter(f"{', '.join(others)} reads a file of yours; name it", param_hint="--data")
-    if place.is_dir():
-        screen(stderr=True).print(f"asking about {place}", highlight=False, markup=False)
     found = {name: find_task(name, data=place, images=images, split=split) for name in names}
     engine = Engine.open(run, device=dist.device())
+    screen(stderr=True).print(f"asking about {place}", highlight=False, markup=False)
     results: list[Result] = []
     for name, task in found.items():
         with bar(screen(stderr=True), name) as update:

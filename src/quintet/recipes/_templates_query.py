@@ -128,12 +128,13 @@ QWEN_VL_TASKS = replace(
     name="qwen_vl_tasks",
     user=Frame(after=" "),
     assistant="Answer:",
+    answer=" ",
     place="front",
     questions=True,
     added=(*QWEN_VL_CAPTION.added, "<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
     regions=QWEN_VL_REGIONS,
 )
-"""<img>…</img>{q} Answer:{a}<|endoftext|> (Qwen-VL's second stage)."""
+"""<img>…</img>{q} Answer: {a}<|endoftext|> (Qwen-VL's second stage)."""
 
 QWEN_VL = Template(
     name="qwen_vl",
