@@ -154,7 +154,8 @@ class AdaptionPrompts(Fusion):
         k, v = _pair(tuned.linear, attn, items.values)
         k, v = (each.transpose(0, 1).flatten(1, 2) for each in (k, v))
         seen = items.seen(ctx).repeat_interleave(items.values.shape[1], dim=-1)[:, None]
-        scores = (q @ k.mT).masked_fill(~seen, torch.finfo(q.dtype).min)
+        scores = q @ k.mT
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
         # Where no item is in sight the weights are even and meaningless; there they count nothing.
         return self.early[0]() * ((_weights(scores) * seen) @ v)
 
