@@ -325,10 +325,7 @@ class MediaBatch:
 
 @dataclass(frozen=True)
 class Spots:
-    """Regions whose features take a column: `items` number their pictures in `Batch.media["image"]`.
-
-    `slots` int64[R] are flat indices into B·T.
-    """
+    """Regions whose features take the columns `slots`, int64[R] into B·T; `items` number pictures in `Batch.media`."""
 
     regions: tuple[Region, ...]
     items: tuple[int, ...]
@@ -386,11 +383,6 @@ class Batch:
             spots=self.spots and replace(self.spots, slots=move(self.spots.slots)),
             **{name: move(getattr(self, name)) for name in ("tokens", "enter", "exit", "order", "positions")},
         )
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return sum(self.lengths)
 
 
 def visible(

@@ -219,7 +219,7 @@ def assert_same_gradients(mine: dict[str, Tensor], other: dict[str, Tensor]) -> 
     for name, gradient in other.items():
         # A key's bias moves nothing, so its gradient is rounding noise of a size that has nothing to do with it; a
         # gate's is one sum over all columns and channels, most of which cancels.
-        share = 2e-2 if gradient.numel() > 1 else 1e-1
+        share = 1e-1 if gradient.numel() == 1 else 2e-2 if name.endswith("k_proj.bias") else 1e-2
         bound = GRADIENTS * max(float(gradient.abs().max()), share * largest)
         torch.testing.assert_close(mine[name], gradient, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 

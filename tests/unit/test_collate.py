@@ -50,7 +50,7 @@ def test_two_samples_in_a_row_and_one_in_the_next_by_hand() -> None:
     assert batch.exit.tolist() == [[3, 3, 2, 3, 4, 4], [1, 1, 1, 2, 2, 2]]
     assert batch.order.tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 4, 5]]
     assert batch.positions.tolist() == [[0, 1, 2, 2, 0, 1], [0, 1, 2, 0, 1, 2]]
-    assert (batch.lengths, batch.num_tokens) == ((6, 3), 9)
+    assert batch.lengths == (6, 3)
 
 
 def test_targets_are_predicted_from_their_parents_column_and_nothing_predicts_a_first_token() -> None:

@@ -13,16 +13,14 @@ from quintet.data.regions import Bins, Numbers, RegionFormat
 from quintet.data.template import DECIMALS, Frame, Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
-from quintet.recipes._templates import VICUNA_V1
+from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
+from quintet.recipes._templates_query import KOSMOS2_CHAT, QWEN_VL
 from quintet.recipes._templates_regions import (
     CHATSPOT,
     CHATSPOT_REGIONS,
     FERRET_REGIONS,
-    KOSMOS2,
     KOSMOS2_REGIONS,
-    MINIGPT_V2,
     MINIGPT_V2_REGIONS,
-    QWEN_VL,
     QWEN_VL_REGIONS,
     SHIKRA,
     SHIKRA_REGIONS,
@@ -260,8 +258,8 @@ ANSWER = (Text("At "), replace(POINT, phrase="it"), Text("."))
             "At <ref>it</ref><box>(250,500)</box>.<|im_end|>",
         ),
         (
-            KOSMOS2,
-            "<s><image>...</image><grounding> Question: What is in <object><patch_index_0260><patch_index_0751>"
+            KOSMOS2_CHAT,
+            "<s><image>...</image><grounding>Question: What is in <object><patch_index_0260><patch_index_0751>"
             "</object>? Answer: At <phrase>it</phrase><object><patch_index_0520><patch_index_0520></object>.</s>",
         ),
     ],
@@ -276,7 +274,7 @@ def test_every_template_spells_regions_its_own_way(template: Template, text: str
 def test_coordinates_of_shikra_are_text_and_bins_of_kosmos_are_tokens() -> None:
     """27 characters are 27 tokens of a byte each; two bins and two tags are four tokens."""
     asked = ((photo(), Text("Where?")), (BOX,))
-    for template, count in ((SHIKRA, 25), (KOSMOS2, 4)):
+    for template, count in ((SHIKRA, 25), (KOSMOS2_CHAT, 4)):
         tokenizer = byte_tokenizer(*template.special_tokens)
         turns = tuple(Turn(role, parts) for role, parts in zip(("user", "assistant"), asked, strict=True))
         made = template.tokens(Sample(Node(turns)), tokenizer, lambda m: ((8, 8), 3))
@@ -309,8 +307,8 @@ def test_regions_side_by_side_are_of_one_phrase() -> None:
 
 
 def test_a_template_with_regions_survives_its_file() -> None:
-    for template in (SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2):
+    for template in (SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2_CHAT):
         assert Template.from_json(template.to_json()) == template
-    assert isinstance(Template.from_json(KOSMOS2.to_json()).regions, Bins)
-    assert len(KOSMOS2.added_tokens) == 3 + 5 + 1024
+    assert isinstance(Template.from_json(KOSMOS2_CHAT.to_json()).regions, Bins)
+    assert len(KOSMOS2_CHAT.added_tokens) == 3 + 5 + 1024
     assert Frame(before="a", after="b").around("-") == "a-b"

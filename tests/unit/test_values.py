@@ -128,4 +128,4 @@ def test_a_batch_moves_whole() -> None:
     tensors = [moved.tokens, moved.enter, moved.exit, moved.order, moved.positions, moved.targets.weights]
     tensors += [moved.media["image"].values[0], moved.media["image"].slots, moved.media["image"].row]
     assert all(t.is_meta for t in tensors)
-    assert (moved.num_tokens, moved.media["image"].counts) == (2, (1,))
+    assert (moved.lengths, moved.media["image"].counts) == ((2,), (1,))

@@ -78,15 +78,16 @@ INTERLEAVED = Template(
 
 MINIGPT_V2 = Template(
     name="minigpt_v2",
-    user=Frame(before="[INST] ", after=" [/INST]"),
+    user=Frame(before="<s>[INST] ", after=" [/INST]"),
     assistant="",
     end="</s>",
+    bos=False,
     media={"image": Frame(before="<Img>", after="</Img>")},
     joint=" ",
     place="front",
     regions=MINIGPT_V2_REGIONS,
 )
-"""[INST] <Img><image></Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+"""<s>[INST] <Img>…</Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
 
 FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
 """<image>{caption}</s> (Frozen)."""

@@ -174,11 +174,7 @@ KOSMOS2_CAPTION = replace(
     KOSMOS_CAPTION,
     name="kosmos2_caption",
     media={"image": Frame(before="<image>", after="</image><grounding>")},
-    added=(
-        *KOSMOS_CAPTION.added,
-        *("<grounding>", "<phrase>", "</phrase>", "<object>", "</object>", "</delimiter_of_multi_objects/>"),
-        *(f"<patch_index_{n:04}>" for n in range(1024)),
-    ),
+    added=(*KOSMOS_CAPTION.added, "<grounding>"),
     regions=KOSMOS2_REGIONS,
 )
 """<s><image>…</image><grounding>{text}</s> (Kosmos-2)."""

@@ -12,11 +12,8 @@ __all__ = [
     "CHATSPOT_REGIONS",
     "FERRET",
     "FERRET_REGIONS",
-    "KOSMOS2",
     "KOSMOS2_REGIONS",
-    "MINIGPT_V2",
     "MINIGPT_V2_REGIONS",
-    "QWEN_VL",
     "QWEN_VL_REGIONS",
     "SHIKRA",
     "SHIKRA_REGIONS",
@@ -124,44 +121,3 @@ FERRET = Template(
 
 The sentence that gives the scale of coordinates in the first turn is part of the data's questions.
 """
-
-MINIGPT_V2 = Template(
-    name="minigpt_v2",
-    user=Frame(before="<s>[INST] ", after=" [/INST]"),
-    assistant="",
-    end="</s>",
-    bos=False,
-    media={"image": Frame(before="<Img>", after="</Img>")},
-    joint=" ",
-    place="front",
-    regions=MINIGPT_V2_REGIONS,
-)
-"""<s>[INST] <Img>…</Img> [grounding] {q} [/INST] {a}</s>; the task's identifier is part of the question."""
-
-QWEN_VL = Template(
-    name="qwen_vl",
-    system="You are a helpful assistant.",
-    system_frame=Frame(before="<|im_start|>system\n", after="<|im_end|>"),
-    user=Frame(before="\n<|im_start|>user\n", after="<|im_end|>\n"),
-    assistant="<|im_start|>assistant\n",
-    answer="",
-    end="<|im_end|>",
-    bos=False,
-    media={"image": Frame(before="Picture {n}: <img>", after="</img>")},
-    added=("<|im_start|>", "<|im_end|>", "<img>", "</img>"),
-    regions=QWEN_VL_REGIONS,
-)
-"""ChatML, pictures as "Picture 1: <img>…</img>" on lines of their own (Qwen-VL's tokenizer and finetune.py)."""
-
-KOSMOS2 = Template(
-    name="kosmos2",
-    user=Frame(after=" Answer:"),
-    assistant="",
-    end="</s>",
-    media={"image": Frame(before="<image>", after="</image>")},
-    joint="<grounding> Question: ",
-    place="front",
-    added=("<image>", "</image>", "<grounding>"),
-    regions=KOSMOS2_REGIONS,
-)
-"""<s><image>…</image><grounding> Question: {q} Answer: {a}</s>, as its model card asks questions on a picture."""
