@@ -14,8 +14,9 @@ from quintet.data.template import Frame, Template
 from quintet.errors import DataError
 from quintet.evaluation.run import Answer, Result, evaluate
 from quintet.evaluation.tasks.scenes import NAMES, named_mentions, scenes_task
-from quintet.recipes._templates import LLAVA_V0, VICUNA_V1
-from quintet.recipes._templates_regions import CHATSPOT, KOSMOS2, MINIGPT_V2, QWEN_VL, SHIKRA
+from quintet.recipes._templates import LLAVA_V0, MINIGPT_V2, VICUNA_V1
+from quintet.recipes._templates_query import KOSMOS2_CHAT, QWEN_VL
+from quintet.recipes._templates_regions import CHATSPOT, SHIKRA
 from quintet.values import Region, Sample, Text
 
 Knows = Callable[[Truth, str], str]
@@ -135,7 +136,7 @@ def test_questions_that_point_carry_their_region_and_an_answer_that_needs_it(fol
     assert any(len(each) > 1 for each in answers.values()), "one question, two regions, two answers"
 
 
-@pytest.mark.parametrize("template", [LLAVA_V0, VICUNA_V1, SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2])
+@pytest.mark.parametrize("template", [LLAVA_V0, VICUNA_V1, SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2_CHAT])
 def test_grounding_is_read_as_the_template_spells_it_and_nothing_else_counts(folder: Path, template: Template) -> None:
     """Bins of a thirty-second of the side cost some; a spelling of another system is no box."""
     task = scenes_task("scenes.grounding", folder)
@@ -149,7 +150,7 @@ def test_grounding_is_read_as_the_template_spells_it_and_nothing_else_counts(fol
         return template.read_regions(text, sample.media())
 
     result = evaluate(answer, task, read=read)
-    assert result.score > (0.6 if template is KOSMOS2 else 0.98)
+    assert result.score > (0.6 if template is KOSMOS2_CHAT else 0.98)
     assert result.measures["unread"] == 0
     other = Numbers(group=Frame(before="(", after=")"), between=";")
     wrong = evaluate(lambda samples: answer(samples, other), task, read=read)
