@@ -30,6 +30,7 @@ from quintet.training.stage import Rate
 from quintet.values import Batch, Media, Node, Ref, Sample, Targets, Text, Turn
 
 ADDED = ("<im_start>", "<im_end>")
+VOCAB = STARTER_LLM.vocab
 
 MINE = '''
 from dataclasses import replace
@@ -85,20 +86,22 @@ def test_a_published_llm_is_widened_and_new_rows_are_the_mean_of_the_old(recipe:
     config = at_scale(recipe, "starter").model
     tokenizer = load_tokenizer(config, added=recipe.added_tokens)
     added = [tokenizer.id(token) for token in ADDED]
-    assert (recipe.added_tokens, added) == (ADDED, [2138, 2139])
+    assert (recipe.added_tokens, added) == (ADDED, [VOCAB, VOCAB + 1])
     model = build_model(config, vocab=tokenizer.vocab, added=added)
     published = SafetensorsFolder(folder_of(STARTER_LLM.source or ""))["model.embed_tokens.weight"]
     rows = model.llm.embedding.weight
-    assert model.llm.vocab == 2140
-    assert torch.equal(rows[:2138], published)
-    assert torch.equal(rows[2138:], published.float().mean(0).expand(2, -1))
-    assert torch.equal(rows, build_model(config, vocab=2140, added=added, seed=5).llm.embedding.weight)
+    assert model.llm.vocab == VOCAB + 2
+    assert torch.equal(rows[:VOCAB], published)
+    assert torch.equal(rows[VOCAB:], published.float().mean(0).expand(2, -1))
+    assert torch.equal(rows, build_model(config, vocab=VOCAB + 2, added=added, seed=5).llm.embedding.weight)
 
 
 def test_a_tokenizer_that_exceeds_the_llm_by_more_than_was_added_is_refused(recipe: Recipe) -> None:
     config = at_scale(recipe, "starter").model
-    with pytest.raises(ConfigError, match="the tokenizer has 2139 tokens of its own, the LLM 'starter/llm' only 2138"):
-        build_model(config, vocab=2140, added=[2139])
+    with pytest.raises(
+        ConfigError, match=f"the tokenizer has {VOCAB + 1} tokens of its own, the LLM 'starter/llm' only {VOCAB}"
+    ):
+        build_model(config, vocab=VOCAB + 2, added=[VOCAB + 1])
 
 
 def test_rows_added_to_a_model_of_transformers_are_the_mean_too(tmp_path: Path) -> None:
@@ -193,12 +196,12 @@ def test_a_run_trains_saves_reloads_and_answers_with_its_tokens(mine: Path, tmp_
     train(job(mine, tmp_path / "run", data))
     model, tokenizer = load_model(tmp_path / "run" / "model"), Tokenizer.load(tmp_path / "run" / "model")
     ids = [tokenizer.id(token) for token in ADDED]
-    assert ids == [2138, 2139]
-    assert model.llm.vocab == 2140
+    assert ids == [VOCAB, VOCAB + 1]
+    assert model.llm.vocab == VOCAB + 2
     assert "tokens.safetensors" not in {p.name for p in (tmp_path / "run" / "model").iterdir()}
     start = build_model(model.config, vocab=2140, added=ids).llm
-    assert torch.equal(model.llm.embedding.weight[:2138], start.embedding.weight[:2138])
-    assert not torch.allclose(model.llm.embedding.weight[2138:], start.embedding.weight[2138:])
+    assert torch.equal(model.llm.embedding.weight[:VOCAB], start.embedding.weight[:VOCAB])
+    assert not torch.allclose(model.llm.embedding.weight[VOCAB:], start.embedding.weight[VOCAB:])
     medium = Media("image", Ref("1.png", path=tmp_path / "data" / "pictures" / "1.png"))
     asked = Sample(Node((Turn("user", (medium, Text("Is <im_start> here?"))),)))
     engine = Engine.open(tmp_path / "run")

@@ -24,7 +24,6 @@ from quintet.data.scenes import (
     World,
     ask,
     caption,
-    cell_map,
     conversation,
     dense_labels,
     grounding,
@@ -37,9 +36,9 @@ from quintet.data.scenes import (
     questions,
     refer,
     stream,
+    things,
 )
 from quintet.data.scenes.questions import CANDIDATES
-from quintet.errors import ConfigError
 
 SCENES = list(itertools.islice(stream(World(min_objects=0, digit=0.6, word=0.6), 11), 400))
 
@@ -245,9 +244,11 @@ def test_pope_rules_pick_the_frequent_and_the_tempting() -> None:
         assert all(set(names) <= set(OBJECTS) for _, names in rules.values())
 
 
-def test_cell_map_and_dense_labels_say_the_same() -> None:
+def test_things_and_dense_labels_say_the_same() -> None:
     for scene in SCENES:
-        words, labels = cell_map(scene), dense_labels(scene)
+        words, labels = ["."] * 64, dense_labels(scene)
+        for name, (x1, y1, x2, y2) in things(scene):
+            words[int((y1 + y2) * 4) * 8 + int((x1 + x2) * 4)] = name
         for i, word in enumerate(words):
             at = divmod(i, 8)
             colour, shape, size = (int(labels[name][at]) for name in ("colour", "shape", "size"))
@@ -273,13 +274,8 @@ def test_a_box_label_is_the_things_box() -> None:
     for scene in SCENES[:50]:
         known = dense_labels(scene)["box"]
         found = {tuple(box) for box in known[known[..., 0] >= 0].tolist()}
-        things = [thing for thing in (*scene.objects, scene.digit, scene.word) if thing]
-        assert found == {tuple(np.float32(thing.box).tolist()) for thing in things}
-
-
-def test_too_few_cells_are_refused() -> None:
-    with pytest.raises(ConfigError, match="8 cells or more"):
-        [cell_map(scene, cells=2) for scene in SCENES]
+        there = [thing for thing in (*scene.objects, scene.digit, scene.word) if thing]
+        assert found == {tuple(np.float32(thing.box).tolist()) for thing in there}
 
 
 def test_conversations_are_true_and_have_the_caption_anywhere_or_nowhere() -> None:

@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 from quintet.components.encoders.weights import load_hf_folder
 from quintet.components.starter import STARTER_LLM, STARTER_VISION, asset
 from quintet.data.processor import Processor
+from quintet.data.template import DECIMALS
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.starter.build import LlmSchedule, Phase, build_llm, build_vision, text_scores, write_card
-from quintet.lab.starter.text import SPELT, ComposedRows, TextScenes, train_tokenizer
+from quintet.lab.starter.text import SPELT, TextScenes, spelt, train_tokenizer
+from quintet.lab.starter.told import Composed, ToldTokenizer
 from quintet.lab.starter.vision import Heads, VisionSchedule, make_pictures, vision_scores
 from quintet.model.mllm import MLLM
 from quintet.recipes._templates import VICUNA_V1
@@ -47,12 +49,15 @@ def test_the_vision_encoder_scores_what_its_card_says() -> None:
 
 
 def test_the_llm_scores_what_its_card_says() -> None:
-    """On 60 held-out texts; the margin is two and a half standard errors of a share of 60."""
+    """On 60 held-out texts; the margins are two and a half standard errors of shares of 60, and of 40 boxes."""
     config = MLLM.Config(llm=STARTER_LLM)
     tokenizer = load_tokenizer(config)
-    engine = Engine(build_model(config, vocab=tokenizer.vocab), Processor(tokenizer, VICUNA_V1, config))
-    said = card()["llm"]["scores_on_held_out_texts"]["all"]
-    assert text_scores(engine, n=60, seed=10)["all"] == pytest.approx(said, abs=0.16)
+    model = build_model(config, vocab=tokenizer.vocab)
+    model.llm.embedding = Composed(model.llm.embedding, tokenizer)
+    said = card()["llm"]["scores_on_held_out_texts"]
+    found = text_scores(Engine(model, Processor(ToldTokenizer(tokenizer), VICUNA_V1, config)), n=60, seed=10)
+    assert found["all"] == pytest.approx(said["all"], abs=0.16)
+    assert found["boxes"] == pytest.approx(said["boxes"], abs=0.2)
 
 
 def test_our_encoder_reads_the_shipped_weights() -> None:
@@ -64,42 +69,65 @@ def test_our_encoder_reads_the_shipped_weights() -> None:
     assert not torch.allclose(one, two)
 
 
-def test_each_word_of_a_map_is_one_token() -> None:
-    tokenizer = Tokenizer.load(asset("llm"))
+def test_each_thing_of_a_map_is_one_token() -> None:
+    tokenizer = ToldTokenizer(Tokenizer.load(asset("llm")))
     source = TextScenes(5, seed=3, forms=(1.0, 0.0, 0.0))
     for i in range(5):
-        assert len(tokenizer.encode(source.questions(i)[1])[0]) == 64
+        told = source.questions(i)[1]
+        ids, spans = tokenizer.encode(told)
+        assert len(ids) == 64
+        assert [told[a:b].strip() for a, b in spans] == told.split()
+        things = [word for word in told.split() if word != "."]
+        assert sum(one >= tokenizer.vocab for one in ids) == len(things)
 
 
-def test_a_composed_word_is_the_sum_of_its_words() -> None:
-    """The embedding of smallredcircletop is the sum of those of small, red, circle and top, divided by the root of 4.
+def test_a_told_thing_is_the_sum_of_its_words_and_lies_between_marks() -> None:
+    """smallredcircle at 20, 40 of 64: its words, `top`'s neighbour in the middle, and two marks each way.
 
     What is learnt of it is learnt of them.
     """
-    tokenizer = train_tokenizer(texts=200)
-    table = torch.randn(tokenizer.vocab, 8, requires_grad=True)
-    rows = ComposedRows(tokenizer)(table)
-    one, *words = (
-        tokenizer.encode(f" {word}")[0][0] for word in ("smallredcircletop", "small", "red", "circle", "top")
-    )
-    torch.testing.assert_close(rows[one], table[words].sum(0) / 2)
-    torch.testing.assert_close(rows[:one][:100], table[:100])
-    rows[one].sum().backward()
-    assert table.grad is not None
-    assert float(table.grad[one].abs().sum()) == 0
-    torch.testing.assert_close(table.grad[words], torch.full((4, 8), 0.5))
+    tokenizer = ToldTokenizer(train_tokenizer(texts=200))
+    plain = torch.nn.Embedding(tokenizer.vocab, 8)
+    composed = Composed(plain, tokenizer)
+    ids, _ = tokenizer.encode(" smallredcircle@20,40 red")
+    made, red = composed(torch.tensor(ids))
+
+    def row(word: str) -> torch.Tensor:
+        return plain.weight[tokenizer.encode(f" {word}")[0][-1]]
+
+    # Middles of sixty-fourths, in eighths: 20.5 / 8 = 2.5625 across and 40.5 / 8 = 5.0625 down; a third each is middle.
+    across = 0.4375 * row("across2") + 0.5625 * row("across3")
+    down = 0.9375 * row("down5") + 0.0625 * row("down6")
+    words = row("small") + row("red") + row("circle") + row("middle")
+    torch.testing.assert_close(made, (words + across + down) / 6**0.5)
+    torch.testing.assert_close(red, row("red"))
+    made.sum().backward()
+    assert plain.weight.grad is not None
+    assert int((plain.weight.grad.abs().sum(1) > 0).sum()) == 8
+
+
+def test_boxes_are_asked_for_only_where_the_text_says_where_things_are() -> None:
+    for forms, notes, some in (
+        ((0.0, 1.0, 0.0), 1.0, True), ((0.0, 1.0, 0.0), 0.0, True),
+        ((0.0, 0.0, 1.0), 1.0, False), ((0.0, 0.0, 1.0), 0.0, False),
+    ):  # fmt: skip
+        source = TextScenes(40, seed=5, forms=forms, notes=notes)
+        roots = [source.sample(i).root for i in range(40)]
+        answers = [child.turns[-1].parts[0].text for root in roots for child in root.children]  # type: ignore[union-attr]
+        assert any(DECIMALS.parse(answer) for answer in answers) == some
 
 
 def test_a_text_shows_the_tokens_that_a_chat_will_show() -> None:
     """A told scene with one of its branches is, token for token, LLaVA-1.5's conversation with the same words."""
-    tokenizer = Tokenizer.load(asset("llm"))
+    tokenizer = ToldTokenizer(Tokenizer.load(asset("llm")))
     source = TextScenes(8, seed=3, split="val")
 
     def nothing(media: Media) -> tuple[tuple[int, ...], int]:
         raise AssertionError(media)
 
     for i in range(8):
-        _, told, _ = source.questions(i)
+        _, told, said = source.questions(i)
+        assert all("<region>" not in part for each in said for part in spelt(each)[:2])
         root = source.sample(i).root
         for branch in root.children:
             question, answer = (part.text for turn in branch.turns for part in turn.parts[:1])  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ STARTER_VISION = Vision.Config(
 
 STARTER_LLM = Decoder.Config(
     family="llama",
-    vocab=2138,
+    vocab=738,
     dim=192,
     depth=4,
     heads=6,

@@ -20,7 +20,7 @@ _INTRO = """# Papers
 Every system of this package: how it is built, where it was published, and what its recipe learns at starter scale. Made
 by `quintet papers`; a test compares.
 
-What a result is worth: the parts are small (a 1.8 M encoder, a 2.2 M language model) and the pictures synthetic, so a
+What a result is worth: the parts are small (a 1.8 M encoder, a 1.9 M language model) and the pictures synthetic, so a
 score says that the design as built here learns to see, and nothing about the published system's rank. The proof of
 seeing is the control: the same model, asked the same, with the pictures shuffled among the questions. ✓ stands where
 the 95 % intervals of the two do not touch, ✗ where they do. The majority answer, which sees no picture, is beside them.

@@ -1,7 +1,7 @@
 """Scenes, the built-in world: seeded pictures of coloured shapes, digits and words, whose whole truth is known.
 
     World ──sample_scene──► Scene ──render──► picture
-                              └──► captions, questions, boxes, conversations, text maps, dense labels
+                              └──► captions, questions, boxes, conversations, things by name, dense labels
 
 `make_scenes` writes them in the field's formats; `stream` gives them without files.
 """
@@ -15,8 +15,6 @@ from quintet.data.scenes.language import (
     Question,
     ask,
     caption,
-    cell_map,
-    dense_labels,
     grounding,
     mentions,
     objects_of,
@@ -26,6 +24,7 @@ from quintet.data.scenes.language import (
     refer,
     referring,
 )
+from quintet.data.scenes.maps import dense_labels, things
 from quintet.data.scenes.render import render
 from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, SPLITS, WORDS
 from quintet.data.scenes.world import Digit, Object, Scene, Word, World, sample_scene, stream
@@ -52,7 +51,6 @@ __all__ = [
     "World",
     "ask",
     "caption",
-    "cell_map",
     "conversation",
     "dense_labels",
     "describe",
@@ -72,4 +70,5 @@ __all__ = [
     "sample_scene",
     "split_sizes",
     "stream",
+    "things",
 ]

@@ -1,4 +1,4 @@
-"""Everything that can be said of a scene: captions here; questions, text maps and hallucination probes from beside.
+"""Everything that can be said of a scene: captions here; questions and hallucination probes from beside.
 
 `mentions` reads captions back: it is what finds hallucinated objects in free text.
 """
@@ -7,7 +7,6 @@ import random
 import re
 from typing import Literal
 
-from quintet.data.scenes.maps import cell_map, dense_labels
 from quintet.data.scenes.pope import Occurrences, pope, pope_candidates
 from quintet.data.scenes.questions import KINDS, Question, ask, grounding, questions, refer, referring
 from quintet.data.scenes.vocabulary import COLOURS, SHAPES, indefinite, located, phrase
@@ -21,8 +20,6 @@ __all__ = [
     "Question",
     "ask",
     "caption",
-    "cell_map",
-    "dense_labels",
     "grounding",
     "mentions",
     "objects_of",

@@ -1,6 +1,5 @@
-"""A scene on a grid of cells, as text and as labels.
+"""What is in a scene, and labels on a grid of cells, for an encoder that has never read a word.
 
-The text is for a language model that has never seen a picture, the labels for an encoder that has never read a word.
 A thing belongs to the cell its centre is in. No two things overlap, so with 8 cells or more to a side none share one.
 """
 
@@ -8,20 +7,16 @@ import numpy as np
 
 from quintet.data.scenes.vocabulary import COLOURS, SHAPES, SIZES, WORDS
 from quintet.data.scenes.world import Box, Scene
-from quintet.errors import ConfigError
 
-__all__ = ["cell_map", "dense_labels"]
+__all__ = ["dense_labels", "things"]
 
 
-def cell_map(scene: Scene, cells: int = 8) -> list[str]:
-    """`cells` × `cells` words, row by row: `smallredcircle`, `digit7`, `wordtree`, or `.` where no centre is."""
-    words = ["."] * (cells * cells)
-    for name, box in _things(scene):
-        row, col = _cell(box, cells)
-        if words[row * cells + col] != ".":
-            raise ConfigError(f"two things share a cell of the {cells} × {cells} map; use 8 cells or more")
-        words[row * cells + col] = name
-    return words
+def things(scene: Scene) -> list[tuple[str, Box]]:
+    """The name, without spaces, and the box of everything in the picture."""
+    found = [(f"{each.size}{each.colour}{each.shape}", each.box) for each in scene.objects]
+    found += [(f"digit{scene.digit.value}", scene.digit.box)] if scene.digit else []
+    found += [(f"word{scene.word.text}", scene.word.box)] if scene.word else []
+    return found
 
 
 def dense_labels(scene: Scene, cells: int = 8) -> dict[str, np.ndarray]:
@@ -34,7 +29,7 @@ def dense_labels(scene: Scene, cells: int = 8) -> dict[str, np.ndarray]:
     names = ("colour", "shape", "size", "digit", "word", "cover_colour", "cover_shape")
     labels: dict[str, np.ndarray] = {name: np.full((cells, cells), -1, dtype=np.int64) for name in names}
     labels["box"] = np.full((cells, cells, 4), -1, dtype=np.float32)
-    for _, box in _things(scene):
+    for _, box in things(scene):
         labels["box"][_cell(box, cells)] = box
     for each in scene.objects:
         cell, covered = _cell(each.box, cells), _covered(each.box, cells)
@@ -46,14 +41,6 @@ def dense_labels(scene: Scene, cells: int = 8) -> dict[str, np.ndarray]:
     if scene.word:
         labels["word"][_cell(scene.word.box, cells)] = WORDS.index(scene.word.text)
     return labels
-
-
-def _things(scene: Scene) -> list[tuple[str, Box]]:
-    """The name, without spaces, and the box of everything in the picture."""
-    things = [(f"{each.size}{each.colour}{each.shape}", each.box) for each in scene.objects]
-    things += [(f"digit{scene.digit.value}", scene.digit.box)] if scene.digit else []
-    things += [(f"word{scene.word.text}", scene.word.box)] if scene.word else []
-    return things
 
 
 def _cell(box: Box, cells: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ Found = Mapping[str, Any]
 
 _SIZE = {
     "starter": "Every recipe is built at the same small scale: the package's vision encoder of 1.8 M parameters (or "
-    "the recipe's own kind of encoder, made small) and its language model of 2.2 M, on synthetic pictures of 64 px. "
+    "the recipe's own kind of encoder, made small) and its language model of 1.9 M, on synthetic pictures of 64 px. "
     "The numbers say how these designs learn under equal conditions at this size; they do not say which published "
     "system is better.",
     "tiny": "At tiny scale all parts are random and of a few thousand parameters: this shows that the recipes run, and "
