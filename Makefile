@@ -10,6 +10,9 @@ COVERAGE := 90
 BUDGET ?= 500k-tokens
 SEEDS ?= 3
 COMPARED ?= runs/compare
+# Runs side by side, with a share of the cores each: small models make poor use of two cores.
+JOBS ?= 2
+SHARED = xargs -P $(JOBS) -I{} env TTY_COMPATIBLE=0 OMP_NUM_THREADS=$$(expr $$(getconf _NPROCESSORS_ONLN) / $(JOBS)) .venv-quickstart/bin/quintet
 
 .PHONY: quickstart compare learn papers test check test-gpu format clean
 
@@ -19,14 +22,14 @@ quickstart: .venv-quickstart/ready
 
 ## Every recipe on the same data with the same budget: a night on two cores. The same command goes on after a stop.
 compare: .venv-quickstart/ready
-	.venv-quickstart/bin/quintet compare --all --budget $(BUDGET) --seeds $(SEEDS) --limit 300 --out $(COMPARED)
+	seq $(JOBS) | $(SHARED) compare --all --budget $(BUDGET) --seeds $(SEEDS) --limit 300 --out $(COMPARED) --share {}/$(JOBS)
 	mkdir -p docs/results
 	cp $(COMPARED)/compare.json docs/results/compare.json
 	cp $(COMPARED)/compare.md docs/compare.md
 
 ## What every recipe reaches with its own amounts, for docs/papers.md: hours. The same command goes on after a stop.
 learn: .venv-quickstart/ready
-	.venv-quickstart/bin/quintet compare --all --out $(COMPARED)-own
+	seq $(JOBS) | $(SHARED) compare --all --limit 300 --out $(COMPARED)-own --share {}/$(JOBS)
 	mkdir -p docs/results
 	cp $(COMPARED)-own/compare.json docs/results/papers.json
 	$(MAKE) papers

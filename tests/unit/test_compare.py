@@ -388,6 +388,23 @@ def test_a_recipe_that_fails_is_a_row_that_says_why(scenes: Path, tmp_path: Path
     assert not (tmp_path / "out" / "failures" / "broken-0.txt").exists()
 
 
+def test_shares_of_the_runs_make_one_table(scenes: Path, whole: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """Two processes, each with half of the runs; the one that ends last has everything, what failed elsewhere too."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    recipes = ["llava", str(tmp_path / "broken.py"), "llava15"]
+    one = comparison(scenes, tmp_path / "out", recipes=recipes, seeds=(0, 1), share=(1, 2))
+    watches = Quiet(), Quiet()
+    first = compare(one, watches[0], command="")
+    assert set(first["rows"][0]["scores"]["scenes.vqa"]["seeds"]) == {"0"}
+    both = compare(replace(one, share=(2, 2)), watches[1], command="")
+    assert [watch.done[-1] for watch in watches] == [(3.0, 3), (3.0, 3)]
+    assert [set(row["failed"]) for row in both["rows"]] == [set(), {"0", "1"}, set()]
+    for mine, alone in zip((both["rows"][0], both["rows"][2]), whole[1]["rows"], strict=True):
+        assert mine["scores"]["scenes.vqa"]["seeds"] == alone["scores"]["scenes.vqa"]["seeds"]
+    with pytest.raises(ConfigError, match="a share of 3/2 is none"):
+        replace(one, share=(3, 2))
+
+
 def test_a_run_of_a_recipe_that_has_changed_since_is_never_a_row(scenes: Path, tmp_path: Path) -> None:
     text = "from quintet.recipes import {0}\n\ndef recipe():\n    return {0}.recipe()\n"
     (tmp_path / "mine.py").write_text(text.format("llava"))

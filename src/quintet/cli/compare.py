@@ -1,6 +1,7 @@
 """Commands that set recipes side by side: compare, and papers, the page of what every system reached."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,9 @@ def compare(
     scenes: Annotated[Path | None, typer.Option(help="Scenes to learn from and be asked about.")] = None,
     out: Annotated[Path, typer.Option(help="Where the runs and the table go.")] = Path("runs/compare"),
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    share: Annotated[
+        str, typer.Option(help="K/N: run only the K-th of N shares; start the others beside it, with the same --out.")
+    ] = "1/1",
     as_json: JSON = False,
 ) -> None:
     """Train recipes on the same data in the same order with equal budgets, ask all the same, and print the table.
@@ -62,6 +66,8 @@ def compare(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     asked = list(TASKS) if names in ([], ["all"]) else list(dict.fromkeys(names))
     limits = {name: min(TASKS.get(name, 800), limit or 10**9) for name in asked}
+    if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
+        raise typer.BadParameter(f"{share!r}; write it as 1/2", param_hint="--share")
     comparison = lab.Comparison(
         recipes=recipe_names() if every else recipes or [],
         out=out,
@@ -70,6 +76,7 @@ def compare(
         seeds=range(seeds),
         tasks=limits,
         scenes=scenes,
+        share=(int(parts[1]), int(parts[2])),
         precision=precision,  # pyright: ignore[reportArgumentType]  # checked above
     )
     command = _spelt(comparison, every=every, names=names, limit=limit)

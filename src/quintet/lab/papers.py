@@ -150,4 +150,4 @@ def _command(found: Found, row: Mapping[str, Any]) -> str:
 def _paper(entry: Entry, *, title: bool) -> str:
     paper = entry.paper
     name = f"{paper.authors} {paper.year}" + (f", {paper.title}" if title else "")
-    return f"[{name}](https://arxiv.org/abs/{paper.arxiv})"
+    return f"[{name}]({paper.link})"

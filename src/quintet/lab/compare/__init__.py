@@ -9,7 +9,7 @@ from typing import Any
 
 from quintet.lab.compare.budget import Budget
 from quintet.lab.compare.page import html
-from quintet.lab.compare.runs import Comparison, Watcher, prepare, run_all
+from quintet.lab.compare.runs import Comparison, Watcher, failed_before, prepare, run_all
 from quintet.lab.compare.table import Known, table
 from quintet.lab.compare.words import markdown
 
@@ -30,16 +30,20 @@ def compare(comparison: Comparison, watch: Watcher, *, command: str) -> dict[str
     known: Known = {}
     sound = [system for system in systems if all((system.name, seed) not in failures for seed in comparison.seeds)]
     written = time.monotonic()
+
+    def write() -> dict[str, Any]:
+        found = table(comparison, systems, tasks, failed_before(comparison) | failures, command=command, known=known)
+        _write(comparison.out, found)
+        return found
+
     for name, seed, why in run_all(comparison, sound, tasks, scenes, watch):
         if why:
             failures[name, seed] = why
         watch.note(f"{name}, seed {seed}: {f'failed, {why}' if why else 'done'}")
         if time.monotonic() - written > EVERY:
-            _write(comparison.out, table(comparison, systems, tasks, failures, command=command, known=known))
+            write()
             written = time.monotonic()
-    found = table(comparison, systems, tasks, failures, command=command, known=known)
-    _write(comparison.out, found)
-    return found
+    return write()
 
 
 def dumped(found: dict[str, Any]) -> str:

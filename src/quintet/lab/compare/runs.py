@@ -10,6 +10,7 @@ Everything is written whole or not at all and read back from the folder, so the 
 stopped it, and may name more recipes or seeds. Seeds are the outer loop: stopped early, recipes have as many each.
 """
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -42,7 +43,7 @@ from quintet.training.hardware import Precision, prepare_cpu
 from quintet.training.loop import Interrupted, Settings
 from quintet.training.stage import Stage
 
-__all__ = ["Asked", "Comparison", "Failures", "System", "Watcher", "prepare", "run_all"]
+__all__ = ["Asked", "Comparison", "Failures", "System", "Watcher", "failed_before", "prepare", "run_all"]
 
 log = logger(__name__)
 
@@ -80,6 +81,9 @@ class Comparison:
     scenes: Path | None = None
     """None is the cache's."""
     precision: Precision = "auto"
+    share: tuple[int, int] = (1, 1)
+    """(k, n): only every n-th run from the k-th on is run here. The others are for more processes, on this machine
+    or on others that have the same folder; the table is whole when the last of them ends."""
 
     def __post_init__(self) -> None:
         if not self.recipes:
@@ -88,6 +92,8 @@ class Comparison:
             raise ConfigError(f"seeds are {list(self.seeds)}; at least one, each once")
         if self.scale not in ("starter", "tiny"):
             raise ConfigError(f"no comparison at scale {self.scale!r}: equal parts exist at starter and tiny scale")
+        if not 1 <= self.share[0] <= self.share[1]:
+            raise ConfigError(f"a share of {self.share[0]}/{self.share[1]} is none; of n shares there are 1/n to n/n")
         if not self.tasks:
             raise ConfigError(f"there is no task to measure; known: {', '.join(NAMES)}")
         for name in self.tasks:
@@ -137,6 +143,11 @@ def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[
         ConfigError: a name is not known, or a budget gives no step.
         CheckpointError: the folder holds another comparison.
     """
+    with _alone(comparison.out):
+        return _prepare(comparison, watch)
+
+
+def _prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[str, Asked], Path, Failures]:
     prepare_cpu()
     named = [(*load_recipe(given), given) for given in comparison.recipes]
     names = [name for name, *_ in named]
@@ -166,13 +177,14 @@ def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[
 def run_all(
     comparison: Comparison, systems: Sequence[System], tasks: Mapping[str, Asked], scenes: Path, watch: Watcher
 ) -> Iterator[tuple[str, int, str]]:
-    """Runs what has not run yet, one after the other; yields (recipe, seed, why it failed or nothing) after each.
+    """Runs what of the share has not run yet, one after the other; yields (recipe, seed, why it failed if it did).
 
     Raises:
         Interrupted: a signal asked to stop; the same command goes on.
     """
-    total = len(systems) * len(comparison.seeds)
-    order = [(seed, system) for seed in comparison.seeds for system in systems]
+    first, step = comparison.share
+    order = [(seed, system) for seed in comparison.seeds for system in systems][first - 1 :: step]
+    total = len(order)
     for number, (seed, system) in enumerate(order):
         failures: Failures = {}
 
@@ -187,6 +199,15 @@ def run_all(
 
 
 # ---- the folder --------------------------------------------------------------------------------------------------
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: what the second needs (pictures, conditions, plans), the first has made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _hold(comparison: Comparison, scenes: Path) -> None:
     """Writes the conditions, or compares them with those that are there; without a run yet they may still change."""
     fingerprint = _fingerprint(scenes)
@@ -252,6 +273,16 @@ def _failing(comparison: Comparison, name: str, seeds: Sequence[int], failures: 
     else:
         for path in paths:
             path.unlink(missing_ok=True)
+
+
+def failed_before(comparison: Comparison) -> Failures:
+    """What failed in this folder and did not succeed since, in this process or in another's share."""
+    found: Failures = {}
+    for path in sorted((comparison.out / "failures").glob("*.txt")):
+        name, _, seed = path.stem.rpartition("-")
+        if int(seed) in comparison.seeds:
+            found[name, int(seed)] = path.read_text(encoding="utf-8").partition("\n")[0]
+    return found
 
 
 # ---- budgets -----------------------------------------------------------------------------------------------------
