@@ -82,7 +82,7 @@ def test_each_thing_of_a_map_is_one_token() -> None:
 
 
 def test_a_told_thing_is_the_sum_of_its_words_and_lies_between_marks() -> None:
-    """smallredcircle at 20, 40 of 64: its words, `top`'s neighbour in the middle, and two marks each way.
+    """smallredcircle at 20, 40 of 64, which is on the left: its words, its place, and two marks each way.
 
     What is learnt of it is learnt of them.
     """
@@ -95,10 +95,10 @@ def test_a_told_thing_is_the_sum_of_its_words_and_lies_between_marks() -> None:
     def row(word: str) -> torch.Tensor:
         return plain.weight[tokenizer.encode(f" {word}")[0][-1]]
 
-    # Middles of sixty-fourths, in eighths: 20.5 / 8 = 2.5625 across and 40.5 / 8 = 5.0625 down; a third each is middle.
+    # Middles of sixty-fourths, in eighths: 20.5 / 8 = 2.5625 across and 40.5 / 8 = 5.0625 down.
     across = 0.4375 * row("across2") + 0.5625 * row("across3")
     down = 0.9375 * row("down5") + 0.0625 * row("down6")
-    words = row("small") + row("red") + row("circle") + row("middle")
+    words = row("small") + row("red") + row("circle") + row("left")
     torch.testing.assert_close(made, (words + across + down) / 6**0.5)
     torch.testing.assert_close(red, row("red"))
     made.sum().backward()
