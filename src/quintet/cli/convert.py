@@ -28,11 +28,27 @@ def import_(
     template: Annotated[
         str, typer.Option(help="The recipe whose conversations the checkpoint was trained on.")
     ] = "llava15",
+    as_: Annotated[
+        str,
+        typer.Option("--as", help="The recipe whose own release this is, in its authors' names (docs/released.md)."),
+    ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="With --as: fetch published parts that the release leaves out.")
+    ] = False,
 ) -> None:
-    """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json."""
+    """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json.
+
+    With --as, take in a release that transformers has no class for: its names are matched to the last weight.
+    """
     from quintet.lab.run import load_recipe
     from quintet.model.convert import import_run
 
+    if as_:
+        from quintet.lab.released import import_released
+
+        name, released = load_recipe(as_)
+        typer.echo(import_released(source, out, name=name, recipe=released, download=download).line())
+        return
     _, recipe = load_recipe(template)
     _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {template} ({recipe.template.name}); --template names another recipe")

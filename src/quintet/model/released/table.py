@@ -201,6 +201,15 @@ def load(model: MLLM, files: Mapping[str, Tensor], plan: Plan, *, dtype: torch.d
     model.load_state_dict(state, strict=False, assign=True)
 
 
+def made_shape(plan: Plan, files: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a weight of ours as the file has it; empty if it is not in the file. No numbers are read."""
+    for step in plan.steps:
+        if name in step.ours and not step.adds:
+            shapes = (torch.empty(_shape(files, theirs), device="meta") for theirs in step.theirs)
+            return tuple(step.way.read(tuple(shapes))[step.ours.index(name)].shape)
+    return ()
+
+
 def released_state(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of ours under the names of the release: the way back, without what `load` dropped.
 
