@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from quintet.data.processor import Processor
+from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import load_published, load_tokenizer
 from quintet.model.checkpoint import save_model, write_json
@@ -52,8 +53,12 @@ class Released:
         )
 
 
-def import_released(source: Path, out: Path, *, name: str, recipe: Recipe, download: bool = False) -> Released:
+def import_released(
+    source: Path, out: Path, *, of: tuple[str, Recipe], template: Template, download: bool = False
+) -> Released:
     """Writes RUN/model/ with a processor if there is a tokenizer, and RUN/released.json.
+
+    `of` is the system by its name, and its recipe.
 
     Raises:
         ConfigError: no table for this recipe, or `out` is not empty.
@@ -61,6 +66,7 @@ def import_released(source: Path, out: Path, *, name: str, recipe: Recipe, downl
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name another --out")
+    name, recipe = of
     layout = layout_of(name, recipe.model)
     files = Weights(source)
     plan = plan_of(layout, files)
@@ -70,7 +76,7 @@ def import_released(source: Path, out: Path, *, name: str, recipe: Recipe, downl
     vocab = layout.model.llm.vocab
     if "llm" in parts and not with_tokenizer:
         tokenizer = load_tokenizer(layout.model, added=recipe.added_tokens, download=download)
-        processor, vocab = Processor(tokenizer, recipe.template, layout.model), max(vocab, tokenizer.vocab)
+        processor, vocab = Processor(tokenizer, template, layout.model), max(vocab, tokenizer.vocab)
     model = load_released(layout, files, plan, vocab=vocab, download=download)
     save_model(model, place)
     if processor is not None:
@@ -79,7 +85,7 @@ def import_released(source: Path, out: Path, *, name: str, recipe: Recipe, downl
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, place / file)
-        write_json(place / "processor.json", {"template": recipe.template.to_json()})
+        write_json(place / "processor.json", {"template": template.to_json()})
     made = Released(
         recipe=name,
         source=source.name,

@@ -90,7 +90,7 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
-            "saves LlavaForConditionalGeneration (the original LLaVA code has 'llava_llama': convert it first)"
+            "saves LlavaForConditionalGeneration (a release in its authors' own layout is read with --as RECIPE)"
         )
     config = _filled(raw, folder)
     model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))

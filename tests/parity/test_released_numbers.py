@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from conftest import byte_tokenizer, picture
+from quintet.components.connectors.qformer import QFormer
 from quintet.components.connectors.resampler import sincos
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import save_hf_folder
 from quintet.components.fusion.cross_attention import GatedCrossAttention
+from quintet.components.fusion.prefix import AdaptionPrompts
 from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.weights import to_hf_state
 from quintet.data.collate import Loaded, collate
@@ -360,3 +362,57 @@ def test_minigpt_v2s_adapters_are_added_to_llama_and_its_norm_is_as_it_was_made(
     assert changed == fixed | {f"llm.blocks.{n}.attn.{name}.weight" for n, name in names}
     assert (back["encoders.image.norm.weight"] == 1).all()
     assert (back["encoders.image.norm.bias"] == 0).all()
+
+
+@torch.no_grad()
+def test_llama_adapters_prompts_stand_from_the_lowest_adapted_layer_up(tmp_path: Path) -> None:
+    """Four layers, of which the release adapts the upper two, with ten prompts each; all four have a gate."""
+    full = layout_of("llama_adapter", small("llama_adapter").model).model
+    llm, fusion = full.llm, full.fusion
+    assert isinstance(llm, Decoder.Config)
+    assert isinstance(fusion, AdaptionPrompts.Config)
+    layout = layout_of(
+        "llama_adapter", replace(full, llm=replace(llm, depth=4), fusion=replace(fusion, skip=2, length=10))
+    )
+    model = layout.model.build(vocab=VOCAB)
+    layout = publish(layout, model, tmp_path)
+    prompts = torch.randn(20, llm.dim)
+    gates = {f"layers.{n}.attention.gate": torch.full((1, llm.heads, 1, 1), float(n)) for n in range(4)}
+    (tmp_path / "release").mkdir()
+    torch.save({"adapter_query.weight": prompts, **gates}, tmp_path / "release" / "adapter.pth")
+    fused: Any = taken(layout, tmp_path / "release").fusion
+    for n, layer in enumerate(fused.prompts):
+        assert torch.equal(layer.prompt, prompts.view(2, 10, -1)[n])
+        assert (layer.gate == n + 2).all()
+
+
+@torch.no_grad()
+def test_minigpt4s_q_former_is_that_of_lavis_as_transformers_renames_it(tmp_path: Path) -> None:
+    """`Blip2QFormerModel` under LAVIS' names: `self` for its inner `attention`, `Qformer.bert` before all."""
+    from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+    recipe = small("minigpt4")
+    config = recipe.model.connectors["image"]
+    assert isinstance(config, QFormer.Config)
+    shape = {"hidden_size": config.dim, "num_hidden_layers": config.depth, "num_attention_heads": config.heads}
+    theirs: Any = Blip2QFormerModel(
+        Blip2QFormerConfig(**shape, intermediate_size=config.ffn, encoder_hidden_size=DIM, vocab_size=9)
+    ).eval()
+    for parameter in theirs.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    bert = {name.replace("attention.attention.", "attention.self."): p for name, p in theirs.state_dict().items()}
+    bert = {f"encoder.{n.removeprefix('encoder.')}" if "layer." in n else n: p for n, p in bert.items()}
+    state = {f"Qformer.bert.{name.replace('layernorm', 'embeddings.LayerNorm')}": p for name, p in bert.items()}
+    state |= {"query_tokens": torch.randn(1, config.queries, config.dim), "llama_proj.bias": torch.randn(DIM)}
+    state |= {"ln_vision.weight": torch.randn(DIM), "ln_vision.bias": torch.randn(DIM)}
+    state["llama_proj.weight"] = torch.randn(DIM, config.dim)
+    layout = layout_of("minigpt4", recipe.model)
+    layout = publish(layout, layout.model.build(vocab=VOCAB), tmp_path)
+    (tmp_path / "release").mkdir()
+    torch.save(state, tmp_path / "release" / "both.pth")
+    model = taken(layout, tmp_path / "release")
+    count = layout.model.encoders["image"].layout((SIDE, SIDE)).count
+    x = torch.randn(count, DIM)
+    seen = norm(state, "ln_vision", x, eps=config.norm_eps)
+    found = theirs(state["query_tokens"], encoder_hidden_states=seen[None]).last_hidden_state[0]
+    close(features(model, x), linear(state, "llama_proj", found))
