@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,7 @@ def released(name: str) -> Layout:
 ELSEWHERE = {
     "llama_adapter": {"llm"},
     "llava": {"encoders.image"},
+    "llava15": {"encoders.image"},
     "llava_projector": {"encoders.image", "llm"},
     "minigpt4": {"encoders.image", "llm"},
     "minigpt_v2": {"encoders.image", "llm"},
@@ -85,6 +87,11 @@ _BUFFER = {f"model.layers.{n}.self_attn.rotary_emb.inv_freq" for n in range(32)}
 
 def test_there_is_a_file_of_facts_for_every_table() -> None:
     assert {path.stem for path in FACTS.glob("*.txt")} == {*LAYOUTS, "mobilevlm", "llava_projector"}
+
+
+def test_the_document_names_every_table() -> None:
+    document = (FACTS.parents[2] / "docs" / "released.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", document, re.MULTILINE) == sorted(LAYOUTS)
 
 
 @pytest.mark.parametrize("name", sorted([*LAYOUTS, "mobilevlm", "llava_projector"]))
@@ -114,7 +121,9 @@ def test_names_and_shapes_of_a_release_are_the_full_models_to_the_last_one(name:
     assert read - more == sum(state[key].numel() for key in given)
 
 
-@pytest.mark.parametrize("name", ["cogvlm", "llava", "shikra", "qwen_vl", "minigpt4", "llama_adapter", "mplug_owl"])
+@pytest.mark.parametrize(
+    "name", ["cogvlm", "llava", "shikra", "qwen_vl", "minigpt4", "llama_adapter", "llava15", "mplug_owl"]
+)
 def test_what_has_no_use_is_known_by_name(name: str) -> None:
     dropped = {
         "qwen_vl": {"transformer.visual.attn_pool.pos_embed"},
@@ -125,8 +134,18 @@ def test_what_has_no_use_is_known_by_name(name: str) -> None:
     assert set(plan_of(released(name), facts(name)).dropped) == dropped
 
 
+@pytest.mark.parametrize(("name", "size"), [("llava15", 13_518_798_848), ("qwen_vl", 19_313_870_336)])
+def test_the_facts_have_as_many_bytes_as_the_published_index_says(name: str, size: int) -> None:
+    """`total_size` of liuhaotian/llava-v1.5-7b, and of Qwen/Qwen-VL (that one from memory): two bytes a number.
+
+    The rotary frequencies of LLaVA's file are in float32.
+    """
+    count = {key: prod(shape) for key, shape in facts(name).items()}
+    assert sum(n * (4 if key.endswith("inv_freq") else 2) for key, n in count.items()) == size
+
+
 def test_of_clip_only_what_is_behind_the_feature_layer_is_dropped() -> None:
-    plan = plan_of(released("llava15"), facts("llava15"))
+    plan = plan_of(released("vila"), facts("vila"))
     tower = "model.vision_tower.vision_tower.vision_model."
     assert len(plan.dropped) == 18
     assert all(name.startswith((f"{tower}encoder.layers.23.", f"{tower}post_layernorm.")) for name in plan.dropped)
@@ -163,8 +182,13 @@ def test_every_fault_is_told_at_once_and_by_name() -> None:
 
 def test_a_part_is_in_the_file_or_not_but_never_in_pieces() -> None:
     """One layer of the tower is missing: CLIP's own weights must not fill the gap."""
-    files = {name: shape for name, shape in facts("llava15").items() if ".encoder.layers.7." not in name}
-    assert "encoder.layers.7.mlp.fc1.bias (our encoders.image.layers.7.mlp.fc1.bias)" in refused("llava15", files)
+    files = {name: shape for name, shape in facts("vila").items() if ".encoder.layers.7." not in name}
+    assert "encoder.layers.7.mlp.fc1.bias (our encoders.image.layers.7.mlp.fc1.bias)" in refused("vila", files)
+
+
+def test_a_tower_that_was_trained_is_not_taken_from_elsewhere() -> None:
+    files = {name: shape for name, shape in facts("sharegpt4v").items() if not name.startswith("vision_model.")}
+    assert "(our encoders.image.cls)" in refused("sharegpt4v", files)
 
 
 def test_one_expert_too_few_is_told() -> None:

@@ -1,16 +1,16 @@
 """The original LLaVA code's names, and those of the systems that were built on it.
 
-    llava, llava15     liuhaotian/llava-…         whole, with the tower or without, or `mm_projector.bin` alone
-    shikra             shikras/shikra-7b          after its delta was added to LLaMA
-    sharegpt4v         Lin-Chen/ShareGPT4V-7B     with its tower, which it trained: it must not be CLIP's own
-    vila               Efficient-Large-Model/vila-7b   its two-layer form
+    llava, llava15     liuhaotian/LLaVA-…, whole or its `mm_projector.bin` alone
+    shikra             shikras/shikra-7b, after its delta was added to LLaMA
+    sharegpt4v         Lin-Chen/ShareGPT4V-7B and its tower, which it trained: it must not be CLIP's own
+    vila               Efficient-Large-Model/vila-7b, which has two layers
     mobilevlm_v2       mtgv/MobileVLM_V2-1.7B, or MobileVLM-1.7B for `Ldp.Config(version=1)`
-    ferret             after apple's delta was added to Vicuna; with the region sampler
+    ferret             Ferret-7B after its delta was added to Vicuna, with the region sampler
 
-Sources: haotian-liu/LLaVA at c121f04; shikras/shikra at ff79a4c (`shikra.py`, `apply_delta.py`); apple/ml-ferret at
-3c9e5c9 (`ferret_arch.py`); Meituan-AutoML/MobileVLM at 688fdec (`vision_projector.py`, and torchvision's
-`InvertedResidual` for the first version). From memory: which of them write the tower, and that ShareGPT4V and VILA have
-LLaVA's names.
+Sources: haotian-liu/LLaVA at c121f04, and the index of llava-v1.5-7b, which has no tower; shikras/shikra at ff79a4c
+(`shikra.py`, `apply_delta.py`); apple/ml-ferret at 3c9e5c9 (`ferret_arch.py`); Meituan-AutoML/MobileVLM at 688fdec
+(`vision_projector.py`, and torchvision's `InvertedResidual` for the first version). From memory: which of the others
+write the tower, and that ShareGPT4V and VILA have LLaVA's names. With the tower and without are both read.
 """
 
 from dataclasses import replace

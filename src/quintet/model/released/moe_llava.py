@@ -1,8 +1,8 @@
 """MoE-LLaVA's names: LanguageBind/MoE-LLaVA-Qwen-1.8B-4e, `MoELLaVAQWenForCausalLM`.
 
 Source: PKU-YuanGroup/MoE-LLaVA at 6cb5f66 (`llava_qwen_moe.py`, `llava_arch.py`, `multimodal_projector/builder.py`,
-`clip_encoder.py`). From memory: the names inside DeepSpeed's `MoE` layer (`deepspeed_moe.gate.wg`,
-`deepspeed_moe.experts.deepspeed_experts`), and that the release has the tower or not.
+`clip_encoder.py`); the names inside DeepSpeed's `MoE` layer are those that public converters of its files read. Whether
+the release has the tower is from memory: both are read.
 """
 
 from dataclasses import replace
