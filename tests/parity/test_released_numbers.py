@@ -27,16 +27,16 @@ from quintet.data.collate import Loaded, collate
 from quintet.lab.released import load_released, plan_of
 from quintet.lab.run import load_recipe
 from quintet.model.mllm import MLLM
-from quintet.model.released import layout_of
 from quintet.model.released.files import Weights
+from quintet.model.released.systems import layout_of
 from quintet.model.released.table import Layout, released_state
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.values import Batch, Features, Media, Node, Origin, Ref, Sample, Text, Turn
 
 SIDE, VOCAB, DIM, HEADS = 56, 512, 32, 4
-TOLERANCE = {"rtol": 0.0, "atol": 2e-5}
-"""float32, values of about 1; the same sums in another order. Worst measured: 2e-6."""
+TOLERANCE = 2e-5
+"""float32, values up to 13; the same sums in another order. Worst measured: 3e-6."""
 
 
 def small(name: str) -> Recipe:
@@ -167,7 +167,7 @@ def imported(name: str, folder: Path) -> tuple[dict[str, Tensor], MLLM]:
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, **TOLERANCE)
+    torch.testing.assert_close(ours, theirs, atol=TOLERANCE, rtol=0.0)
 
 
 def linear(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
@@ -394,7 +394,11 @@ def test_minigpt4s_q_former_is_that_of_lavis_as_transformers_renames_it(tmp_path
     recipe = small("minigpt4")
     config = recipe.model.connectors["image"]
     assert isinstance(config, QFormer.Config)
-    shape = {"hidden_size": config.dim, "num_hidden_layers": config.depth, "num_attention_heads": config.heads}
+    shape: dict[str, Any] = {
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+    }
     theirs: Any = Blip2QFormerModel(
         Blip2QFormerConfig(**shape, intermediate_size=config.ffn, encoder_hidden_size=DIM, vocab_size=9)
     ).eval()

@@ -25,8 +25,8 @@ from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.released import plan_of
 from quintet.lab.run import load_recipe
 from quintet.model.checkpoint import load_model
-from quintet.model.released import LAYOUTS, layout_of
 from quintet.model.released.files import Weights
+from quintet.model.released.systems import LAYOUTS, layout_of
 from quintet.model.released.table import Layout, Rule, load, made_shape, match, released_state
 
 FACTS = Path(__file__).parent / "released"

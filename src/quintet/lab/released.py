@@ -20,8 +20,8 @@ from quintet.lab.pretrained import load_published, load_tokenizer
 from quintet.model.checkpoint import save_model, write_json
 from quintet.model.convert import TOKENIZER_FILES
 from quintet.model.mllm import MLLM
-from quintet.model.released import layout_of
 from quintet.model.released.files import Weights
+from quintet.model.released.systems import layout_of
 from quintet.model.released.table import Layout, Plan, load, made_shape, match
 from quintet.recipes._recipe import Recipe
 

@@ -1,7 +1,7 @@
 """Rows that many tables share: the names of LLaMA, of the first Qwen, of CLIP.
 
-LLaMA's and CLIP's are transformers'. Qwen's are those of its own `modeling_qwen.py`, as public ports of it have them, and
-an exporter of Qwen-VL that prints its module: names, shapes, and that w2 of the feed-forward is gated and w1 is not.
+LLaMA's and CLIP's are transformers'. Qwen's are those of its own `modeling_qwen.py`, as public ports have them and an
+exporter of Qwen-VL prints them: names, shapes, and that w2 of the feed-forward is gated and w1 is not.
 """
 
 from quintet.model.released.table import DROP, Rule, rows
