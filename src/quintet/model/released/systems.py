@@ -36,7 +36,5 @@ def layout_of(recipe: str, model: MLLM.Config) -> Layout:
         ConfigError: there is no table for it.
     """
     if recipe not in LAYOUTS:
-        raise ConfigError(
-            f"no table of names for a release of {recipe!r}{nearest(recipe, LAYOUTS)}; there are {', '.join(LAYOUTS)}"
-        )
+        raise ConfigError(f"no table of names for a release of {recipe!r}{nearest(recipe, LAYOUTS)}")
     return LAYOUTS[recipe](model)
