@@ -23,19 +23,35 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A LLaVA folder of transformers.", exists=True, file_okay=False)],
+    source: Annotated[Path, typer.Argument(help="A folder of transformers, or of --as.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="The run's folder to write.")],
     template: Annotated[
-        str, typer.Option(help="The recipe whose conversations the checkpoint was trained on.")
-    ] = "llava15",
+        str, typer.Option(help="The recipe whose conversations it was trained on: llava15, or that of --as.")
+    ] = "",
+    as_: Annotated[
+        str, typer.Option("--as", help="The recipe whose authors' own release this is (docs/released.md).")
+    ] = "",
+    download: Annotated[
+        bool, typer.Option("--download", help="With --as: fetch published parts that the release leaves out.")
+    ] = False,
 ) -> None:
-    """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json."""
-    from quintet.lab.run import load_recipe
-    from quintet.model.convert import import_run
+    """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json.
 
-    _, recipe = load_recipe(template)
-    _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
-    typer.echo(f"conversations are spelt as in {template} ({recipe.template.name}); --template names another recipe")
+    With --as, take in a release that transformers has no class for: its names and shapes are matched to the last one.
+    """
+    from quintet.lab.run import load_recipe
+
+    spelt, recipe = load_recipe(template or as_ or "llava15")
+    if as_:
+        from quintet.lab.released import import_released
+
+        made = import_released(source, out, of=load_recipe(as_), template=recipe.template, download=download)
+        typer.echo(f"{made.line()}\nno class of transformers to compare logits with; names and shapes all match")
+    else:
+        from quintet.model.convert import import_run
+
+        _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
+    typer.echo(f"conversations are spelt as in {spelt} ({recipe.template.name}); --template names another recipe")
 
 
 def export(

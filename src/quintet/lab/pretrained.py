@@ -3,7 +3,7 @@
 Nothing is downloaded unless asked for, no code of a repository is run, and only safetensors are read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from quintet.errors import CheckpointError, ConfigError
 from quintet.log import logger
 from quintet.model.mllm import MLLM
 
-__all__ = ["build_model", "folder_of", "load_tokenizer"]
+__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer"]
 
 log = logger(__name__)
 
@@ -74,11 +74,24 @@ def build_model(
     if source and vocab > rows + len(added):
         raise ConfigError(f"the tokenizer has {vocab - len(added)} tokens of its own, the LLM {source!r} only {rows}")
     model = config.build(vocab=max(vocab, rows) if source else vocab, added=added)
-    for name, part, source in _published(model):
-        log.info("%s: weights of %s", name, source)
-        _load(part, folder_of(source, download=download))
+    load_published(model, [name for name, _, _ in _published(model)], download=download)
     model.fusion.begin(model.llm)
     return model
+
+
+def load_published(model: MLLM, names: Collection[str], *, download: bool = False) -> None:
+    """Gives these parts (`llm`, `encoders.image`) the published weights that their settings name.
+
+    Raises:
+        ConfigError: a part whose settings name none.
+    """
+    known = [name for name, _, _ in _published(model)]
+    if unknown := sorted(set(names) - set(known)):
+        raise ConfigError(f"no published weights are known for {', '.join(unknown)}; give its config a `source`")
+    for name, part, source in _published(model):
+        if name in names:
+            log.info("%s: weights of %s", name, source)
+            _load(part, folder_of(source, download=download))
 
 
 def _published(model: MLLM) -> Iterator[tuple[str, nn.Module, str]]:

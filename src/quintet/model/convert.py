@@ -26,6 +26,7 @@ from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 
 __all__ = [
+    "TOKENIZER_FILES",
     "Conversion",
     "LlavaFacts",
     "export_fuyu",
@@ -39,7 +40,7 @@ __all__ = [
 IMAGE_TOKEN = "<image>"
 FACTS = "imported.json"
 
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -89,7 +90,7 @@ def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
         kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
         raise CheckpointError(
             f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
-            "saves LlavaForConditionalGeneration (the original LLaVA code has 'llava_llama': convert it first)"
+            "saves LlavaForConditionalGeneration (a release in its authors' own layout is read with --as RECIPE)"
         )
     config = _filled(raw, folder)
     model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))
@@ -151,7 +152,7 @@ def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None =
     place = out / "model"
     save_model(model, place)
     write_json(place / FACTS, asdict(facts))
-    for name in _TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, place / name)
     if processor is not None:
