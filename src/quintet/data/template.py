@@ -289,6 +289,10 @@ class _Rows:
         run: list[_Piece] = []
         learnt = False
         for piece in pieces:
+            if piece.medium and piece.medium.text is not None:
+                # Told in words, it is a piece of the user's text like any other.
+                piece = replace(piece, text=piece.medium.text, medium=None)
+                self._seen += 1
             if piece.learnt != learnt or piece.medium:
                 self._flush(run)
                 run, learnt = [], piece.learnt

@@ -26,6 +26,7 @@ from quintet.components.roles import (
     ConnectorConfig,
     Context,
     EncoderConfig,
+    ExpertConfig,
     FusionConfig,
     ImageSpec,
     LLMConfig,
@@ -65,6 +66,8 @@ class MLLM(nn.Module):
         """Modality → encoder."""
         connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
         """Modality → connector; the same keys."""
+        experts: Mapping[str, Mapping[str, ExpertConfig]] = field(default_factory=dict)
+        """Modality → experts by the name that stands before what each writes, in the order of their lines."""
         regions: RegionConfig | None = None
         """What makes a feature of a region in a picture, for templates with a `pointer`."""
         fusion: FusionConfig = field(default_factory=TokenFusion.Config)
@@ -76,11 +79,17 @@ class MLLM(nn.Module):
                     f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; "
                     "each modality needs both"
                 )
-
+            if both := self.encoders.keys() & self.experts.keys():
+                raise ConfigError(f"{sorted(both)} has encoders and experts; features or words stand for it, not both")
             if self.regions and (self.spec("image").fit not in ("squash", "native")):
                 raise ConfigError(
                     f"regions are shares of the picture, and its fit is {self.spec('image').fit!r}; use 'squash'"
                 )
+
+        @property
+        def kinds(self) -> tuple[str, ...]:
+            """The modalities that it takes, as features or in words."""
+            return (*self.encoders, *self.experts)
 
         def spec(self, kind: str) -> ImageSpec:
             """How media of this kind are prepared."""
