@@ -154,8 +154,10 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     facts = _facts(job, name, recipe, run)
     _check(run, job, facts)
     sources = {stage.name: stage_source(job, recipe, stage) for stage in chosen if not run.finished(stage.name)}
-    for expert in (expert for each in recipe.model.experts.values() for expert in each.values()):
+    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
+    for expert in experts:
         expert.check()
+    for expert in experts:
         if expert.source:
             folder_of(expert.source, download=job.download)
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
