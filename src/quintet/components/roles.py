@@ -89,7 +89,8 @@ class ImageSpec(Config):
 class Encoder(Protocol):
     """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself.
 
-    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone.
+    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone; one
+    that is several parts names them by `parts()`, as connectors do.
     """
 
     dim: int

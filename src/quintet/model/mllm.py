@@ -277,13 +277,9 @@ class MLLM(nn.Module):
         found: dict[str, nn.Module] = {}
         for kind, encoder in self.encoders.items():
             if any(True for _ in encoder.parameters()):
-                found[f"encoders.{kind}"] = encoder
+                found |= _inner(f"encoders.{kind}", encoder)
         for kind, connector in self.connectors.items():
-            # A connector may be several parts, as a Q-Former and its projection, of which a stage trains one.
-            inner = connector.parts() if hasattr(connector, "parts") else {}  # type: ignore[operator]
-            found |= {f"connectors.{kind}.{name}": part for name, part in inner.items()}
-            if not inner:
-                found[f"connectors.{kind}"] = connector
+            found |= _inner(f"connectors.{kind}", connector)
         if self.regions is not None:
             found["regions"] = self.regions
         found |= {name: m for name, m in self.fusion.parts().items() if any(True for _ in m.parameters())}
@@ -320,6 +316,12 @@ class MLLM(nn.Module):
                 yield
         finally:
             self.train(was_training)
+
+
+def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:
+    """A part by its name; one that is several, as a Q-Former and its projection, as those: a stage may train one."""
+    inner = part.parts() if hasattr(part, "parts") else {}  # type: ignore[operator]
+    return {f"{name}.{own}": each for own, each in inner.items()} or {name: part}
 
 
 def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:

@@ -121,7 +121,7 @@ def _load(source: str, processor: Any, model: Any) -> tuple[Any, Any]:
         loaded = model.from_pretrained(source, local_files_only=True, use_safetensors=True)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"the expert {source!r} cannot be loaded ({str(error).splitlines()[0]}); pass --download to `quintet train` "
-            f"to fetch it, or name a local folder of a model that {model.__name__} reads"
+            f"the expert {source!r} cannot be loaded ({str(error).splitlines()[0]}); pass --download to "
+            f"`quintet train` to fetch it, or name a local folder of a model that {model.__name__} reads"
         ) from None
     return made, loaded.to(dist.device()).eval()

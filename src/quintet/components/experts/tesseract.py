@@ -91,7 +91,8 @@ class Tesseract:
             )
         except subprocess.TimeoutExpired:
             raise DataError(
-                "ocr-timeout", f"tesseract read for over {self.config.seconds:g} s; raise `seconds` or shrink the picture"
+                "ocr-timeout",
+                f"tesseract read for over {self.config.seconds:g} s; raise `seconds` or shrink the picture",
             ) from None
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines()
