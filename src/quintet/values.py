@@ -75,10 +75,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A medium at its place in a turn. `kind` is a key of the model's encoders: image, video, audio and so on.
-
-    With `text`, these words stand in its place, and no encoder sees it (`quintet.data.texts`).
-    """
+    """A medium at its place in a turn. `kind` is a modality: image, video, audio … `text` stands for it if there is."""
 
     kind: str
     ref: Ref

@@ -218,9 +218,9 @@ def assert_same_gradients(mine: dict[str, Tensor], other: dict[str, Tensor]) -> 
     largest = max(float(g.abs().max()) for g in other.values())
     for name, gradient in other.items():
         # A key's bias moves nothing, so its gradient is rounding noise of a size that has nothing to do with it; a
-        # gate's is one sum over all columns and channels, most of which cancels, and so is what reaches the tokens
-        # that route LaVIN's adapters.
-        gate = gradient.numel() == 1 or name == "fusion.tokens"
+        # gate's is one sum over all columns and channels, most of which cancels, and so is what reaches the routers of
+        # LaVIN's adapters and the tokens that they read (worst measured: 2.1e-7 of the largest).
+        gate = gradient.numel() == 1 or ("adapters" in name and ".router." in name) or name == "fusion.tokens"
         share = 1e-1 if gate else 2e-2 if name.endswith("k_proj.bias") else 1e-2
         bound = GRADIENTS * max(float(gradient.abs().max()), share * largest)
         torch.testing.assert_close(mine[name], gradient, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from conftest import byte_tokenizer, picture, picture_rows
+from quintet.components.experts.expert import ExpertConfig
 from quintet.components.experts.published import Captioner, Detector
 from quintet.components.experts.tesseract import Tesseract
-from quintet.components.roles import ExpertConfig
 from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.data.processor import Processor
 from quintet.data.scenes import World, render, sample_scene

@@ -1,8 +1,8 @@
 """The roles of the play, as contracts. A part is any module that keeps its role's promises; nothing is registered.
 
     media ─► Encoder ─► Features ─► Connector ─► Features ─► Fusion ─► LLM ─► hidden
-    media ─► Expert ─► words, which stand in the text where the medium stood ─► LLM
 
+Or an expert tells of a medium in words, which stand in its place (`quintet.components.experts.expert`).
 Every part has a nested `Config` with `build(**widths)`; a published encoder's or LLM's config also knows its small
 stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.values`.
 """
@@ -26,8 +26,6 @@ __all__ = [
     "Context",
     "Encoder",
     "EncoderConfig",
-    "Expert",
-    "ExpertConfig",
     "Fusion",
     "FusionConfig",
     "ImageSpec",
@@ -127,47 +125,6 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
     def build(self) -> nn.Module:
-        raise NotImplementedError
-
-
-# ---- experts -----------------------------------------------------------------------------------------------------
-class Expert(Protocol):
-    """A medium → what it has to say of it, in words. It reads when the text is made, and no gradient reaches it."""
-
-    def __call__(self, value: Tensor) -> str:
-        """The words, "" where there is nothing to say. `value` is uint8[3, H, W] for an image, as large as it came."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertConfig(Config):
-    """Settings of an expert, whose weights, if any, are loaded when it is built: they are no part of a model."""
-
-    source: str = ""
-    """Name of its published weights on the hub, or their folder; empty for none."""
-
-    @property
-    def writes(self) -> Literal["caption", "text", "objects"]:
-        """What it tells of a picture: what is to be seen, what is written there, or what is where."""
-        raise NotImplementedError
-
-    def identity(self) -> str:
-        """All that its words depend on besides the medium: they are kept under it."""
-        return repr(self)
-
-    def check(self) -> None:
-        """Looks, without loading anything, whether what it runs on is there.
-
-        Raises:
-            ConfigError: it is not; the message says what to install.
-        """
-
-    def build(self) -> Expert:
-        """The expert, ready to read.
-
-        Raises:
-            ConfigError: what it needs is not on this machine; the message says what to install or to fetch.
-        """
         raise NotImplementedError
 
 

@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from quintet.components.roles import Expert, ExpertConfig
+from quintet.components.experts.expert import Expert, ExpertConfig
 from quintet.data.features import content_hash
 from quintet.data.media import decode_image
 from quintet.values import Media, Node, Part, Ref, Sample

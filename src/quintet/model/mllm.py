@@ -20,13 +20,13 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from quintet.components import lora
+from quintet.components.experts.expert import ExpertConfig
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.fused import log_probs
 from quintet.components.roles import (
     ConnectorConfig,
     Context,
     EncoderConfig,
-    ExpertConfig,
     FusionConfig,
     ImageSpec,
     LLMConfig,

@@ -258,13 +258,11 @@ class Vision(nn.Module):
         """uint8[N, 3, H, W], or pixels that are normalised already as float[N, 3, H, W] → float[N, L, D]."""
         hidden = self._embed(pictures if pictures.is_floating_point() else self.normalise(pictures))
         wanted = dict.fromkeys(self.config.indices, hidden)
-        run = self._layer if run is None else run
-        for index, layer in enumerate(self.layers, start=1):
-            hidden = run(index - 1, layer, hidden)
-            if index in wanted:
-                wanted[index] = hidden
-        found = torch.cat([self._select(self.norm(wanted[i])) for i in self.config.indices], dim=-1)
-        return found
+        for index, layer in enumerate(self.layers):
+            hidden = (run or self._layer)(index, layer, hidden)
+            if index + 1 in wanted:
+                wanted[index + 1] = hidden
+        return torch.cat([self._select(self.norm(wanted[i])) for i in self.config.indices], dim=-1)
 
     def _layer(self, index: int, layer: nn.Module, hidden: Tensor) -> Tensor:
         # DINOv2's layers took no mask before transformers 5.23; CLIP's and SigLIP's have no default for it.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from quintet import dist
-from quintet.components.roles import ExpertConfig
+from quintet.components.experts.expert import ExpertConfig
 from quintet.errors import ConfigError
 
 __all__ = ["Captioner", "Detector"]

@@ -14,7 +14,7 @@ from typing import Literal
 from PIL import Image
 from torch import Tensor
 
-from quintet.components.roles import ExpertConfig
+from quintet.components.experts.expert import ExpertConfig
 from quintet.errors import ConfigError, DataError
 
 __all__ = ["Tesseract"]

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from quintet.components.roles import ExpertConfig
+from quintet.components.experts.expert import ExpertConfig
 
 __all__ = ["Tint"]
 

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import load_hf_folder
+from quintet.components.experts.expert import ExpertConfig
 from quintet.components.experts.published import spelt
-from quintet.components.roles import ExpertConfig
 from quintet.components.starter import STARTER_VISION, asset
 from quintet.data.media import fit_image
 from quintet.data.scenes.language import caption
