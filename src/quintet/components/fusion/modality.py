@@ -97,20 +97,21 @@ class ModalityAdapters(TokenFusion):
         return _View(which, [self.tokens])
 
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
-        return block(hidden, ctx, lambda block, hidden, ctx: self._run(index, block, hidden, ctx))
-
-    def _run(self, index: int, block: Block, hidden: Tensor, ctx: Context) -> Tensor:
         view: _View = ctx.memory
         tokens = view.tokens[index].to(hidden.dtype)
+        # What a block is given may be a copy where weights are sharded, so what it adds to the view is lost: it returns
+        # the tokens, and they are noted here.
+        hidden, tokens = block(hidden, ctx, lambda block, hidden, ctx: self._run(index, block, hidden, tokens, ctx))
+        view.tokens.append(tokens)
+        return hidden
+
+    def _run(self, index: int, block: Block, hidden: Tensor, tokens: Tensor, ctx: Context) -> tuple[Tensor, Tensor]:
+        """Columns float[B, T, D] and tokens float[2, D] behind the block."""
         x, own = block.attend_norm(hidden), block.attend_norm(tokens)
-        numbers = torch.arange(2, device=hidden.device)
-        adapted = self.adapters[index](
-            torch.cat([x.flatten(0, 1), own]), own, torch.cat([view.which.flatten(), numbers])
-        )
-        mine, theirs = adapted[: -len(own)].view_as(x), adapted[-len(own) :]
-        view.tokens.append(_alone(block, tokens, theirs))
-        hidden = hidden + block.attn(mine, ctx)
-        return hidden + block.feed(hidden)
+        which = torch.cat([ctx.memory.which.flatten(), torch.arange(len(own), device=own.device)])
+        adapted = self.adapters[index](torch.cat([x.flatten(0, 1), own]), own, which)
+        hidden = hidden + block.attn(adapted[: -len(own)].view_as(x), ctx)
+        return hidden + block.feed(hidden), _alone(block, tokens, adapted[-len(own) :])
 
 
 def _alone(block: Block, tokens: Tensor, adapted: Tensor) -> Tensor:
