@@ -189,7 +189,7 @@ class Block(nn.Module):
 
 
 Inside = Callable[[Block, Tensor, Context], Any]
-"""(block, hidden float[B, T, D], ctx) → hidden: what a fusion does with a block's pieces, and what it then gets back."""
+"""(block, hidden float[B, T, D], ctx) → hidden, or whatever the fusion wants back: what it does with a block's pieces."""
 
 
 class Attention(nn.Module):
