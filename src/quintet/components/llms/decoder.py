@@ -189,7 +189,7 @@ class Block(nn.Module):
 
 
 Inside = Callable[[Block, Tensor, Context], Any]
-"""(block, hidden float[B, T, D], ctx) → hidden, or whatever the fusion wants back: what it does with a block's pieces."""
+"""(block, hidden float[B, T, D], ctx) → hidden, or what the fusion wants back: what it does with a block's pieces."""
 
 
 class Attention(nn.Module):
