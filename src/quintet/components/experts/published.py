@@ -54,7 +54,7 @@ class Captioner:
 class Detector:
     """The objects in a picture with their boxes, by any class behind `AutoModelForObjectDetection` (DETR's family).
 
-    Source of the spelling: the boxes that LLaVA gave to GPT-4 as text (Liu et al. 2023, arXiv:2304.08485, table 14).
+    Source of the spelling: the boxes that LLaVA gave to GPT-4 as text (Liu et al. 2023, arXiv:2304.08485, table 1).
     """
 
     @dataclass(frozen=True, kw_only=True)
