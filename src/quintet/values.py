@@ -75,10 +75,11 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A medium at its place in a turn. `kind` is a key of the model's encoders: image, video, audio and so on."""
+    """A medium at its place in a turn. `kind` is a modality: image, video, audio … `text` stands for it if there is."""
 
     kind: str
     ref: Ref
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Subject:
 
     @property
     def kinds(self) -> list[str]:
-        return list(self.model.encoders)
+        return list(self.processor.model.kinds)
 
     def batch(self, rows: Sequence[Sequence[Tokens]], *, width: int | None = None) -> Batch:
         """Rows of packed samples with their media loaded."""
@@ -218,8 +218,10 @@ def assert_same_gradients(mine: dict[str, Tensor], other: dict[str, Tensor]) -> 
     largest = max(float(g.abs().max()) for g in other.values())
     for name, gradient in other.items():
         # A key's bias moves nothing, so its gradient is rounding noise of a size that has nothing to do with it; a
-        # gate's is one sum over all columns and channels, most of which cancels.
-        share = 1e-1 if gradient.numel() == 1 else 2e-2 if name.endswith("k_proj.bias") else 1e-2
+        # gate's is one sum over all columns and channels, most of which cancels, and so is what reaches the routers of
+        # LaVIN's adapters and the tokens that they read (worst measured: 2.1e-7 of the largest).
+        gate = gradient.numel() == 1 or ("adapters" in name and ".router." in name) or name == "fusion.tokens"
+        share = 1e-1 if gate else 2e-2 if name.endswith("k_proj.bias") else 1e-2
         bound = GRADIENTS * max(float(gradient.abs().max()), share * largest)
         torch.testing.assert_close(mine[name], gradient, atol=bound, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
@@ -319,15 +321,20 @@ def test_a_picture_acts_from_its_place_on_and_never_before(tried: Subject) -> No
     """
     was, now = tree(tried.kinds), tree(tried.kinds, content=1)
     tokens, changed = tried.processor.tokens(was), tried.processor.tokens(now)
-    assert torch.equal(tokens.ids, changed.ids)
     before, after = (tried.logits(tried.batch([[t]]))[0] for t in (tokens, changed))
-    item = tokens.items[len(tried.kinds)]
-    start = item.start
+    if tried.processor.model.experts:
+        # A picture that is told in words is where the words differ.
+        told = (tokens.ids != changed.ids).nonzero().flatten()
+        start, last = int(told[0]), int(told[-1])
+    else:
+        assert torch.equal(tokens.ids, changed.ids)
+        item = tokens.items[len(tried.kinds)]
+        start, last = item.start, item.start + item.columns - 1
     enter, end = int(tokens.enter[start]), int(tokens.exit[start])
     behind = (torch.arange(len(tokens)) >= start) & (tokens.enter >= enter) & (tokens.enter < end)
     assert torch.equal(after[~behind], before[~behind])
     moved = (after - before).abs().amax(-1)
-    behind &= torch.arange(len(tokens)) >= start + item.columns - 1
+    behind &= torch.arange(len(tokens)) >= last
     assert bool((moved[behind] > 1e-3).all()), "a column behind the picture does not see it"
     assert float(moved[behind].max()) > 0.1
 

@@ -109,6 +109,8 @@ def _print_shown(shown: "Shown", *, title: str) -> None:
     console.print(table, "")
     for kind, count in shown.tokens.items():
         console.print(f"{count:,} tokens per {kind} {beside(f'tokens of one {kind}')}")
+    for kind, each in shown.experts.items():
+        console.print(f"{kind} told in words: {', '.join(f'{label} by {who}' for label, who in each.items())}")
     for stage in shown.stages:
         rates = ", ".join(f"{part} at {rate:g}" for part, rate in stage.rates.items())
         steps = f"{stage.steps:,} steps of {stage.batch:,}" if stage.steps is not None else f"steps of {stage.batch:,}"

@@ -2,6 +2,7 @@
 
     media ─► Encoder ─► Features ─► Connector ─► Features ─► Fusion ─► LLM ─► hidden
 
+Or an expert tells of a medium in words, which stand in its place (`quintet.components.experts.expert`).
 Every part has a nested `Config` with `build(**widths)`; a published encoder's or LLM's config also knows its small
 stand-ins (`starter()`, `tiny()`). Letters in shapes are those of `quintet.values`.
 """
@@ -86,7 +87,8 @@ class ImageSpec(Config):
 class Encoder(Protocol):
     """Media → `Features`. Gets one raw tensor an item (uint8[3, H, W] for an image) and normalises it itself.
 
-    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone.
+    One with layers may offer `upper(share) → modules`, the last of them, so that a stage can train those alone; one
+    that is several parts names them by `parts()`, as connectors do.
     """
 
     dim: int

@@ -21,7 +21,21 @@ from quintet.data.collate import Loaded
 from quintet.errors import DataError
 from quintet.values import Features, Item, Layout, Media, Ref
 
-__all__ = ["FeatureCache", "fingerprint"]
+__all__ = ["FeatureCache", "content_hash", "fingerprint"]
+
+
+def content_hash(ref: Ref) -> str:
+    """What addresses a medium: the hash of its bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return hashlib.sha256(ref.read()).hexdigest()[:32]
+    except OSError as error:
+        raise DataError(
+            "missing-file", f"{ref.name} cannot be read ({error.strerror}); is the data root right?"
+        ) from None
 
 
 def fingerprint(module: torch.nn.Module, settings: str, dtype: torch.dtype) -> str:
@@ -69,14 +83,9 @@ class FeatureCache:
                 self.places[row["digest"]] = _Place(str(data), row["offset"], layout)
 
     def digest(self, ref: Ref) -> str:
-        """What addresses a medium: the hash of its bytes."""
+        """The medium's content hash, computed once."""
         if ref not in self.digests:
-            try:
-                self.digests[ref] = hashlib.sha256(ref.read()).hexdigest()[:32]
-            except OSError as error:
-                raise DataError(
-                    "missing-file", f"{ref.name} cannot be read ({error.strerror}); is the data root right?"
-                ) from None
+            self.digests[ref] = content_hash(ref)
         return self.digests[ref]
 
     def __contains__(self, ref: Ref) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from quintet.components.roles import ImageSpec
@@ -9,6 +10,7 @@ from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.pipeline import measure_with
 from quintet.data.template import Template
+from quintet.data.texts import Texts
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
@@ -29,8 +31,14 @@ class Processor:
     template: Template
     model: MLLM.Config
 
+    @cached_property
+    def texts(self) -> Texts:
+        """What the model's experts write."""
+        return Texts(self.model.experts)
+
     def tokens(self, sample: Sample, *, open: bool = False) -> Tokens:
         """The sample as tokens; `open` leaves the last answer to be written."""
+        sample = self.texts.sample(sample)
         specs = {kind: self.model.spec(kind) for kind in self.model.encoders}
         return self.template.tokens(sample, self.tokenizer, measure_with(specs, self.model.columns), open=open)
 

@@ -69,6 +69,8 @@ class Template(Config):
     """Between a medium and the text next to it."""
     places: Literal["each", "inner"] = "each"
     """The positions of a medium's columns: each its own, or all between the first and the last share one (CogVLM)."""
+    blank: str = ""
+    """What stands before a first user's turn that has no medium: LaVIN says that there is none."""
     place: Literal["written", "front", "random", "outside"] = "written"
     """Where a turn's media stand: as written, before its text, (by the sample's hash) before or after it, or outside:
     before the frame too."""
@@ -206,6 +208,8 @@ class Template(Config):
         for turn in node.turns:
             if turn.role == "user" and not first:
                 pieces.append(_Piece(self.between, control=True))
+            elif turn.role == "user" and not any(isinstance(part, Media) for part in turn.parts):
+                pieces.append(_Piece(self.blank, control=True))
             pieces += self._turn(turn, media, flip)
             first = first and turn.role == "system"
         return pieces
@@ -289,6 +293,10 @@ class _Rows:
         run: list[_Piece] = []
         learnt = False
         for piece in pieces:
+            if piece.medium and piece.medium.text is not None:
+                # Told in words, it is a piece of the user's text like any other.
+                piece = replace(piece, text=piece.medium.text, medium=None)
+                self._seen += 1
             if piece.learnt != learnt or piece.medium:
                 self._flush(run)
                 run, learnt = [], piece.learnt

@@ -43,7 +43,8 @@ def keep_features(
     if settings.features == "off" or "image" not in model.encoders:
         return None
     spec, encoder = model.config.spec("image"), model.config.encoders["image"]
-    frozen = [s for s in stages if rate_of("encoders.image", s.train) is None]
+    parts = [part for part in model.parts() if f"{part}.".startswith("encoders.image.")]
+    frozen = [s for s in stages if all(rate_of(part, s.train) is None for part in parts)]
     if stage not in frozen or not spec.fixed or getattr(model.connectors["image"], "sees_prompt", False):
         return None
     device = dist.device()

@@ -20,7 +20,7 @@ class Entry:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     encoder: dict[str, str]
-    """Modality → the published weights, or the class where there are none."""
+    """Modality → the published weights, or the class where there are none; of experts all."""
     connector: dict[str, str]
     """Modality → class."""
     fusion: str
@@ -46,9 +46,10 @@ def entry(name: str, recipe: Recipe) -> Entry:
     model = recipe.model
     return Entry(
         name=name,
-        inputs=("text", *model.encoders),
+        inputs=("text", *model.kinds),
         outputs=("text",),
-        encoder={kind: _weights(config) for kind, config in model.encoders.items()},
+        encoder={kind: _weights(config) for kind, config in model.encoders.items()}
+        | {kind: " + ".join(map(_weights, each.values())) for kind, each in model.experts.items()},
         connector={kind: _class(config) for kind, config in model.connectors.items()},
         fusion=_class(model.fusion),
         llm=_weights(model.llm),

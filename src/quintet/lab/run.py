@@ -25,10 +25,11 @@ from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
 from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
+from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
-from quintet.lab.pretrained import build_model, load_tokenizer
+from quintet.lab.pretrained import build_model, folder_of, load_tokenizer
 from quintet.log import logger
 from quintet.model.checkpoint import read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
@@ -153,6 +154,12 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     facts = _facts(job, name, recipe, run)
     _check(run, job, facts)
     sources = {stage.name: stage_source(job, recipe, stage) for stage in chosen if not run.finished(stage.name)}
+    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
+    for expert in experts:
+        expert.check()
+    for expert in experts:
+        if expert.source:
+            folder_of(expert.source, download=job.download)
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
     model = _model(job, recipe, tokenizer)
     _begin(run, facts)
@@ -270,14 +277,20 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:
-        return open_source(path)
+        return _told(open_source(path), recipe)
     if job.scale == "full":
         raise ConfigError(
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "
             f"name its file: --data {stage.name}=PATH"
         )
     folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
-    return open_source(scenes_rows(folder, stage))
+    return _told(open_source(scenes_rows(folder, stage)), recipe)
+
+
+def _told(source: Source, recipe: Recipe) -> Source:
+    """The source with media in words, where the recipe has experts for them."""
+    experts = recipe.model.experts
+    return Told(source, Texts(experts, folder=cache_folder() / "texts")) if experts else source
 
 
 def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:

@@ -18,7 +18,7 @@ trains or something before it does: encoder → connector → fusion and LLM.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -126,6 +126,8 @@ class Shown:
     """Modality → tokens an item of the default size takes."""
     stages: tuple[StageView, ...]
     checks: tuple[Check, ...]
+    experts: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Modality → what stands before an expert's words → its weights, or its class: they tell of it in words."""
 
     @property
     def parameters(self) -> int:
@@ -150,6 +152,7 @@ class Shown:
             "parts": {name: {"parameters": count} for name, count in self.parts.items()},
             "stages": {stage.name: stage.to_json() for stage in self.stages},
             "tokens": self.tokens,
+            "experts": self.experts,
             "memory_bytes": self.memory_bytes,
             "flops_per_sample": self.flops_per_sample,
             "text_tokens": TEXT_TOKENS,
@@ -173,7 +176,11 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
     for stage in recipe.stages:
         stages.append(_stage(model, stage, scale=scale))
         model.fold()  # as after each stage of a run
-    return Shown(name, scale, parts, tokens, tuple(stages), tuple(checks))
+    experts = {
+        kind: {label: e.source or type(e).__qualname__.split(".")[0] for label, e in each.items()}
+        for kind, each in recipe.model.experts.items()
+    }
+    return Shown(name, scale, parts, tokens, tuple(stages), tuple(checks), experts)
 
 
 def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from quintet.components import lora
+from quintet.components.experts.expert import ExpertConfig
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.fused import log_probs
 from quintet.components.roles import (
@@ -65,6 +66,8 @@ class MLLM(nn.Module):
         """Modality → encoder."""
         connectors: Mapping[str, ConnectorConfig] = field(default_factory=dict)
         """Modality → connector; the same keys."""
+        experts: Mapping[str, Mapping[str, ExpertConfig]] = field(default_factory=dict)
+        """Modality → experts by the name that stands before what each writes, in the order of their lines."""
         regions: RegionConfig | None = None
         """What makes a feature of a region in a picture, for templates with a `pointer`."""
         fusion: FusionConfig = field(default_factory=TokenFusion.Config)
@@ -76,11 +79,17 @@ class MLLM(nn.Module):
                     f"encoders are for {sorted(self.encoders)}, connectors for {sorted(self.connectors)}; "
                     "each modality needs both"
                 )
-
+            if both := self.encoders.keys() & self.experts.keys():
+                raise ConfigError(f"{sorted(both)} has encoders and experts; features or words stand for it, not both")
             if self.regions and (self.spec("image").fit not in ("squash", "native")):
                 raise ConfigError(
                     f"regions are shares of the picture, and its fit is {self.spec('image').fit!r}; use 'squash'"
                 )
+
+        @property
+        def kinds(self) -> tuple[str, ...]:
+            """The modalities that it takes, as features or in words."""
+            return (*self.encoders, *self.experts)
 
         def spec(self, kind: str) -> ImageSpec:
             """How media of this kind are prepared."""
@@ -268,13 +277,9 @@ class MLLM(nn.Module):
         found: dict[str, nn.Module] = {}
         for kind, encoder in self.encoders.items():
             if any(True for _ in encoder.parameters()):
-                found[f"encoders.{kind}"] = encoder
+                found |= _inner(f"encoders.{kind}", encoder)
         for kind, connector in self.connectors.items():
-            # A connector may be several parts, as a Q-Former and its projection, of which a stage trains one.
-            inner = connector.parts() if hasattr(connector, "parts") else {}  # type: ignore[operator]
-            found |= {f"connectors.{kind}.{name}": part for name, part in inner.items()}
-            if not inner:
-                found[f"connectors.{kind}"] = connector
+            found |= _inner(f"connectors.{kind}", connector)
         if self.regions is not None:
             found["regions"] = self.regions
         found |= {name: m for name, m in self.fusion.parts().items() if any(True for _ in m.parameters())}
@@ -311,6 +316,12 @@ class MLLM(nn.Module):
                 yield
         finally:
             self.train(was_training)
+
+
+def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:
+    """A part by its name; one that is several, as a Q-Former and its projection, as those: a stage may train one."""
+    inner = part.parts() if hasattr(part, "parts") else {}  # type: ignore[operator]
+    return {f"{name}.{own}": each for own, each in inner.items()} or {name: part}
 
 
 def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:

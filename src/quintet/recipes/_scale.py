@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from quintet.components.experts.tint import Tint
 from quintet.components.starter import STARTER_LLM
+from quintet.data.scenes.reader import SceneReader
 from quintet.errors import ConfigError
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
@@ -50,6 +52,9 @@ def _starter_model(model: MLLM.Config) -> MLLM.Config:
         model,
         encoders={k: e.starter() for k, e in model.encoders.items()},
         connectors={k: c.starter() for k, c in model.connectors.items()},
+        experts={
+            k: {n: SceneReader.Config(kind=e.writes) for n, e in each.items()} for k, each in model.experts.items()
+        },
         regions=model.regions and model.regions.starter(),
         fusion=model.fusion.starter(),
         llm=STARTER_LLM,
@@ -61,6 +66,7 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
         model,
         encoders={k: e.tiny() for k, e in model.encoders.items()},
         connectors={k: c.tiny() for k, c in model.connectors.items()},
+        experts={k: {n: Tint.Config(kind=e.writes) for n, e in each.items()} for k, each in model.experts.items()},
         regions=model.regions and model.regions.tiny(),
         fusion=model.fusion.tiny(),
         llm=model.llm.tiny(),

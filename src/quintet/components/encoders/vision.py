@@ -12,7 +12,7 @@ read without them, and an export writes a shorter tower whose last layer is the 
 Letters: N pictures, D width, P positions, L tokens of one picture.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal
@@ -26,10 +26,12 @@ from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
-__all__ = ["Family", "Select", "Vision", "resize_positions"]
+__all__ = ["Family", "Run", "Select", "Vision", "resize_positions"]
 
 Family = Literal["clip", "siglip", "dinov2", "blip2", "eva2"]
 Select = Literal["patch", "cls", "full", "rest"]
+Run = Callable[[int, nn.Module, Tensor], Tensor]
+"""(layer, module, hidden float[N, L, D]) → hidden: how a layer is run by whoever stands around it."""
 
 
 class Vision(nn.Module):
@@ -238,7 +240,7 @@ class Vision(nn.Module):
         yield from self.layers[min(ceil(len(self.layers) * (1 - share)), len(self.layers) - 1) :]
         yield self.norm
 
-    def forward(self, values: tuple[Tensor, ...]) -> Features:
+    def forward(self, values: tuple[Tensor, ...], run: Run | None = None) -> Features:
         """Features of pictures uint8[3, H, W], in their order; pictures of one size run together."""
         by_size: dict[tuple[int, int], list[int]] = {}
         for index, value in enumerate(values):
@@ -247,22 +249,24 @@ class Vision(nn.Module):
             return Features(self.positions.new_empty(0, self.dim), ())
         return Features.join(
             [
-                (self.config.layout(size), items, self.encode(torch.stack([values[i] for i in items])))
+                (self.config.layout(size), items, self.encode(torch.stack([values[i] for i in items]), run))
                 for size, items in by_size.items()
             ]
         )
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def encode(self, pictures: Tensor, run: Run | None = None) -> Tensor:
         """uint8[N, 3, H, W], or pixels that are normalised already as float[N, 3, H, W] → float[N, L, D]."""
         hidden = self._embed(pictures if pictures.is_floating_point() else self.normalise(pictures))
         wanted = dict.fromkeys(self.config.indices, hidden)
-        for index, layer in enumerate(self.layers, start=1):
-            # DINOv2's layers took no mask before transformers 5.23; CLIP's and SigLIP's have no default for it.
-            hidden = layer(hidden, None) if self.config.family in ("clip", "siglip") else layer(hidden)
-            if index in wanted:
-                wanted[index] = hidden
-        found = torch.cat([self._select(self.norm(wanted[i])) for i in self.config.indices], dim=-1)
-        return found
+        for index, layer in enumerate(self.layers):
+            hidden = (run or self._layer)(index, layer, hidden)
+            if index + 1 in wanted:
+                wanted[index + 1] = hidden
+        return torch.cat([self._select(self.norm(wanted[i])) for i in self.config.indices], dim=-1)
+
+    def _layer(self, index: int, layer: nn.Module, hidden: Tensor) -> Tensor:
+        # DINOv2's layers took no mask before transformers 5.23; CLIP's and SigLIP's have no default for it.
+        return layer(hidden, None) if self.config.family in ("clip", "siglip") else layer(hidden)
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8[N, 3, H, W] → float32 pixels with the mean and deviation of pre-training taken out."""

@@ -10,7 +10,7 @@ between calls. Shapes: B rows, T columns, D width, H heads, K width of a head, V
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -188,8 +188,8 @@ class Block(nn.Module):
         return self.mlp(self.feed_norm(hidden))
 
 
-Inside = Callable[[Block, Tensor, Context], Tensor]
-"""(block, hidden float[B, T, D], ctx) → hidden: what a fusion does with a block's pieces."""
+Inside = Callable[[Block, Tensor, Context], Any]
+"""(block, hidden float[B, T, D], ctx) → hidden, or what the fusion wants back: what it does with a block's pieces."""
 
 
 class Attention(nn.Module):

@@ -133,7 +133,7 @@ class Asked:
 
     def fits(self, recipe: Recipe) -> bool:
         """Whether the recipe reads what the task shows."""
-        return self.kinds <= set(recipe.model.encoders)
+        return self.kinds <= set(recipe.model.kinds)
 
 
 def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[str, Asked], Path, Failures]:

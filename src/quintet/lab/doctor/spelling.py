@@ -174,7 +174,9 @@ _END = "the model would never learn to stop: give the end marker {end!r} the ans
 # ---- length ------------------------------------------------------------------------------------------------------
 def length(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Finding]:
     """The first thing of a sample that is missing from its tokens: a medium, or words that the template spells."""
-    named, placed = len(sample.media()), len(tokens.items)
+    # What experts tell in words takes words' columns, not a medium's.
+    named = sum(medium.text is None for medium in processor.texts.sample(sample).media())
+    placed = len(tokens.items)
     if named != placed:
         message = f"{placed} media in the tokens"
         yield _at(sample, "length", "media-lost", message, f"the row's {named}", "correct the template")

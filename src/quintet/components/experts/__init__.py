@@ -1,0 +1,1 @@
+"""Experts: what tells of a medium in words."""
