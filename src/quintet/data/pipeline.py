@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quintet.components.roles import ImageSpec
 from quintet.data.collate import Loaded, collate
+from quintet.data.completion import Completion
 from quintet.data.features import FeatureCache
 from quintet.data.media import image_size, load_image
 from quintet.data.pack import pack, share
@@ -129,6 +130,7 @@ class Plan:
     rank: int = 0
     world: int = 1
     too_long: str = "drop"
+    completion: Completion | None = None
 
 
 class Planner:
@@ -157,16 +159,19 @@ class Planner:
             )
         return int(self._order[at])
 
-    def tokens(self, index: int) -> Tokens:
-        """The sample of a row, counted from 0, as tokens.
+    def tokens(self, n: int) -> Tokens:
+        """The n-th sample of the run as tokens.
 
         Raises:
             DataError: it cannot be used; the message has file and row.
         """
+        index = self.index(n)
         try:
             made = self.template.tokens(self.source.sample(index), self.tokenizer, self.measure)
         except DataError as error:
             raise error.at(file=self.source.name, row=index + 1) from None
+        if self.plan.completion:
+            made = self.plan.completion(made, self.tokenizer, seed=(self.plan.seed, n))
         if len(made) > self.plan.row:
             raise DataError(
                 "too-long",
@@ -188,7 +193,7 @@ class Planner:
         dropped: list[DataError] = []
         for n in range(step * p.batch, (step + 1) * p.batch):
             try:
-                made.append(self.tokens(self.index(n)))
+                made.append(self.tokens(n))
             except DataError as error:
                 if error.fault == "too-long" and p.too_long == "error":
                     raise

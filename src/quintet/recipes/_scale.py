@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
+from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.starter import STARTER_LLM
 from quintet.errors import ConfigError
 from quintet.model.mllm import MLLM
@@ -52,7 +53,8 @@ def _starter_model(model: MLLM.Config) -> MLLM.Config:
         connectors={k: c.starter() for k, c in model.connectors.items()},
         regions=model.regions and model.regions.starter(),
         fusion=model.fusion.starter(),
-        llm=STARTER_LLM,
+        # No trained encoder–decoder ships with the package: a small random one learns in the recipe's own stages.
+        llm=model.llm.starter() if isinstance(model.llm, HFSeq2Seq.Config) else STARTER_LLM,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
+from quintet.data.completion import Completion
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 
@@ -51,6 +52,8 @@ class Stage(Config):
     name: str
     data: Data
     template: Template
+    completion: Completion | None = None
+    """Which samples give a part of their text and learn the rest; drawn anew in every epoch. None: no sample does."""
     train: Mapping[str, Rate]
     """Part → rate, by prefix of its name: `connectors`, `llm`, `encoders.image`, `fusion`, `regions`, `tokens`."""
     batch: int
