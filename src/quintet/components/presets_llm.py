@@ -240,8 +240,8 @@ UL2_32B = HFSeq2Seq.Config(
         "eos_token_id": 1,
     }
 )
-"""The encoder–decoder of PaLI-X: UL2-20B's widths (google/ul2), 50 + 50 layers, mT5's vocabulary: together the 32 B that
-the paper gives (32.25 B; 30.5 B with UL2's own 32,128 tokens). No weights are released."""
+"""The encoder–decoder of PaLI-X: UL2-20B's widths (google/ul2), 50 + 50 layers, mT5's vocabulary: together the 32 B
+that the paper gives (32.25 B; 30.5 B with UL2's own 32,128 tokens). No weights are released."""
 
 MOBILELLAMA_1_4B = replace(
     LLAMA_7B,

@@ -6,8 +6,8 @@
 
 What stands before the line is given, the rest is learnt. Prefix completion is PaLI's split captioning and UL2's
 S-denoiser; completion of masked spans is T5's span corruption (Raffel et al. 2020, arXiv:1910.10683, section 3.1.4) and
-UL2's R-denoiser (Tay et al. 2022, arXiv:2205.05131, section 3.1.2). Both work on tokens, so nothing is lost: the spans
-put in the place of their sentinels give the text. As in T5's code a text begins with words that stay and ends in a span.
+UL2's R-denoiser (Tay et al. 2022, arXiv:2205.05131, section 3.1.2). Both work on tokens, so nothing is lost: spans put
+in the place of their sentinels give the text. As in T5's code a text begins with words that stay and ends in a span.
 """
 
 from dataclasses import dataclass, replace

@@ -16,8 +16,8 @@ PALI_X_MIXTURE = Template(
     added=Completion().added,
     regions=PALI_X_REGIONS,
 )
-"""<image>{task} to the encoder, {a}</s> from the decoder. A row of the mixture says its task itself, as in "Generate the
-alt_text in EN at 0: " (from memory)."""
+"""<image>{task} to the encoder, {a}</s> from the decoder. A row of the mixture says its task itself, as in
+"Generate the alt_text in EN at 0: " (from memory)."""
 
 PALI_X = Template(
     name="pali_x",
