@@ -286,7 +286,7 @@ class LLMConfig(Config):
 
 # ---- fusion ------------------------------------------------------------------------------------------------------
 class Fusion(nn.Module):
-    """How connector output enters the LLM: four hooks, each doing nothing by default. It owns its layers."""
+    """How connector output enters the LLM: five hooks, each doing nothing by default. It owns its layers."""
 
     def parts(self) -> dict[str, nn.Module]:
         """What trains apart, by name; together all its weights."""
@@ -311,6 +311,10 @@ class Fusion(nn.Module):
         """What of the memory (None without media) the columns of this forward see: the `memory` of their `Context`."""
         return memory
 
+    def extra(self, features: Mapping[str, Features], batch: Batch) -> Mapping[str, Tensor]:
+        """What it tells the objective of the features (`Output.extra`): means over the batch, in training only."""
+        return {}
+
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
         """Runs the block, and whatever stands around it."""
         return block(hidden, ctx)
@@ -333,6 +337,11 @@ class FusionConfig(Config):
         """Whether it stands around blocks, which only our own decoder offers."""
         return False
 
+    @property
+    def has_words(self) -> bool:
+        """Whether it has rows for tokens; then `build` is told the LLM's `vocab` too."""
+        return False
+
     def columns(self, num_features: int) -> int:
         raise NotImplementedError
 
@@ -343,9 +352,9 @@ class FusionConfig(Config):
     def build(self, *, dim: int, depth: int) -> Fusion:
         raise NotImplementedError
 
-    def build_for(self, llm: LLMConfig) -> Fusion:
-        """The fusion of this LLM; most need to know its width and depth alone."""
-        return self.build(dim=llm.dim, depth=llm.depth)
+    def build_for(self, llm: LLMConfig, **words: int) -> Fusion:
+        """The fusion of this LLM; most need its width and depth alone, one that has words is also told `vocab`."""
+        return self.build(dim=llm.dim, depth=llm.depth, **words)
 
 
 def splice(embeds: Tensor, features: Features, media: MediaBatch, kind: str) -> Tensor:

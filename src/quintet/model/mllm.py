@@ -124,7 +124,8 @@ class MLLM(nn.Module):
         )
         image = config.encoders["image"].dim if config.regions else 0
         self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
-        self.fusion = config.fusion.build_for(config.llm)
+        words = {"vocab": self.llm.vocab} if config.fusion.has_words else {}
+        self.fusion = config.fusion.build_for(config.llm, **words)
         self.fused = True
         """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.added = tuple(added)
@@ -137,10 +138,18 @@ class MLLM(nn.Module):
         self.run_all_parts = False
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
-    def forward(self, batch: Batch, *, cache: Any = None, only_targets: bool = False) -> Output:
+    def forward(
+        self,
+        batch: Batch,
+        *,
+        cache: Any = None,
+        only_targets: bool = False,
+        given: Mapping[str, Features] | None = None,
+    ) -> Output:
         """Hidden states of every column, or with `only_targets` of those that predict a target: what training reads.
 
-        With a `cache`, `batch` holds the new columns only, and no media.
+        With a `cache`, `batch` holds the new columns only, and no media. Of a modality in `given` neither encoder nor
+        connector runs: these features stand where the connector's would.
         """
         embeds = self.llm.embed(batch.tokens)
         if self.tokens is not None:
@@ -149,6 +158,9 @@ class MLLM(nn.Module):
         features: dict[str, Features] = {}
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
         for kind in self.encoders:
+            if given and kind in given:
+                features[kind] = given[kind]
+                continue
             if kind in batch.media:
                 encoded = self.encode(kind, batch)
                 features[kind] = self._connect(kind, encoded, batch)
@@ -187,7 +199,8 @@ class MLLM(nn.Module):
         hidden = self.llm(embeds, ctx, around)
         if read is not None and hidden.ndim == 3:
             hidden = hidden.flatten(0, 1).index_select(0, read)
-        return Output(hidden, read, ctx.extra)
+        told = self.fusion.extra(features, batch) if only_targets and not given else {}
+        return Output(hidden, read, {**ctx.extra, **told})
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""

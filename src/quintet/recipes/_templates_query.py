@@ -14,6 +14,7 @@ __all__ = [
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
     "BLIP2_T5_CAPTION",
+    "DLP_TEXT",
     "INSTRUCTBLIP",
     "KOSMOS",
     "KOSMOS2_CAPTION",
@@ -73,6 +74,9 @@ BLIP2_OPT = Template(
     place="outside",
 )
 """<image></s>Question: {q} Answer: {a}\\n (BLIP-2, zero-shot questions to OPT)."""
+
+DLP_TEXT = replace(BLIP2_OPT_CAPTION, name="dlp_text", media={}, assistant="</s>")
+"""</s>{sentence}\\n: texts alone; the prompt's columns come before the start token (DLP's P-Former)."""
 
 BLIP2_T5_CAPTION = Template(name="blip2_t5_caption", bos=False, answer="", end="</s>", joint="", questions=False)
 """<image> to the encoder, {caption}</s> from the decoder (BLIP-2, LAVIS' `blip2_t5` without a prefix)."""

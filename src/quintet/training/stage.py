@@ -76,7 +76,7 @@ class Stage(Config):
     """On matrices; vectors (norms, biases) have none."""
     clip: float = 1.0
     """Largest norm of the gradient."""
-    objective: Literal["lm"] = "lm"
+    objective: Literal["lm", "prompts"] = "lm"
     row: int = 2048
     """Columns of a row; no sample may be longer."""
     micro: int = 8192

@@ -1,8 +1,9 @@
 """What is minimised: functions of (model, batch, extra) that return a sum, a count, and sums to report."""
 
 from quintet.training.objectives.lm import lm
+from quintet.training.objectives.prompts import prompts
 
 __all__ = ["OBJECTIVES"]
 
-OBJECTIVES = {"lm": lm}
+OBJECTIVES = {"lm": lm, "prompts": prompts}
 """Stage.objective → function."""
