@@ -352,9 +352,9 @@ class FusionConfig(Config):
     def build(self, *, dim: int, depth: int) -> Fusion:
         raise NotImplementedError
 
-    def build_for(self, llm: LLMConfig, **words: int) -> Fusion:
-        """The fusion of this LLM; most need its width and depth alone, one that has words is also told `vocab`."""
-        return self.build(dim=llm.dim, depth=llm.depth, **words)
+    def build_for(self, llm: LLMConfig) -> Fusion:
+        """The fusion of this LLM; most need to know its width and depth alone."""
+        return self.build(dim=llm.dim, depth=llm.depth)
 
 
 def splice(embeds: Tensor, features: Features, media: MediaBatch, kind: str) -> Tensor:

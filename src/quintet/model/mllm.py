@@ -26,6 +26,7 @@ from quintet.components.roles import (
     ConnectorConfig,
     Context,
     EncoderConfig,
+    Fusion,
     FusionConfig,
     ImageSpec,
     LLMConfig,
@@ -124,8 +125,7 @@ class MLLM(nn.Module):
         )
         image = config.encoders["image"].dim if config.regions else 0
         self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
-        words = {"vocab": self.llm.vocab} if config.fusion.has_words else {}
-        self.fusion = config.fusion.build_for(config.llm, **words)
+        self.fusion = _fusion(config, vocab=self.llm.vocab)
         self.fused = True
         """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.added = tuple(added)
@@ -330,6 +330,13 @@ def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) ->
     """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
     words = {"vocab": vocab} if config.sees_prompt else {}
     return config.build(d_in=d_in, d_out=d_out, **words)
+
+
+def _fusion(config: MLLM.Config, *, vocab: int) -> Fusion:
+    """The fusion of the LLM; one that has words has a row for each of the LLM's tokens."""
+    if not config.fusion.has_words:
+        return config.fusion.build_for(config.llm)
+    return config.fusion.build(dim=config.llm.dim, depth=config.llm.depth, **{"vocab": vocab})
 
 
 def _few(indices: Tensor) -> Tensor:

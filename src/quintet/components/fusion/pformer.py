@@ -2,9 +2,9 @@
 
     [CLS] words ─► BERT ─► [CLS] ─► linear to Q · 768 ─► linear, tanh ─► linear ─► prompt float[Q, D]
 
-It reads texts, never pictures, and works in training only: the objective `prompts` teaches it on sentences alone; beside
-a picture it then tells how far the connector's features are from the prompt of the caption (`alignment`). What the LLM
-reads is what `TokenFusion` writes, with it or without.
+It reads texts, never pictures, and works in training only: the objective `prompts` teaches it on sentences alone; then,
+beside a picture, it tells how far the connector's features are from the prompt of the caption (`alignment`). What the
+LLM reads is what `TokenFusion` writes, with it or without.
 
 Source: Jian et al. 2023, arXiv:2307.07063, section 3, and its code (yiren-jian/BLIText, `pformer_opt.py`). Two things
 differ, as in our Q-Former: the words are the LLM's own tokens with an embedding of the P-Former's (released: BERT's),
