@@ -44,6 +44,13 @@ def test_parameters_are_those_that_the_paper_gives(recipe: Recipe, full: MLLM) -
         assert agrees(count(full.parts()[part]), published)
 
 
+def test_what_trains_is_as_much_as_the_paper_says(recipe: Recipe, full: MLLM) -> None:
+    for name, published in recipe.paper.trainable.items():
+        set_trainable(full, recipe.only([name])[0].train)
+        assert agrees(sum(p.numel() for p in full.parameters() if p.requires_grad), published)
+        full.fold()
+
+
 def test_tokens_are_those_that_the_paper_gives(recipe: Recipe) -> None:
     assert set(recipe.paper.tokens) == set(recipe.model.encoders)
     for kind, published in recipe.paper.tokens.items():
