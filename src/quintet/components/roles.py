@@ -160,7 +160,7 @@ class ConnectorConfig(Config):
 
     @property
     def has_words(self) -> bool:
-        """Whether it has rows for tokens, as one that reads instructions; then `build` is told the LLM's `vocab` too."""
+        """Whether it has rows for tokens; then `build` is told the LLM's `vocab` too."""
         return self.sees_prompt
 
     @property

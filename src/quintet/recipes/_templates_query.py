@@ -52,9 +52,7 @@ MINIGPT4_CHAT = replace(
 )
 """{system}###Human: <Img>…</Img> {q}###Assistant: {a}###Human: … (MiniGPT-4's conversations)."""
 
-BLIP2_ALIGN = Template(
-    name="blip2_align", bos=False, assistant="<s>", answer="", end="</s>", joint="", questions=False
-)
+BLIP2_ALIGN = Template(name="blip2_align", bos=False, assistant="<s>", answer="", end="</s>", joint="", questions=False)
 """<image><s>{caption}</s>, of which the Q-Former reads the caption; BERT's own names are [CLS] and [SEP] (BLIP-2)."""
 
 BLIP2_OPT_CAPTION = Template(

@@ -1,10 +1,13 @@
 """BLIP-2: a Q-Former between a frozen encoder and a frozen LLM (Li et al. 2023, arXiv:2301.12597).
 
 Notable: 32 queries of width 768 take what the LLM gets of a picture, whatever its size; nothing else trains. They learn
-to see before there is an LLM: in the first stage one Q-Former, under three attention masks, tells which caption is of
-which picture (ITC), whether one fits (ITM) and writes it (ITG). What reads captions, with BERT's words, is the part
-`connectors.image.captions` and trains there alone; such a model also finds pictures by captions. Two LLMs of two kinds: OPT reads the 32 features in front of its start token, Flan-T5 (`flan_t5`) reads them with its encoder and
-answers with its decoder. Training sees captions only; questions are asked zero-shot as "Question: … Answer:".
+to see before there is an LLM: in the first stage one Q-Former under three attention masks tells which caption is of
+which picture (ITC), whether one fits (ITM), and writes it (ITG). What reads captions, with BERT's words, is the part
+`connectors.image.captions`; it trains there alone, and such a model also finds pictures by captions.
+
+The second stage has one of two kinds of LLM: OPT reads the 32 features in front of its start token, Flan-T5 (`flan_t5`)
+reads them with its encoder and answers with its decoder. Training sees captions only; questions are asked zero-shot as
+"Question: … Answer:".
 
 The paper lets the rate fall to 5e-5 in both stages, LAVIS to 1e-5; its warm-up is 2,000 steps, in LAVIS 5,000 of the
 first stage. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. The paper starts the Q-Former
@@ -21,7 +24,6 @@ from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates_query import BLIP2_ALIGN, BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
 from quintet.training.stage import Data, Rate, Stage
-
 
 ALIGN = Stage(
     name="align",
