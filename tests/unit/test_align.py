@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from quintet.components.connectors.qformer import Captions, QFormer, Sight, sight
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
-from quintet.data.processor import CAPTIONS, Processor
+from quintet.data.processor import Processor
 from quintet.data.scenes import World, make_scenes
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
@@ -22,6 +22,7 @@ from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare.runs import Asked
 from quintet.lab.pretrained import build_model, load_tokenizer, stage_tokenizer
 from quintet.lab.run import Job, load_recipe, train
+from quintet.model.checkpoint import CAPTIONS
 from quintet.model.mllm import MLLM
 from quintet.recipes import blip2, llava
 from quintet.recipes._scale import at_scale

@@ -15,10 +15,7 @@ from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM
 from quintet.values import Batch, Region, Sample, Tokens
 
-__all__ = ["CAPTIONS", "Processor"]
-
-CAPTIONS = "captions"
-"""Folder in a model's of the processor that spells captions, where pictures can be found by them."""
+__all__ = ["Processor"]
 
 _TAIL = 16
 """Tokens in which an end marker of several tokens is looked for."""

@@ -22,7 +22,7 @@ import quintet
 from quintet import dist, recipes
 from quintet.config.override import override
 from quintet.data.pipeline import Source
-from quintet.data.processor import CAPTIONS, Processor
+from quintet.data.processor import Processor
 from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
 from quintet.data.tokenizer import Tokenizer
@@ -30,7 +30,7 @@ from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, load_tokenizer, stage_tokenizer
 from quintet.log import logger
-from quintet.model.checkpoint import read_json, replace_folder, save_model, write_json
+from quintet.model.checkpoint import CAPTIONS, read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

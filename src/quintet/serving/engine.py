@@ -8,11 +8,12 @@ from threading import Thread
 
 import torch
 
-from quintet.data.processor import CAPTIONS, Processor
+from quintet.components.llms.none import NoLLM
+from quintet.data.processor import Processor
 from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.evaluation.run import Answer
 from quintet.evaluation.task import Task
-from quintet.model.checkpoint import load_model
+from quintet.model.checkpoint import CAPTIONS, load_model
 from quintet.model.generate import Sampling, generate
 from quintet.model.mllm import MLLM
 from quintet.serving.retrieval import Retriever
@@ -54,11 +55,14 @@ class Engine:
             )
         model = load_model(place).float()
         captions = Processor.load(place / CAPTIONS, model.config) if (place / CAPTIONS).is_dir() else None
-        return cls(model, Processor.load(place, model.config), captions=captions, device=device)
+        # A model that only compares pictures with captions speaks no other way.
+        silent = captions is not None and isinstance(model.llm, NoLLM)
+        processor = captions if silent else Processor.load(place, model.config)
+        return cls(model, processor, captions=captions, device=device)
 
     def fits(self, task: Task) -> bool:
-        """Whether the model can be asked the task: one that asks for rankings needs a connector that matches."""
-        return not task.together or self.captions is not None
+        """Whether the model can be asked the task: rankings need a connector that matches, answers an LLM."""
+        return self.captions is not None if task.together else not isinstance(self.model.llm, NoLLM)
 
     def answers(self, task: Task, *, batch_size: int = 64) -> Answer:
         """What answers the task's prompts: with text, or with rankings where it asks for those.
