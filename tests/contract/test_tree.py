@@ -358,7 +358,7 @@ def test_exactly_the_declared_parts_get_gradients_in_every_stage(plain: Subject)
         declared = set_trainable(model, stage.train)
         wake(model)
         batch = plain.batch([[spelt.tokens(s)] for s in conversations(plain.kinds)])
-        OBJECTIVES[stage.objective](model, batch)[0].backward()
+        OBJECTIVES[stage.objective](model, batch, stage.extra)[0].backward()
         for part, module in model.parts().items():
             for name, parameter in module.named_parameters():
                 has = parameter.grad is not None and bool((parameter.grad != 0).any())
@@ -374,7 +374,7 @@ def test_every_stage_takes_a_step_in_bfloat16(plain: Subject) -> None:
         spelt = replace(plain.processor, template=stage.template)
         batch = plain.batch([[spelt.tokens(s)] for s in conversations(plain.kinds)])
         with torch.autocast("cpu", torch.bfloat16):
-            loss = OBJECTIVES[stage.objective](model, batch)[0]
+            loss = OBJECTIVES[stage.objective](model, batch, stage.extra)[0]
         loss.backward()
         found = [p.grad for p in model.parameters() if p.grad is not None]
         assert found, f"stage {stage.name} learns nothing"

@@ -31,6 +31,7 @@ from quintet.training.objectives.prompts import prompts
 from quintet.training.optim import set_trainable
 from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Turn
 
+TARGETS = ("slots", "ids", "weights", "node")
 CAPTIONS = ("A large red circle.", "Two small squares and a word.", "stop", "Nothing at all, on a green table.")
 
 
@@ -269,4 +270,48 @@ def test_templates_and_stages_are_the_papers() -> None:
     shown = replace(processor, template=recipe.stages[-1].template).tokens(caption("A circle.", number=1))
     assert shown.items[0].columns == 4
     assert processor.tokenizer.decode(shown.ids[4:].tolist(), keep_special=True) == "</s>A circle.\n"
-    assert [(s.objective, sorted(s.train)) for s in full.stages] == [("prompts", ["fusion"]), ("lm", ["connectors"])]
+    text, align, generative = full.stages
+    assert (text.objective, sorted(text.train)) == ("prompts", ["fusion"])
+    assert (align.objective, sorted(align.train), align.extra) == ("align", ["connectors"], {"alignment": 10.0})
+    both = ["connectors.image.project", "connectors.image.qformer"]
+    assert (generative.objective, sorted(generative.train), generative.extra) == ("lm", both, {"alignment": 100.0})
+
+
+def test_beside_itc_itm_and_itg_the_distance_counts_ten_times() -> None:
+    recipe, model, _ = tiny()
+    stage = recipe.stages[1]
+    pformer = fusion(model)
+    made = batch(stage.template, *(caption(text, number=n) for n, text in enumerate(CAPTIONS)))
+    with torch.no_grad():
+        features = model.connectors["image"](model.encode("image", made)).split()
+        wanted = [pformer.prompts(pformer.read([ids]))[0] for ids in learnt(made)]
+        distance = torch.stack([((a - b) ** 2).mean() for a, b in zip(features, wanted, strict=True)]).mean()
+        found = []
+        for extra in ({}, stage.extra):
+            torch.manual_seed(0)
+            found.append(OBJECTIVES["align"](model, made, extra))
+    (bare, count, _), (whole, _, notes) = found
+    torch.testing.assert_close(notes["alignment"] / count, distance, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(whole - bare, 10 * count * distance, atol=0, rtol=1e-4)
+    with pytest.raises(ConfigError, match="no loss 'balance'; it has itc, itm, itg, alignment"):
+        OBJECTIVES["align"](model, made, {"balance": 1.0})
+
+
+def test_where_nothing_is_learnt_all_parts_run_for_nothing() -> None:
+    """Sharded layers are gathered by all ranks together; one that has no sentence must not be missing."""
+    recipe, model, _ = tiny()
+    made = batch(recipe.stages[0].template, caption("Four."))
+    none = replace(made, targets=replace(made.targets, **{f: getattr(made.targets, f)[:0] for f in TARGETS}))
+    for stage, weight in ((recipe.stages[0], "fusion."), (recipe.stages[2], "")):
+        model.requires_grad_(True)
+        model.zero_grad()
+        read: list[Any] = []
+        hook = fusion(model).layers[0].register_forward_hook(lambda *_, read=read: read.append(1))
+        loss, count, _ = OBJECTIVES[stage.objective](model, none, stage.extra)
+        hook.remove()
+        loss.backward()
+        assert (float(loss.detach()), count) == (0.0, 0.0)
+        assert len(read) == 1
+        found = [p.grad for n, p in model.named_parameters() if n.startswith(weight) and p.grad is not None]
+        assert found
+        assert not any(bool(g.any()) for g in found)

@@ -31,8 +31,14 @@ def import_(
 ) -> None:
     """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json."""
     from quintet.lab.run import load_recipe
+    from quintet.model.blip2_retrieval import is_retrieval
+    from quintet.model.checkpoint import read_json
     from quintet.model.convert import import_run
 
+    if is_retrieval(read_json(source / "config.json")):
+        [align] = load_recipe("blip2")[1].only(["align"])
+        _print(import_run(source, out, processor={"template": align.template.to_json()}))
+        return
     _, recipe = load_recipe(template)
     _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {template} ({recipe.template.name}); --template names another recipe")

@@ -155,8 +155,23 @@ class ConnectorConfig(Config):
 
     @property
     def sees_prompt(self) -> bool:
-        """Whether it reads the instruction; then `build` is told the LLM's `vocab` too."""
+        """Whether it reads the instruction."""
         return False
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it has rows for tokens; then `build` is told the LLM's `vocab` too."""
+        return self.sees_prompt
+
+    @property
+    def matches(self) -> bool:
+        """Whether it also says how well a caption fits a picture (BLIP-2's first stage)."""
+        return False
+
+    @property
+    def words_source(self) -> str:
+        """Whose tokenizer spells the captions that it matches; empty is the LLM's."""
+        return ""
 
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""

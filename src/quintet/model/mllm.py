@@ -96,6 +96,11 @@ class MLLM(nn.Module):
             """Columns of text that an item of this size takes."""
             return self.fusion.columns(self.layout(kind, size).count)
 
+        @property
+        def matcher(self) -> str:
+            """The modality whose connector says how well a caption fits (BLIP-2's first stage); empty if none does."""
+            return next((kind for kind, connector in self.connectors.items() if connector.matches), "")
+
         def _encoder(self, kind: str) -> EncoderConfig:
             if kind not in self.encoders:
                 raise ConfigError(f"this model takes no {kind}{nearest(kind, self.encoders)}")
@@ -165,7 +170,7 @@ class MLLM(nn.Module):
                 encoded = self.encode(kind, batch)
                 features[kind] = self._connect(kind, encoded, batch)
             elif self.run_all_parts:
-                encoded = self._blank(kind, embeds.device)
+                encoded = self.blank(kind, embeds.device)
                 # A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters
                 # are gathered and reduced by all ranks together, or by none (peers.md section 2, row 8).
                 connector = self.connectors[kind]
@@ -261,7 +266,7 @@ class MLLM(nn.Module):
         made = self.regions(encoded, spots.regions, spots.items).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, spots.slots, made).view_as(embeds)
 
-    def _blank(self, kind: str, device: torch.device) -> Features:
+    def blank(self, kind: str, device: torch.device) -> Features:
         """What the encoder makes of nothing. One whose features are kept runs on no rank, so it does not run here."""
         size = self.config.spec(kind).size
         if kind in self.kept_encoders:
@@ -327,8 +332,8 @@ class MLLM(nn.Module):
 
 
 def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:
-    """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
-    words = {"vocab": vocab} if config.sees_prompt else {}
+    """A connector between its neighbours; one that reads words has a row for each of the LLM's tokens."""
+    words = {"vocab": vocab} if config.has_words else {}
     return config.build(d_in=d_in, d_out=d_out, **words)
 
 
@@ -336,7 +341,8 @@ def _fusion(config: MLLM.Config, *, vocab: int) -> Fusion:
     """The fusion of the LLM; one that has words has a row for each of the LLM's tokens."""
     if not config.fusion.has_words:
         return config.fusion.build_for(config.llm)
-    return config.fusion.build(dim=config.llm.dim, depth=config.llm.depth, **{"vocab": vocab})
+    words = {"vocab": vocab}
+    return config.fusion.build(dim=config.llm.dim, depth=config.llm.depth, **words)
 
 
 def _few(indices: Tensor) -> Tensor:

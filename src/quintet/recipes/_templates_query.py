@@ -10,6 +10,7 @@ from quintet.recipes._templates import PLAIN_EOS
 from quintet.recipes._templates_regions import KOSMOS2_REGIONS, QWEN_VL_REGIONS
 
 __all__ = [
+    "BLIP2_ALIGN",
     "BLIP2_OPT",
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
@@ -51,6 +52,9 @@ MINIGPT4_CHAT = replace(
     user=Frame(before="Human: ", after="###"),
 )
 """{system}###Human: <Img>…</Img> {q}###Assistant: {a}###Human: … (MiniGPT-4's conversations)."""
+
+BLIP2_ALIGN = Template(name="blip2_align", bos=False, assistant="<s>", answer="", end="</s>", joint="", questions=False)
+"""<image><s>{caption}</s>, of which the Q-Former reads the caption; BERT's own names are [CLS] and [SEP] (BLIP-2)."""
 
 BLIP2_OPT_CAPTION = Template(
     name="blip2_opt_caption",

@@ -1,17 +1,18 @@
 """DLP: what the queries should say is learnt from text first (Jian et al. 2023, arXiv:2307.07063).
 
 Notable: the P-Former reads captions, no pictures, and learns the 32 soft prompts from which the frozen LLM says each of
-them again. Then a BLIP-2 is trained whose queries are also drawn to the prompts of their picture's caption: the mean
-squared distance, 100 times, beside the language modelling loss. The P-Former is not used any more after that.
+them again. Then BLIP-2's two stages follow, in which the queries are also drawn to the prompts of their picture's
+caption: the mean squared distance, 10 times beside ITC, ITM and ITG (where the projection to the LLM learns already),
+100 times beside the language modelling loss. The P-Former is not used any more after that.
 
-These are the first stage and the last. Between them the paper runs BLIP-2's first stage with 10 times the same
-distance; here the Q-Former comes as blip2's does. The paper's data are 12 M sentences (from memory) and 4 M pictures.
-Batches are 128 a GPU, of which we take eight. `connectors/qformer.py` and `fusion/pformer.py` say where the two differ
-from the released ones.
+The sentences are 12 M (from memory), the pictures 4 M. Batches are 128 a GPU, of which we take eight. The Q-Former
+reads the LLM's tokens, as the P-Former does (released: both read BERT's); `connectors/qformer.py` and
+`fusion/pformer.py` say where else the two differ from the released ones.
 """
 
 from dataclasses import replace
 
+from quintet.components.connectors.qformer import Captions, QFormer
 from quintet.components.fusion.pformer import PFormer
 from quintet.recipes import blip2
 from quintet.recipes._recipe import Paper, Recipe
@@ -22,8 +23,21 @@ from quintet.training.stage import Data, Rate, Stage
 def recipe() -> Recipe:
     """DLP with OPT-2.7B."""
     base = blip2.recipe()
+    connector = QFormer.Config(captions=Captions.Config(source="", vocab=0))
+    generative = Stage(
+        name="generative",
+        data=Data(name="coco-vg-sbu-cc3m-4m", kind="captions", rows=4_000_000),
+        template=BLIP2_OPT_CAPTION,
+        train={"connectors.image.qformer": Rate(lr=1e-4), "connectors.image.project": Rate(lr=1e-4)},
+        batch=1024,
+        epochs=10,
+        warmup=2_000 / 39_063,
+        final=0.1,
+        weight_decay=0.05,
+        extra={"alignment": 100.0},
+    )
     return Recipe(
-        model=replace(base.model, fusion=PFormer.Config()),
+        model=replace(base.model, connectors={"image": connector}, fusion=PFormer.Config()),
         stages=(
             Stage(
                 name="prompts",
@@ -37,18 +51,15 @@ def recipe() -> Recipe:
                 final=0.1,
                 weight_decay=0.05,
             ),
-            Stage(
-                name="generative",
-                data=Data(name="coco-vg-sbu-cc3m-4m", kind="captions", rows=4_000_000),
-                template=BLIP2_OPT_CAPTION,
+            replace(
+                generative,
+                name="align",
+                objective="align",
                 train={"connectors": Rate(lr=1e-4)},
-                batch=1024,
-                epochs=10,
-                warmup=2_000 / 39_063,
-                final=0.1,
-                weight_decay=0.05,
-                extra={"alignment": 100.0},
+                warmup=5_000 / 39_063,
+                extra={"alignment": 10.0},
             ),
+            generative,
         ),
         paper=Paper(
             title="Bootstrapping Vision-Language Learning with Decoupled Language Pre-training",

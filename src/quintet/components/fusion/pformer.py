@@ -123,16 +123,16 @@ class PFormer(TokenFusion):
             ConfigError: pictures with more or fewer features than there are prompts.
         """
         found = features.get(self.config.kind)
-        if found is None:
-            return {"alignment": torch.zeros((), device=batch.tokens.device)}
-        if wrong := set(found.counts) - {self.config.prompts}:
+        if found and (wrong := set(found.counts) - {self.config.prompts}):
             raise ConfigError(f"the P-Former predicts {self.config.prompts} prompts, the connector gives {min(wrong)}")
-        captions = _captions(batch, batch.media[self.config.kind])
+        captions = _captions(batch, batch.media[self.config.kind]) if found else []
         kept = [n for n, ids in enumerate(captions) if len(ids)]
-        if not kept:
-            return {"alignment": found.values.sum() * 0.0}
+        # Without a caption it runs all the same: sharded layers are gathered by all ranks together, or by none.
+        one = torch.zeros(1, dtype=torch.int64, device=batch.tokens.device)
         with torch.no_grad():
-            wanted = self.prompts(self.read([captions[n] for n in kept]))
+            wanted = self.prompts(self.read([captions[n] for n in kept] or [one]))
+        if not found or not kept:
+            return {"alignment": wanted.sum() * 0.0}
         made = torch.stack(found.split())[kept]
         return {"alignment": F.mse_loss(made.float(), wanted.float())}
 
