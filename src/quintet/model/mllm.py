@@ -144,12 +144,7 @@ class MLLM(nn.Module):
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
     def forward(
-        self,
-        batch: Batch,
-        *,
-        cache: Any = None,
-        only_targets: bool = False,
-        given: Mapping[str, Features] | None = None,
+        self, batch: Batch, *, cache: Any = None, only_targets: bool = False, given: dict[str, Features] | None = None
     ) -> Output:
         """Hidden states of every column, or with `only_targets` of those that predict a target: what training reads.
 
@@ -160,12 +155,9 @@ class MLLM(nn.Module):
         if self.tokens is not None:
             embeds = self.tokens.embed(batch.tokens, embeds)
         assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
-        features: dict[str, Features] = {}
+        features = dict(given or {})
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
-        for kind in self.encoders:
-            if given and kind in given:
-                features[kind] = given[kind]
-                continue
+        for kind in [kind for kind in self.encoders if kind not in features]:
             if kind in batch.media:
                 encoded = self.encode(kind, batch)
                 features[kind] = self._connect(kind, encoded, batch)
