@@ -70,7 +70,8 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
 
 
 def _starter_stage(stage: Stage) -> Stage:
-    aligns = not any(part.startswith(("llm", "encoders")) for part in stage.train)
+    # A P-Former learns from text alone: at 1e-2 its sentences stay alike, at 2e-3 they part within 20 steps.
+    aligns = stage.objective != "prompts" and not any(part.startswith(("llm", "encoders")) for part in stage.train)
     train = {part: _starter_rate(part, rate, aligns) for part, rate in stage.train.items()}
     amounts = STARTER_AMOUNTS[stage.data.kind]
     return replace(
