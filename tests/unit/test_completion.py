@@ -124,6 +124,31 @@ def test_what_has_no_one_answer_stays_as_it_is() -> None:
         assert PREFIX(whole, TOKENIZER, seed=(0,)) is whole
 
 
+def test_one_turn_is_drawn_of_a_conversation_with_the_media_before_it() -> None:
+    pictures = [Media("image", Ref(f"{n}.png", data=b"")) for n in range(3)]
+    turns = [Turn("system", (Text("Be brief."),))]
+    for n, medium in enumerate(pictures):
+        turns += [Turn("user", (medium, Text(f"Question {n}?"))), Turn("assistant", (Text(f"Answer {n}."),))]
+    whole = Sample(Node(tuple(turns)), Origin("memory", 1))
+    one = Completion(one=True)
+    drawn = set()
+    for seed in range(30):
+        made = one.draw(whole, seed=(0, seed))
+        assert made == one.draw(whole, seed=(0, seed))
+        system, asked, said = made.root.turns
+        n = int(said.parts[0].text[7])  # type: ignore[union-attr]
+        drawn.add(n)
+        assert system == turns[0]
+        assert made.media() == pictures[: n + 1]
+        assert asked.parts[-1] == Text(f"Question {n}?")
+    assert drawn == {0, 1, 2}
+    assert Completion().draw(whole, seed=(0, 0)) is whole
+    single = Sample(Node(tuple(turns[1:3])))
+    branched = Sample(Node(tuple(turns[:3]), (Node(tuple(turns[3:])),)))
+    for other in (single, branched):
+        assert one.draw(other, seed=(0, 0)) is other
+
+
 class Captions:
     name = "captions"
 

@@ -112,6 +112,12 @@ def test_the_mixture_completes_prefixes_and_masked_spans_and_answers_whole() -> 
     assert all(t.items == whole.items for t in made), "the picture stays in front of what is given"
 
 
+def test_every_stage_asks_one_thing_a_sample() -> None:
+    for stage in load_recipe("pali_x")[1].stages:
+        assert stage.completion is not None
+        assert stage.completion.one
+
+
 def test_spelling_and_places() -> None:
     _, _, processor = tiny()
     tokens = processor.tokens(asked())

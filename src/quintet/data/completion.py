@@ -19,7 +19,7 @@ from torch import Tensor
 from quintet.config.base import Config
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError
-from quintet.values import Tokens
+from quintet.values import Media, Sample, Tokens
 
 __all__ = ["Completion"]
 
@@ -39,6 +39,9 @@ class Completion(Config):
     """Share of an answer's tokens that its spans take."""
     span: float = 3.0
     """Mean tokens of a span."""
+    one: bool = False
+    """Whether a conversation gives one of its turns, drawn, with the media before it: an encoder–decoder encodes what
+    stands before each answer anew, and PaLI's samples ask one thing."""
     sentinel: str = "<extra_id_{}>"
     sentinels: int = 100
     """How many there are; an answer has at most as many spans."""
@@ -56,6 +59,19 @@ class Completion(Config):
     def added(self) -> tuple[str, ...]:
         """The sentinels, for `Template.added`."""
         return tuple(self.sentinel.format(n) for n in range(self.sentinels))
+
+    def draw(self, sample: Sample, *, seed: tuple[int, ...]) -> Sample:
+        """The sample, or with `one` a turn of it; trees stay as they are."""
+        turns = sample.root.turns
+        said = [n for n, turn in enumerate(turns) if turn.role == "assistant" and n]
+        if not self.one or sample.root.children or len(said) < 2:
+            return sample
+        at = said[int(np.random.default_rng((*seed, 1)).integers(len(said)))]
+        system = tuple(turn for turn in turns[:at] if turn.role == "system")
+        # All media before it, so that regions keep the numbers of theirs.
+        media = tuple(part for turn in turns[: at - 1] for part in turn.parts if isinstance(part, Media))
+        asked = replace(turns[at - 1], parts=(*media, *turns[at - 1].parts))
+        return replace(sample, root=replace(sample.root, turns=(*system, asked, turns[at])))
 
     def __call__(self, tokens: Tokens, tokenizer: Tokenizer, *, seed: tuple[int, ...]) -> Tokens:
         """The sample as its draw wants it. Its end marker, one token, is always learnt and never in a span."""

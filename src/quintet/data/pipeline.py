@@ -165,13 +165,16 @@ class Planner:
         Raises:
             DataError: it cannot be used; the message has file and row.
         """
-        index = self.index(n)
+        index, completion, seed = self.index(n), self.plan.completion, (self.plan.seed, n)
         try:
-            made = self.template.tokens(self.source.sample(index), self.tokenizer, self.measure)
+            sample = self.source.sample(index)
+            if completion:
+                sample = completion.draw(sample, seed=seed)
+            made = self.template.tokens(sample, self.tokenizer, self.measure)
         except DataError as error:
             raise error.at(file=self.source.name, row=index + 1) from None
-        if self.plan.completion:
-            made = self.plan.completion(made, self.tokenizer, seed=(self.plan.seed, n))
+        if completion:
+            made = completion(made, self.tokenizer, seed=seed)
         if len(made) > self.plan.row:
             raise DataError(
                 "too-long",

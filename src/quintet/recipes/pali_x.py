@@ -3,7 +3,8 @@
 Notable: the picture stands in front of the text that the encoder reads, the decoder sees neither but through its
 cross-attention. Training mixes objectives over texts: split captioning, in which a part of the caption is given and
 the rest is learnt (`Completion.prefix`), span corruption with T5's sentinels (`Completion.spans`), and answers as they
-are. 224 px at first with the encoder frozen; then pictures of 448, 672 and 756 px for reading and detection.
+are; a sample asks one thing (`Completion.one`). 224 px at first with the encoder frozen; then pictures of 448, 672 and
+756 px for reading and detection.
 
 No code and no weights exist. The encoder is ViT-22B as its own paper gives it. The LLM's 32 B are 50 + 50 layers of
 UL2-20B's widths with mT5's vocabulary. Where we differ: the model has one size of pictures, the last, and two stages
@@ -39,7 +40,7 @@ def recipe() -> Recipe:
                 name="mixture",
                 data=Data(name="pali-x-mixture", kind="captions", rows=2_200_000_000),
                 template=PALI_X_MIXTURE,
-                completion=Completion(prefix=0.6, spans=0.1),
+                completion=Completion(prefix=0.6, spans=0.1, one=True),
                 train=train,
                 batch=4096,
                 row=4096,
@@ -48,6 +49,7 @@ def recipe() -> Recipe:
                 name="resolution",
                 data=Data(name="pali-x-ocr-detection", kind="regions"),
                 template=PALI_X,
+                completion=Completion(one=True),
                 train=train,
                 batch=4096,
                 row=4096,
