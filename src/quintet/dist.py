@@ -6,11 +6,13 @@ Every function works unchanged in a single process without `torchrun`.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["barrier", "device", "group", "is_first", "rank", "total", "world"]
+__all__ = ["barrier", "device", "gather", "group", "is_first", "rank", "total", "world"]
 
 
 def world() -> int:
@@ -42,6 +44,40 @@ def total(*values: float) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64, device=device())
     dist.all_reduce(sums)
     return sums.tolist()
+
+
+def gather(rows: Tensor) -> tuple[Tensor, int]:
+    """The rows of all processes in the order of their numbers, and where this one's begin.
+
+    `rows` [N, …] may be of another N in each, and of the same type and shape otherwise. Gradients go back to the
+    process that made a row, summed over all that used it.
+    """
+    if world() == 1:
+        return rows, 0
+    counts = torch.zeros(world(), dtype=torch.int64, device=rows.device)
+    counts[rank()] = len(rows)
+    dist.all_reduce(counts)
+    sizes: list[int] = counts.tolist()
+    everything: Any = _Gather.apply(rows, sizes)
+    return everything, sum(sizes[: rank()])
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        pieces = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(pieces, padded)
+        return torch.cat([piece[:size] for piece, size in zip(pieces, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        whole = gradient.contiguous()
+        dist.all_reduce(whole)
+        start = sum(ctx.sizes[: rank()])
+        return whole[start : start + ctx.sizes[rank()]], None
 
 
 def barrier() -> None:

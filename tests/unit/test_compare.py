@@ -146,7 +146,7 @@ def order(name: str, scenes: Path, *, steps: int, seed: int) -> dict[str, list[t
         plan = Plan(batch=stage.batch, steps=steps, row=stage.row, micro=stage.micro, seed=seed)
         source = stage_source(job, recipe, stage)
         planner = Planner(source, stage.template, tokenizer, measure_with(specs, recipe.model.columns), plan)
-        samples = [planner.tokens(planner.index(n)) for n in range(steps * stage.batch)]
+        samples = [planner.tokens(n) for n in range(steps * stage.batch)]
         read[stage.data.kind] = [(Path(str(t.origin.file)).name, t.origin.row) for t in samples]
     return read
 

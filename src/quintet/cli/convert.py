@@ -40,6 +40,9 @@ def import_(
     With --as, take in a release that transformers has no class for: its names and shapes are matched to the last one.
     """
     from quintet.lab.run import load_recipe
+    from quintet.model.blip2_retrieval import is_retrieval
+    from quintet.model.checkpoint import read_json
+    from quintet.model.convert import import_run
 
     spelt, recipe = load_recipe(template or as_ or "llava15")
     if as_:
@@ -47,9 +50,11 @@ def import_(
 
         made = import_released(source, out, of=load_recipe(as_), template=recipe.template, download=download)
         typer.echo(f"{made.line()}\nno class of transformers to compare logits with; names and shapes all match")
+    elif is_retrieval(read_json(source / "config.json")):
+        [align] = load_recipe("blip2")[1].only(["align"])
+        _print(import_run(source, out, processor={"template": align.template.to_json()}))
+        return
     else:
-        from quintet.model.convert import import_run
-
         _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {spelt} ({recipe.template.name}); --template names another recipe")
 

@@ -151,12 +151,14 @@ def evaluate(
         raise typer.BadParameter(f"{', '.join(others)} reads a file of yours; name it", param_hint="--data")
     found = {name: find_task(name, data=place, images=images, split=split) for name in names}
     engine = Engine.open(run, device=dist.device())
+    if not tasks or tasks == "all":
+        found = {name: task for name, task in found.items() if engine.fits(task)}
     screen(stderr=True).print(f"asking about {place}", highlight=False, markup=False)
     results: list[Result] = []
     for name, task in found.items():
         with bar(screen(stderr=True), name) as update:
             result = ask(
-                lambda samples: engine.answer(samples, batch_size=batch_size),
+                engine.answers(task, batch_size=batch_size),
                 task,
                 read=engine.processor.regions,
                 limit=limit,

@@ -34,6 +34,7 @@ __all__ = [
     "QWEN3_8B",
     "QWEN15_1_8B",
     "QWEN_7B",
+    "UL2_32B",
     "VICUNA_7B",
     "VICUNA_13B",
     "VICUNA_V0_7B",
@@ -218,6 +219,29 @@ FLAN_T5_XL = HFSeq2Seq.Config(
     source="google/flan-t5-xl",
     licence="Apache-2.0",
 )
+
+UL2_32B = HFSeq2Seq.Config(
+    config={
+        "model_type": "t5",
+        "d_model": 4096,
+        "d_ff": 16_384,
+        "d_kv": 256,
+        "num_heads": 16,
+        "num_layers": 50,
+        "num_decoder_layers": 50,
+        "vocab_size": 250_112,
+        "feed_forward_proj": "gated-silu",
+        "dense_act_fn": "silu",
+        "is_gated_act": True,
+        "tie_word_embeddings": False,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+    }
+)
+"""The encoder–decoder of PaLI-X: UL2-20B's widths (google/ul2), 50 + 50 layers, mT5's vocabulary: together the 32 B
+that the paper gives (32.25 B; 30.5 B with UL2's own 32,128 tokens). No weights are released."""
 
 MOBILELLAMA_1_4B = replace(
     LLAMA_7B,

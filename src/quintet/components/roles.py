@@ -157,8 +157,23 @@ class ConnectorConfig(Config):
 
     @property
     def sees_prompt(self) -> bool:
-        """Whether it reads the instruction; then `build` is told the LLM's `vocab` too."""
+        """Whether it reads the instruction."""
         return False
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it has rows for tokens; then `build` is told the LLM's `vocab` too."""
+        return self.sees_prompt
+
+    @property
+    def matches(self) -> bool:
+        """Whether it also says how well a caption fits a picture (BLIP-2's first stage)."""
+        return False
+
+    @property
+    def words_source(self) -> str:
+        """Whose tokenizer spells the captions that it matches; empty is the LLM's."""
+        return ""
 
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""
@@ -288,7 +303,7 @@ class LLMConfig(Config):
 
 # ---- fusion ------------------------------------------------------------------------------------------------------
 class Fusion(nn.Module):
-    """How connector output enters the LLM: four hooks, each doing nothing by default. It owns its layers."""
+    """How connector output enters the LLM: five hooks, each doing nothing by default. It owns its layers."""
 
     def parts(self) -> dict[str, nn.Module]:
         """What trains apart, by name; together all its weights."""
@@ -313,6 +328,10 @@ class Fusion(nn.Module):
         """What of the memory (None without media) the columns of this forward see: the `memory` of their `Context`."""
         return memory
 
+    def extra(self, features: Mapping[str, Features], batch: Batch) -> Mapping[str, Tensor]:
+        """What it tells the objective of the features (`Output.extra`): means over the batch, in training only."""
+        return {}
+
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
         """Runs the block, and whatever stands around it."""
         return block(hidden, ctx)
@@ -333,6 +352,11 @@ class FusionConfig(Config):
     @property
     def needs_blocks(self) -> bool:
         """Whether it stands around blocks, which only our own decoder offers."""
+        return False
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it has rows for tokens; then `build` is told the LLM's `vocab` too."""
         return False
 
     def columns(self, num_features: int) -> int:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from quintet.components.roles import ImageSpec
 from quintet.data.collate import Loaded, collate
+from quintet.data.completion import Completion
 from quintet.data.features import FeatureCache
 from quintet.data.media import image_size, load_image
 from quintet.data.pack import pack, share
@@ -129,6 +130,7 @@ class Plan:
     rank: int = 0
     world: int = 1
     too_long: str = "drop"
+    completion: Completion | None = None
 
 
 class Planner:
@@ -157,16 +159,22 @@ class Planner:
             )
         return int(self._order[at])
 
-    def tokens(self, index: int) -> Tokens:
-        """The sample of a row, counted from 0, as tokens.
+    def tokens(self, n: int) -> Tokens:
+        """The n-th sample of the run as tokens.
 
         Raises:
             DataError: it cannot be used; the message has file and row.
         """
+        index, completion, seed = self.index(n), self.plan.completion, (self.plan.seed, n)
         try:
-            made = self.template.tokens(self.source.sample(index), self.tokenizer, self.measure)
+            sample = self.source.sample(index)
+            if completion:
+                sample = completion.draw(sample, seed=seed)
+            made = self.template.tokens(sample, self.tokenizer, self.measure)
         except DataError as error:
             raise error.at(file=self.source.name, row=index + 1) from None
+        if completion:
+            made = completion(made, self.tokenizer, seed=seed)
         if len(made) > self.plan.row:
             raise DataError(
                 "too-long",
@@ -188,7 +196,7 @@ class Planner:
         dropped: list[DataError] = []
         for n in range(step * p.batch, (step + 1) * p.batch):
             try:
-                made.append(self.tokens(self.index(n)))
+                made.append(self.tokens(n))
             except DataError as error:
                 if error.fault == "too-long" and p.too_long == "error":
                     raise

@@ -8,6 +8,7 @@ back of rendered text.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class Tokenizer:
         for token in tokens:
             if token not in self.specials:
                 self.specials[token] = _added(self.backend, token)
+        self._split = self._splitter()
+
+    def call(self, names: Mapping[str, str | None]) -> None:
+        """Gives special tokens a second name, by which templates may spell them."""
+        self.specials |= {name: self.id(token) for name, token in names.items() if token and name not in self.specials}
         self._split = self._splitter()
 
     def id(self, special: str) -> int:
@@ -111,11 +117,14 @@ class Tokenizer:
             raise CheckpointError(
                 f"{folder}: no tokenizer can be read there ({type(error).__name__}: {error})"
             ) from None
-        if not getattr(hf, "is_fast", False) or hf.eos_token is None:
+        # BERT encloses a text in [CLS] and [SEP]; templates call what encloses one <s> and </s>.
+        bos, eos = (hf.bos_token, hf.eos_token) if hf.eos_token else (hf.cls_token, hf.sep_token)
+        if not getattr(hf, "is_fast", False) or eos is None:
             raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend, or no end token")
-        return cls(
-            Backend.from_str(hf.backend_tokenizer.to_str()), bos=hf.bos_token, eos=hf.eos_token, pad=hf.pad_token
-        )
+        made = cls(Backend.from_str(hf.backend_tokenizer.to_str()), bos=bos, eos=eos, pad=hf.pad_token)
+        if hf.eos_token is None:
+            made.call({"<s>": bos, "</s>": eos})
+        return made
 
 
 def _added(backend: Backend, token: str) -> int:

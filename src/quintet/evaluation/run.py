@@ -93,7 +93,8 @@ def evaluate(
 
     Raises:
         DataError: the task's data cannot be read, or no item is left to score. An item whose media cannot be read
-            is counted in `failed` and judged as an empty answer.
+            is counted in `failed` and judged as an empty answer; where items are each other's candidates
+            (`Task.together`) it is an error.
     """
     start = time.monotonic()
     items = _kept(task.items(), limit, seed)
@@ -101,8 +102,12 @@ def evaluate(
         message = f"{task.name} has no item of kind {task.headline!r} among {len(items)}; raise the limit"
         raise DataError("no-items", message)
     swapped = shuffled(items, seed=seed)
-    outputs = ask(answer, [*items, *swapped.values()], batch_size=batch_size, progress=progress)
-    own, others = outputs[: len(items)], outputs[len(items) :]
+    if task.together:
+        own, others = _ranked(answer, items), _ranked(answer, list(swapped.values()))
+        progress(len(own) + len(others), len(own) + len(others))
+    else:
+        outputs = ask(answer, [*items, *swapped.values()], batch_size=batch_size, progress=progress)
+        own, others = outputs[: len(items)], outputs[len(items) :]
     score = _scored(task, items, own, read)
     blind = _scored(task, list(swapped.values()), others, read) if swapped else None
     majority, majority_answers = task.majority(items)
@@ -154,6 +159,11 @@ def ask(
             outputs[i] = output
         progress(start + len(batch), len(items))
     return outputs
+
+
+def _ranked(answer: Answer, items: Sequence[Item]) -> list[Output]:
+    """All items at once. What cannot be read is an error: asked alone, an item would have itself as its candidate."""
+    return _answers(answer, list(items)) if items else []
 
 
 def _answers(answer: Answer, items: list[Item]) -> list[Output]:

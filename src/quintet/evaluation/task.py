@@ -78,6 +78,8 @@ class Task:
     load: Callable[[], Iterable[Item]]
     headline: str = ""
     """The kind that the score is of; empty for all items together."""
+    together: bool = False
+    """Whether items are each other's candidates: all are asked at once, and an answer is a ranking (retrieval)."""
 
     @property
     def higher_is_better(self) -> bool:

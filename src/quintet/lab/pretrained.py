@@ -21,8 +21,9 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.log import logger
 from quintet.model.mllm import MLLM
+from quintet.training.stage import Stage
 
-__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer"]
+__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "stage_tokenizer"]
 
 log = logger(__name__)
 
@@ -56,6 +57,13 @@ def load_tokenizer(config: MLLM.Config, *, added: Sequence[str] = (), download: 
     tokenizer = Tokenizer.load(folder_of(source, download=download))
     tokenizer.add(*added)
     return tokenizer
+
+
+def stage_tokenizer(config: MLLM.Config, stage: Stage, tokenizer: Tokenizer, *, download: bool = False) -> Tokenizer:
+    """The tokenizer that spells a stage's rows: the LLM's, or that of the connector which reads them in its place."""
+    kind = "" if stage.reads else config.matcher
+    source = config.connectors[kind].words_source if kind else ""
+    return Tokenizer.load(folder_of(source, download=download)) if source else tokenizer
 
 
 def build_model(

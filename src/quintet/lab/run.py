@@ -29,9 +29,9 @@ from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
-from quintet.lab.pretrained import build_model, folder_of, load_tokenizer
+from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
 from quintet.log import logger
-from quintet.model.checkpoint import read_json, replace_folder, save_model, write_json
+from quintet.model.checkpoint import CAPTIONS, read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
@@ -161,6 +161,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
         if expert.source:
             folder_of(expert.source, download=job.download)
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
+    spelt = {s.name: stage_tokenizer(recipe.model, s, tokenizer, download=job.download) for s in recipe.stages}
     model = _model(job, recipe, tokenizer)
     _begin(run, facts)
     results: dict[str, Result] = {}
@@ -176,7 +177,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
             model, stage, chosen, source, settings=job.settings, folder=cache_folder() / "features", note=job.note
         )
         results[stage.name] = train_stage(
-            model, stage, source, tokenizer, run=run, settings=job.settings, cache=cache, progress=progress
+            model, stage, source, spelt[stage.name], run=run, settings=job.settings, cache=cache, progress=progress
         )
         if dist.world() > 1:
             # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
@@ -185,7 +186,9 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
                 if run.finished(done.name):
                     _take(model, run, done)
         _settle(model, stage)
-    _save(model, Processor(tokenizer, recipe.template, recipe.model), run)
+    # Captions are spelt as they were where they were learnt, so that pictures can be found by them.
+    captions = [Processor(spelt[s.name], s.template, recipe.model) for s in recipe.stages if not s.reads]
+    _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions[-1] if captions else None)
     return results
 
 
@@ -311,13 +314,15 @@ def _settle(model: MLLM, stage: Stage) -> None:
         model.fused = True
 
 
-def _save(model: MLLM, processor: Processor, run: RunFolder) -> None:
+def _save(model: MLLM, processor: Processor, run: RunFolder, *, captions: Processor | None) -> None:
     """RUN/model/, whole or not at all."""
     if dist.is_first():
         aside = run.path / ".model"
         shutil.rmtree(aside, ignore_errors=True)
         save_model(model, aside)
         processor.save(aside)
+        if captions is not None:
+            captions.save(aside / CAPTIONS)
         replace_folder(aside, run.model)
     dist.barrier()
 

@@ -12,6 +12,9 @@ stand beside ours. Memory and FLOPs are arithmetic on the modules, for a sample 
     activations    tokens of a micro-batch × (Σ_L (in + out) + widths of norms) × 2 bytes in the parts that a gradient
                    passes, and logits
 
+In a stage that the LLM does not read (`Stage.reads`) the connector takes a picture and a caption of half the text
+`ALIGN_PASSES` times, and its own small head is left out.
+
 Activations are an estimate: what a block keeps besides (the products of the gate) and what it shares (one input for
 queries, keys and values) about cancel; tests/unit/test_show.py measures by how much. A part passes a gradient when it
 trains or something before it does: encoder → connector → fusion and LLM.
@@ -45,6 +48,9 @@ __all__ = [
 
 TEXT_TOKENS = 128
 """Tokens of text in the sample that costs are computed for, half of them learnt."""
+
+ALIGN_PASSES = 5
+"""Passes of a pair through a Q-Former in its first stage: ITC one, ITM three, ITG one."""
 
 _QUERIES = ("q_proj", "query", "q")
 """Names of the projection to queries in our decoder and in transformers' layers."""
@@ -171,6 +177,7 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
     if scale == "full":
         paper = recipe.paper
         checks += [Check(f"parameters of {p}", parts.get(p, 0), n) for p, n in paper.published.items()]
+        checks += [Check(f"trainable in {s}", _trained(model, recipe, s), n) for s, n in paper.trainable.items()]
         checks += [Check(f"tokens of one {kind}", tokens.get(kind, 0), n) for kind, n in paper.tokens.items()]
     stages: list[StageView] = []
     for stage in recipe.stages:
@@ -183,12 +190,23 @@ def show(name: str, recipe: Recipe, *, scale: str = "full") -> Shown:
     return Shown(name, scale, parts, tokens, tuple(stages), tuple(checks), experts)
 
 
+def _trained(model: MLLM, recipe: Recipe, name: str) -> int:
+    """Parameters that learn in a stage."""
+    [stage] = recipe.only([name])
+    set_trainable(model, stage.train)
+    learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    model.fold()
+    return learnt
+
+
 def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:
     """FLOPs of the LLM in training, forward and backward: (per token read, per token predicted).
 
     For a share of the machine's peak while training: it leaves out attention's own products and the encoders (whose
     features may come from the cache), so that share is a lower bound.
     """
+    if not stage.reads:
+        return 0.0, 0.0
     with torch.device("meta"):
         model = recipe.build()
     set_trainable(model, stage.train)
@@ -239,22 +257,23 @@ class Cost:
             after = learns or any(p.requires_grad for p in model.connectors[kind].parameters())
             # Read at the width that reaches it, written at its own: the larger count bounds both.
             connector = _Part.of(model.connectors[kind], passes=after, causal=False)
-            self.parts.append((max(seen.count, reach.count), connector))
+            taken = reach.count if stage.reads else ALIGN_PASSES * (reach.count + TEXT_TOKENS // 2)
+            self.parts.append((max(seen.count, taken), connector))
             columns += config.columns(kind, size)
         self.columns = columns
-        for module in (model.llm, model.fusion):
-            self.parts.append((columns, _Part.of(module, passes=True, vocab=vocab)))
+        readers = [_Part.of(m, passes=True, vocab=vocab) for m in (model.llm, model.fusion)] if stage.reads else []
+        self.parts += [(columns, part) for part in readers]
         self.samples = max(1, stage.micro // columns)
         """Samples in a micro-batch."""
-        self.head = 2 * model.llm.dim * vocab * (TEXT_TOKENS // 2)
-        self.logits = min(LOGIT_BYTES, 4 * vocab * self.samples * TEXT_TOKENS // 2)
+        predicted = TEXT_TOKENS // 2 if stage.reads else 0
+        self.head = 2 * model.llm.dim * vocab * predicted * (3 if readers and readers[0].trained else 2)
+        self.logits = min(LOGIT_BYTES, 4 * vocab * self.samples * predicted)
         self.weights = 4 * _count(model) + 2 * sum(part.matrices for _, part in self.parts)
 
     @property
     def flops(self) -> float:
         """One sample, forward and backward."""
-        head = self.head * (3 if self.parts[-2][1].trained else 2)
-        return head + sum(part.flops(tokens=tokens) for tokens, part in self.parts)
+        return self.head + sum(part.flops(tokens=tokens) for tokens, part in self.parts)
 
     @property
     def activations(self) -> int:

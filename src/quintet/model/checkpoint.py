@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.mllm import MLLM
 
-__all__ = ["load_model", "load_part", "read_json", "replace_folder", "save_model", "write_json"]
+__all__ = ["CAPTIONS", "load_model", "load_part", "read_json", "replace_folder", "save_model", "write_json"]
 
 FORMAT = 1
+CAPTIONS = "captions"
+"""In a model's folder: what spells captions, where pictures can be found by them (a tokenizer and processor.json)."""
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -16,10 +16,12 @@ import torch
 
 from quintet.components.encoders.hf_config import image_spec, to_image_processor
 from quintet.components.encoders.tiles import Tiles
+from quintet.components.llms.none import NoLLM
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.checkpoint import load_model, read_json, save_model, write_json
+from quintet.model.blip2_retrieval import export_retrieval, import_retrieval, is_retrieval, verify_retrieval
+from quintet.model.checkpoint import CAPTIONS, load_model, read_json, save_model, write_json
 from quintet.model.fuyu import NEWLINE_ID, from_fuyu_config, load_fuyu_state, to_fuyu_config, to_fuyu_state
 from quintet.model.llava import from_llava_config, load_llava_state, to_llava_config, to_llava_state
 from quintet.model.mllm import MLLM
@@ -146,15 +148,15 @@ def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None =
     """
     _free(out)
     raw = read_json(source / "config.json")
+    if is_retrieval(raw):
+        return _import_retrieval(source, out, processor)
     fuyu = isinstance(raw, dict) and raw.get("model_type") == "fuyu"
     model, facts = import_fuyu(source) if fuyu else import_llava(source)
     parity = verify(model, source, image_token_id=facts.image_token_id, newline_token_id=facts.newline_token_id)
     place = out / "model"
     save_model(model, place)
     write_json(place / FACTS, asdict(facts))
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, place / name)
+    _copy_tokenizer(source, place)
     if processor is not None:
         write_json(place / "processor.json", dict(processor))
     write_json(out / "parity.json", parity.to_json())
@@ -222,6 +224,8 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     if not (place / "config.json").exists():
         raise CheckpointError(f"{run} holds no finished model; give the folder of a run (`quintet train --out RUN`)")
     model = load_model(place).eval()
+    if isinstance(model.llm, NoLLM):
+        return _export_retrieval(model, place, out)
     tokenizer, token, newline = _tokenizer(place), IMAGE_TOKEN, None
     if (place / FACTS).exists():
         facts = LlavaFacts(**read_json(place / FACTS))
@@ -242,6 +246,34 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     parity = verify(model, out, image_token_id=token_id, newline_token_id=newline)
     write_json(out / "parity.json", parity.to_json())
     return _conversion(out, model, parity)
+
+
+def _import_retrieval(source: Path, out: Path, captions: Mapping[str, Any] | None) -> Conversion:
+    """A model without an LLM; its tokenizer, and how captions are spelt (`captions`), lie where a Retriever looks."""
+    model = import_retrieval(source)
+    parity = verify_retrieval(model, source)
+    place = out / "model"
+    save_model(model, place)
+    (place / CAPTIONS).mkdir()
+    _copy_tokenizer(source, place / CAPTIONS)
+    if captions is not None:
+        write_json(place / CAPTIONS / "processor.json", dict(captions))
+    write_json(out / "parity.json", parity.to_json())
+    return _conversion(place, model, parity)
+
+
+def _export_retrieval(model: MLLM, place: Path, out: Path) -> Conversion:
+    export_retrieval(model, out)
+    _copy_tokenizer(place / CAPTIONS, out)
+    parity = verify_retrieval(model, out)
+    write_json(out / "parity.json", parity.to_json())
+    return _conversion(out, model, parity)
+
+
+def _copy_tokenizer(source: Path, place: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, place / name)
 
 
 def _free(out: Path) -> None:

@@ -27,6 +27,7 @@ from quintet.components.roles import (
     ConnectorConfig,
     Context,
     EncoderConfig,
+    Fusion,
     FusionConfig,
     ImageSpec,
     LLMConfig,
@@ -104,6 +105,11 @@ class MLLM(nn.Module):
             """Columns of text that an item of this size takes."""
             return self.fusion.columns(self.layout(kind, size).count)
 
+        @property
+        def matcher(self) -> str:
+            """The modality whose connector says how well a caption fits (BLIP-2's first stage); empty if none does."""
+            return next((kind for kind, connector in self.connectors.items() if connector.matches), "")
+
         def _encoder(self, kind: str) -> EncoderConfig:
             if kind not in self.encoders:
                 raise ConfigError(f"this model takes no {kind}{nearest(kind, self.encoders)}")
@@ -133,7 +139,7 @@ class MLLM(nn.Module):
         )
         image = config.encoders["image"].dim if config.regions else 0
         self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
-        self.fusion = config.fusion.build_for(config.llm)
+        self.fusion = _fusion(config, vocab=self.llm.vocab)
         self.fused = True
         """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.added = tuple(added)
@@ -146,23 +152,26 @@ class MLLM(nn.Module):
         self.run_all_parts = False
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
-    def forward(self, batch: Batch, *, cache: Any = None, only_targets: bool = False) -> Output:
+    def forward(
+        self, batch: Batch, *, cache: Any = None, only_targets: bool = False, given: dict[str, Features] | None = None
+    ) -> Output:
         """Hidden states of every column, or with `only_targets` of those that predict a target: what training reads.
 
-        With a `cache`, `batch` holds the new columns only, and no media.
+        With a `cache`, `batch` holds the new columns only, and no media. Of a modality in `given` neither encoder nor
+        connector runs: these features stand where the connector's would.
         """
         embeds = self.llm.embed(batch.tokens)
         if self.tokens is not None:
             embeds = self.tokens.embed(batch.tokens, embeds)
         assert batch.media.keys() <= self.encoders.keys(), f"media of {sorted(batch.media)}"
-        features: dict[str, Features] = {}
+        features = dict(given or {})
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
-        for kind in self.encoders:
+        for kind in [kind for kind in self.encoders if kind not in features]:
             if kind in batch.media:
                 encoded = self.encode(kind, batch)
                 features[kind] = self._connect(kind, encoded, batch)
             elif self.run_all_parts:
-                encoded = self._blank(kind, embeds.device)
+                encoded = self.blank(kind, embeds.device)
                 # A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters
                 # are gathered and reduced by all ranks together, or by none (peers.md section 2, row 8).
                 connector = self.connectors[kind]
@@ -196,7 +205,8 @@ class MLLM(nn.Module):
         hidden = self.llm(embeds, ctx, around)
         if read is not None and hidden.ndim == 3:
             hidden = hidden.flatten(0, 1).index_select(0, read)
-        return Output(hidden, read, ctx.extra)
+        told = self.fusion.extra(features, batch) if only_targets and not given else {}
+        return Output(hidden, read, {**ctx.extra, **told})
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""
@@ -257,7 +267,7 @@ class MLLM(nn.Module):
         made = self.regions(encoded, spots.regions, spots.items).to(embeds.dtype)
         return embeds.flatten(0, 1).index_copy(0, spots.slots, made).view_as(embeds)
 
-    def _blank(self, kind: str, device: torch.device) -> Features:
+    def blank(self, kind: str, device: torch.device) -> Features:
         """What the encoder makes of nothing. One whose features are kept runs on no rank, so it does not run here."""
         size = self.config.spec(kind).size
         if kind in self.kept_encoders:
@@ -325,9 +335,17 @@ def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:
 
 
 def _connector(config: ConnectorConfig, *, d_in: int, d_out: int, vocab: int) -> nn.Module:
-    """A connector between its neighbours; one that reads the instruction has a row for each of the LLM's tokens."""
-    words = {"vocab": vocab} if config.sees_prompt else {}
+    """A connector between its neighbours; one that reads words has a row for each of the LLM's tokens."""
+    words = {"vocab": vocab} if config.has_words else {}
     return config.build(d_in=d_in, d_out=d_out, **words)
+
+
+def _fusion(config: MLLM.Config, *, vocab: int) -> Fusion:
+    """The fusion of the LLM; one that has words has a row for each of the LLM's tokens."""
+    if not config.fusion.has_words:
+        return config.fusion.build_for(config.llm)
+    words = {"vocab": vocab}
+    return config.fusion.build(dim=config.llm.dim, depth=config.llm.depth, **words)
 
 
 def _few(indices: Tensor) -> Tensor:

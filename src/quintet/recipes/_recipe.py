@@ -24,6 +24,8 @@ class Paper(Config):
     url: str = ""
     published: Mapping[str, int] = field(default_factory=dict)
     """Part → parameters as the paper, or arithmetic on its table, gives them."""
+    trainable: Mapping[str, int] = field(default_factory=dict)
+    """Stage → parameters that train in it, where the paper says so."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Modality → tokens an item takes."""
 
@@ -55,8 +57,9 @@ class Recipe(Config):
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
-        """The special tokens that the templates of all stages add, in order."""
-        return tuple(dict.fromkeys(token for stage in self.stages for token in stage.template.added_tokens))
+        """The special tokens that the templates of all stages add that the LLM reads, in order."""
+        reads = [stage for stage in self.stages if stage.reads]
+        return tuple(dict.fromkeys(token for stage in reads for token in stage.template.added_tokens))
 
     def build(self) -> MLLM:
         """The model with random weights, and a row for each added token after the published ones."""

@@ -10,10 +10,12 @@ from quintet.recipes._templates import PLAIN_EOS
 from quintet.recipes._templates_regions import KOSMOS2_REGIONS, QWEN_VL_REGIONS
 
 __all__ = [
+    "BLIP2_ALIGN",
     "BLIP2_OPT",
     "BLIP2_OPT_CAPTION",
     "BLIP2_T5",
     "BLIP2_T5_CAPTION",
+    "DLP_TEXT",
     "INSTRUCTBLIP",
     "KOSMOS",
     "KOSMOS2_CAPTION",
@@ -51,6 +53,9 @@ MINIGPT4_CHAT = replace(
 )
 """{system}###Human: <Img>…</Img> {q}###Assistant: {a}###Human: … (MiniGPT-4's conversations)."""
 
+BLIP2_ALIGN = Template(name="blip2_align", bos=False, assistant="<s>", answer="", end="</s>", joint="", questions=False)
+"""<image><s>{caption}</s>, of which the Q-Former reads the caption; BERT's own names are [CLS] and [SEP] (BLIP-2)."""
+
 BLIP2_OPT_CAPTION = Template(
     name="blip2_opt_caption",
     bos=False,
@@ -73,6 +78,9 @@ BLIP2_OPT = Template(
     place="outside",
 )
 """<image></s>Question: {q} Answer: {a}\\n (BLIP-2, zero-shot questions to OPT)."""
+
+DLP_TEXT = replace(BLIP2_OPT_CAPTION, name="dlp_text", media={}, assistant="</s>")
+"""</s>{sentence}\\n: texts alone; the prompt's columns come before the start token (DLP's P-Former)."""
 
 BLIP2_T5_CAPTION = Template(name="blip2_t5_caption", bos=False, answer="", end="</s>", joint="", questions=False)
 """<image> to the encoder, {caption}</s> from the decoder (BLIP-2, LAVIS' `blip2_t5` without a prefix)."""

@@ -14,6 +14,7 @@ __all__ = [
     "FERRET_REGIONS",
     "KOSMOS2_REGIONS",
     "MINIGPT_V2_REGIONS",
+    "PALI_X_REGIONS",
     "QWEN_VL_REGIONS",
     "SHIKRA",
     "SHIKRA_REGIONS",
@@ -72,6 +73,9 @@ FERRET_REGIONS = Numbers(
     outline="bound",
 )
 """[x1, y1, x2, y2] or [x, y], whole numbers of a picture 1000 wide and high; free forms by the box around them."""
+
+PALI_X_REGIONS = Numbers(comma=" ", between=" ", scale=1000.0, highest=999.0, rounding="down")
+"""12 40 500 730 behind the phrase, whole thousandths (Pix2seq's bins as text, from memory; theirs begin with y)."""
 
 # ---- templates ---------------------------------------------------------------------------------------------------
 _VICUNA = (

@@ -1,24 +1,44 @@
 """BLIP-2: a Q-Former between a frozen encoder and a frozen LLM (Li et al. 2023, arXiv:2301.12597).
 
-Notable: 32 queries of width 768 take what the LLM gets of a picture, whatever its size; nothing else trains. Two LLMs
-of two kinds: OPT reads the 32 features in front of its start token, Flan-T5 (`flan_t5`) reads them with its encoder and
-answers with its decoder. Training sees captions only; questions are asked zero-shot as "Question: … Answer:".
+Notable: 32 queries of width 768 take what the LLM gets of a picture, whatever its size; nothing else trains. They learn
+to see before there is an LLM: in the first stage one Q-Former under three attention masks tells which caption is of
+which picture (ITC), whether one fits (ITM), and writes it (ITG). What reads captions, with BERT's words, is the part
+`connectors.image.captions`; it trains there alone, and such a model also finds pictures by captions.
 
-This is the second stage, from a Q-Former that the first has taught. The paper lets the rate fall to 5e-5, LAVIS to
-1e-5. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. OPT's end of an answer is a line's
-end.
+The second stage has one of two kinds of LLM: OPT reads the 32 features in front of its start token, Flan-T5 (`flan_t5`)
+reads them with its encoder and answers with its decoder. Training sees captions only; questions are asked zero-shot as
+"Question: … Answer:".
+
+The paper lets the rate fall to 5e-5 in both stages, LAVIS to 1e-5; its warm-up is 2,000 steps, in LAVIS 5,000 of the
+first stage. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. The paper starts the Q-Former
+from BERT-base. OPT's end of an answer is a line's end.
 """
 
 from dataclasses import replace
 
-from quintet.components.connectors.qformer import QFormer
+from quintet.components.connectors.qformer import Captions, QFormer
 from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import FLAN_T5_XL, OPT_2_7B
 from quintet.data.template import Template
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates_query import BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
+from quintet.recipes._templates_query import BLIP2_ALIGN, BLIP2_OPT, BLIP2_OPT_CAPTION, BLIP2_T5, BLIP2_T5_CAPTION
 from quintet.training.stage import Data, Rate, Stage
+
+ALIGN = Stage(
+    name="align",
+    data=Data(name="blip-129m", kind="captions", rows=129_000_000),
+    template=BLIP2_ALIGN,
+    objective="align",
+    train={"connectors.image.qformer": Rate(lr=1e-4), "connectors.image.captions": Rate(lr=1e-4)},
+    batch=1680,
+    steps=250_000,
+    warmup=2_000 / 250_000,
+    final=0.5,
+    betas=(0.9, 0.98),
+    weight_decay=0.05,
+)
+"""The first stage."""
 
 
 def recipe() -> Recipe:
@@ -26,10 +46,10 @@ def recipe() -> Recipe:
     return Recipe(
         model=MLLM.Config(
             encoders={"image": EVA_CLIP_G.at(select="full")},
-            connectors={"image": QFormer.Config()},
+            connectors={"image": QFormer.Config(captions=Captions.Config())},
             llm=OPT_2_7B,
         ),
-        stages=(_generative(BLIP2_OPT_CAPTION, batch=1920),),
+        stages=(ALIGN, _generative(BLIP2_OPT_CAPTION, batch=1920)),
         paper=Paper(
             title="BLIP-2: Bootstrapping Language-Image Pre-training with Frozen Image Encoders and Large Language "
             "Models",
@@ -38,6 +58,7 @@ def recipe() -> Recipe:
             arxiv="2301.12597",
             # Together the 107 M of the paper's table 2: layers of 2.36 M + 4.72 M, 3.35 M more in six of them, 1.97 M.
             published={"connectors.image.qformer": 105_165_056, "connectors.image.project": 1_968_640},
+            trainable={"align": 188_000_000, "generative": 107_000_000},
             tokens={"image": 32},
         ),
         chat=BLIP2_OPT,
@@ -50,8 +71,13 @@ def flan_t5() -> Recipe:
     return replace(
         base,
         model=replace(base.model, llm=FLAN_T5_XL),
-        stages=(_generative(BLIP2_T5_CAPTION, batch=1520),),
-        paper=replace(base.paper, published={"connectors.image.project": 1_574_912}),  # 768 · 2048 + 2048
+        stages=(ALIGN, _generative(BLIP2_T5_CAPTION, batch=1520)),
+        # 768 · 2048 + 2048
+        paper=replace(
+            base.paper,
+            published={"connectors.image.project": 1_574_912},
+            trainable={"align": 188_000_000, "generative": 107_000_000},
+        ),
         chat=BLIP2_T5,
     )
 
@@ -61,7 +87,7 @@ def _generative(template: Template, *, batch: int) -> Stage:
         name="generative",
         data=Data(name="blip-129m", kind="captions", rows=129_000_000),
         template=template,
-        train={"connectors": Rate(lr=1e-4)},
+        train={"connectors.image.qformer": Rate(lr=1e-4), "connectors.image.project": Rate(lr=1e-4)},
         batch=batch,
         steps=80_000,
         warmup=2_000 / 80_000,

@@ -8,21 +8,32 @@ from threading import Thread
 
 import torch
 
+from quintet.components.llms.none import NoLLM
 from quintet.data.processor import Processor
-from quintet.errors import CheckpointError, DataError
-from quintet.model.checkpoint import load_model
+from quintet.errors import CheckpointError, ConfigError, DataError
+from quintet.evaluation.run import Answer
+from quintet.evaluation.task import Task
+from quintet.model.checkpoint import CAPTIONS, load_model
 from quintet.model.generate import Sampling, generate
 from quintet.model.mllm import MLLM
+from quintet.serving.retrieval import Retriever
 from quintet.values import Batch, Sample
 
 __all__ = ["Engine"]
 
 
 class Engine:
-    """A model, its processor, and where they run."""
+    """A model, its processor, and where they run; `captions` spells captions, where it can find pictures by them."""
 
-    def __init__(self, model: MLLM, processor: Processor, *, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self,
+        model: MLLM,
+        processor: Processor,
+        *,
+        captions: Processor | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device, self.captions = torch.device(device), captions
         self.model, self.processor = model.to(self.device).eval(), processor
         end = processor.template.end
         stop = processor.template.stop_id(processor.tokenizer)
@@ -43,7 +54,27 @@ class Engine:
                 f"{folder} holds no finished model; `quintet train … --out {folder} --resume` finishes one"
             )
         model = load_model(place).float()
-        return cls(model, Processor.load(place, model.config), device=device)
+        captions = Processor.load(place / CAPTIONS, model.config) if (place / CAPTIONS).is_dir() else None
+        # A model that only compares pictures with captions speaks no other way.
+        silent = captions is not None and isinstance(model.llm, NoLLM)
+        processor = captions if silent else Processor.load(place, model.config)
+        return cls(model, processor, captions=captions, device=device)
+
+    def fits(self, task: Task) -> bool:
+        """Whether the model can be asked the task: rankings need a connector that matches, answers an LLM."""
+        return self.captions is not None if task.together else not isinstance(self.model.llm, NoLLM)
+
+    def answers(self, task: Task, *, batch_size: int = 64) -> Answer:
+        """What answers the task's prompts: with text, or with rankings where it asks for those.
+
+        Raises:
+            ConfigError: the model cannot be asked this task.
+        """
+        if not task.together:
+            return lambda samples: self.answer(samples, batch_size=batch_size)
+        if self.captions is None:
+            raise ConfigError(f"{task.name} asks which caption fits a picture; this model was not taught it (BLIP-2's)")
+        return Retriever(self.model, self.captions).rank
 
     def answer(self, samples: Sequence[Sample], *, max_tokens: int = 96, batch_size: int = 64) -> list[str]:
         """The answer to each prompt: a sample whose last turn is the user's. Greedy, so it repeats.

@@ -146,6 +146,7 @@ class _Loop:
             rank=dist.rank(),
             world=dist.world(),
             too_long=stage.too_long,
+            completion=stage.completion,
         )
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.config.columns), plan)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
+from quintet.data.completion import Completion
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 
@@ -51,6 +52,8 @@ class Stage(Config):
     name: str
     data: Data
     template: Template
+    completion: Completion | None = None
+    """Which samples give a part of their text and learn the rest; drawn anew in every epoch. None: no sample does."""
     train: Mapping[str, Rate]
     """Part → rate, by prefix of its name: `connectors`, `llm`, `encoders.image`, `fusion`, `regions`, `tokens`."""
     batch: int
@@ -73,7 +76,10 @@ class Stage(Config):
     """On matrices; vectors (norms, biases) have none."""
     clip: float = 1.0
     """Largest norm of the gradient."""
-    objective: Literal["lm"] = "lm"
+    objective: Literal["lm", "align", "prompts"] = "lm"
+    """`lm`: the LLM learns the next token. `align`: a connector learns which caption is of which picture, from the
+    pairs of a micro-batch; the LLM does not run (BLIP-2's first stage). `prompts`: a P-Former learns from text alone
+    what the LLM should be given (DLP's first stage)."""
     row: int = 2048
     """Columns of a row; no sample may be longer."""
     micro: int = 8192
@@ -86,7 +92,8 @@ class Stage(Config):
     muon_lr: float = 0.015
     """Peak learning rate of the matrices that Muon trains; `Rate.lr` stays the rate of all others."""
     extra: Mapping[str, float] = field(default_factory=dict)
-    """Settings of the objective: what it adds of the model's `Output.extra`, by name, and how much of it."""
+    """Settings of the objective. `lm`: what it adds of the model's `Output.extra`, by name, and how much of it.
+    `align`: how much `itc`, `itm` and `itg` count, 1 unless named."""
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -99,6 +106,11 @@ class Stage(Config):
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; a stage takes at least 1")
         if not self.epochs > 0:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; rows are read more than 0 times")
+
+    @property
+    def reads(self) -> bool:
+        """Whether the LLM reads the rows."""
+        return self.objective == "lm"
 
     def num_steps(self, rows: int) -> int:
         """Steps of the stage over a source of `rows` rows."""

@@ -8,25 +8,103 @@ cross-attention in every second. InstructBLIP (Dai et al. 2023, arXiv:2305.06500
 the words of the instruction, so that other words take other features from the same picture. tests/unit/test_query.py
 compares with transformers' `Blip2QFormerModel` and `InstructBlipQFormerModel`; dropout, 0.1 there, is left out.
 
+With `captions` it is the Q-Former of BLIP-2's first stage (section 3.2): it reads whole captions beside the picture, by
+the same self-attention, and three masks say who sees whom (`sight`). What only captions need is a part of its own,
+`Captions`, which the second stage leaves behind.
+
 Two things differ from the released InstructBLIP. The words are the LLM's own tokens with an embedding of the Q-Former's
 (released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the
 feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
 
-Letters: N items, Q queries, L words, S picture features, D width.
+Letters: N items, Q queries, L words, S picture features, D width, P width of the space that ITC compares in, V words.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quintet.components.roles import ConnectorConfig, Prompts
+from quintet.config.base import Config
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
-__all__ = ["QFormer", "Queries"]
+__all__ = ["Captions", "QFormer", "Queries", "Sight", "sight"]
+
+Sight = Literal["apart", "together", "causal"]
+"""The masks of BLIP-2's figure 2: uni-modal (ITC), bi-directional (ITM), multi-modal causal (ITG)."""
+
+
+def sight(kind: Sight, queries: int, there: Tensor) -> Tensor:
+    """Who sees whom among queries, then words: bool[N, 1, Q + L, Q + L], true where it may.
+
+    apart      queries see queries, words see words
+    together   everybody sees everybody
+    causal     queries see queries; a word sees the queries, itself and the words before it
+
+    `there` bool[N, L] is false at padding, which nobody sees.
+    """
+    count = queries + there.shape[1]
+    at = torch.arange(count, device=there.device)
+    word = at >= queries
+    if kind == "together":
+        seen = torch.ones(count, count, dtype=torch.bool, device=there.device)
+    elif kind == "apart":
+        seen = word[:, None] == word
+    else:
+        seen = ~word | (word[:, None] & (at <= at[:, None]))
+    return seen & F.pad(there, (queries, 0), value=True)[:, None, None]
+
+
+class Captions(nn.Module):
+    """What a Q-Former needs to read captions: words, their feed-forwards, and the heads of ITC, ITM and ITG.
+
+    The row behind the vocabulary is [DEC], which takes the place of a caption's first token where it is written. The
+    head that writes is BERT's, its last matrix the table of words. The temperature is kept as its logarithm: at any
+    rate it stays positive (LAVIS trains it as it is).
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Config):
+        """Sizes. The defaults are BLIP-2's, whose words are BERT's."""
+
+        source: str = "google-bert/bert-base-uncased"
+        """Whose tokenizer spells captions; empty is the LLM's."""
+        vocab: int = 30_522
+        """Tokens of that tokenizer; 0 is as many as the LLM has."""
+        dim: int = 256
+        """Width of the space in which pictures and captions are compared."""
+        temperature: float = 0.07
+        """At the beginning; it is learnt."""
+
+        def small(self, dim: int) -> "Captions.Config":
+            """The same with the LLM's tokens."""
+            return replace(self, source="", vocab=0, dim=dim)
+
+    def __init__(self, config: "Captions.Config", qformer: "QFormer.Config", *, vocab: int) -> None:
+        super().__init__()
+        dim = qformer.dim
+        self.dec = config.vocab or vocab
+        """The id of [DEC]."""
+        self.words, self.positions = nn.Embedding(self.dec + 1, dim), nn.Embedding(qformer.positions, dim)
+        self.ffn = nn.ModuleList(_FeedForward(qformer) for _ in range(qformer.depth))
+        self.itc_picture, self.itc_caption = nn.Linear(dim, config.dim), nn.Linear(dim, config.dim)
+        self.itm = nn.Linear(dim, 2)
+        self.itg, self.itg_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=qformer.eps)
+        self.apply(_initialise)
+        self.itg_bias = nn.Parameter(torch.zeros(self.dec + 1))
+        self.log_temperature = nn.Parameter(torch.full((1,), config.temperature).log())
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Words int64[N, L] → float[N, L, D], not yet normalised."""
+        return _embed(ids, self.words, self.positions, what="a caption")
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Of the next word, from the states float[…, D] of words: float[…, V]."""
+        return F.linear(self.itg_norm(F.gelu(self.itg(states))), self.words.weight, self.itg_bias)
 
 
 class QFormer(nn.Module):
@@ -51,7 +129,9 @@ class QFormer(nn.Module):
         reads: bool = False
         """Whether the queries also see the instruction (InstructBLIP)."""
         positions: int = 512
-        """The longest instruction, in tokens."""
+        """The longest instruction or caption, in tokens."""
+        captions: Captions.Config | None = None
+        """What reads captions in the first stage; None is a Q-Former of later stages alone."""
 
         def __post_init__(self) -> None:
             if self.dim % self.heads:
@@ -63,11 +143,26 @@ class QFormer(nn.Module):
         def sees_prompt(self) -> bool:
             return self.reads
 
+        @property
+        def has_words(self) -> bool:
+            return self.reads or self.captions is not None
+
+        @property
+        def matches(self) -> bool:
+            return self.captions is not None
+
+        @property
+        def words_source(self) -> str:
+            return self.captions.source if self.captions else ""
+
         def starter(self) -> "QFormer.Config":
-            return replace(self, queries=min(self.queries, 16), dim=192, depth=4, heads=6, ffn=768)
+            captions = self.captions and self.captions.small(64)
+            queries = min(self.queries, 16)
+            return replace(self, queries=queries, dim=192, depth=4, heads=6, ffn=768, captions=captions)
 
         def tiny(self) -> "QFormer.Config":
-            return replace(self, queries=min(self.queries, 4), dim=32, depth=2, heads=4, ffn=64)
+            captions = self.captions and self.captions.small(16)
+            return replace(self, queries=min(self.queries, 4), dim=32, depth=2, heads=4, ffn=64, captions=captions)
 
         def layout(self, layout: Layout) -> Layout:
             return Layout((self.queries,))
@@ -80,10 +175,14 @@ class QFormer(nn.Module):
         self.config = config
         self.sees_prompt = config.reads
         self.qformer = Queries(config, d_in=d_in, vocab=vocab if config.reads else 0)
-        self.project = nn.Linear(config.dim, d_out)
+        self.captions = Captions(config.captions, config, vocab=vocab) if config.captions else None
+        # Without an LLM there is nothing to project to: such a model compares pictures and captions and no more.
+        self.project = nn.Linear(config.dim, d_out) if d_out else None
 
     def forward(self, features: Features, prompts: Prompts = ()) -> Features:
         """The queries' states of every item. `prompts` int64[L], one an item, if it reads the instruction."""
+        if self.project is None:
+            raise ConfigError("this Q-Former has no LLM behind it; it only compares pictures with captions")
         if not features.layouts:
             return Features(self.project(features.values.new_empty(0, self.config.dim)), ())
         pieces: list[tuple[Layout, list[int], Tensor]] = []
@@ -95,7 +194,45 @@ class QFormer(nn.Module):
 
     def parts(self) -> dict[str, nn.Module]:
         """What may train apart: MiniGPT-4 trains `project` alone."""
-        return {"qformer": self.qformer, "project": self.project}
+        parts = {"qformer": self.qformer, "captions": self.captions, "project": self.project}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    # ---- captions (BLIP-2's first stage) -------------------------------------------------------------------------
+    def read(self, pictures: Tensor, ids: Tensor, there: Tensor, kind: Sight) -> tuple[Tensor, Tensor]:
+        """Queries and words through the same layers: float[N, S, E], int64[N, L] → float[N, Q, D], float[N, L, D]."""
+        queries = self.config.queries
+        states = self.qformer(pictures, ids, sight(kind, queries, there), captions=self.captions)
+        return states[:, :queries], states[:, queries:]
+
+    def compared(self, asked: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """The last states of queries and words where ITC compares them, of length 1: float[N, Q, P], float[N, P]."""
+        heads = self._heads()
+        return F.normalize(heads.itc_picture(asked), dim=-1), F.normalize(heads.itc_caption(words[:, 0]), dim=-1)
+
+    def pictures(self, pictures: Tensor) -> Tensor:
+        """Pictures alone, as ITC compares them: float[N, S, E] → float[N, Q, P]."""
+        return F.normalize(self._heads().itc_picture(self.qformer(pictures)), dim=-1)
+
+    def sentences(self, ids: Tensor, there: Tensor) -> Tensor:
+        """Captions alone, as ITC compares them: int64[N, L] → float[N, P]."""
+        words = self.qformer(None, ids, there[:, None, None], queries=False, captions=self.captions)
+        return F.normalize(self._heads().itc_caption(words[:, 0]), dim=-1)
+
+    def match(self, pictures: Tensor, ids: Tensor, there: Tensor) -> Tensor:
+        """Whether caption n is of picture n, as logits of (no, yes): the mean over the queries, float[N, 2]."""
+        asked, _ = self.read(pictures, ids, there, "together")
+        return self._heads().itm(asked).mean(1)
+
+    def write(self, pictures: Tensor, ids: Tensor, there: Tensor) -> Tensor:
+        """Logits of the word behind each word of a caption whose first token is [DEC]: float[N, L, V]."""
+        heads = self._heads()
+        ids = torch.cat([torch.full_like(ids[:, :1], heads.dec), ids[:, 1:]], 1)
+        return heads.logits(self.read(pictures, ids, there, "causal")[1])
+
+    def _heads(self) -> Captions:
+        if self.captions is None:
+            raise ConfigError("this Q-Former reads no captions; give its Config `captions`")
+        return self.captions
 
     def _words(self, items: list[int], prompts: Prompts) -> Iterator[tuple[list[int], Tensor | None]]:
         """Which of the items run together, and their words int64[n, L].
@@ -148,18 +285,26 @@ class _Layer(nn.Module):
         self.ffn = _FeedForward(config)
         self.ffn_words = _FeedForward(config) if words else None
 
-    def forward(self, hidden: Tensor, picture: Tensor | None, queries: int, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        picture: Tensor | None,
+        queries: int,
+        mask: Tensor | None,
+        ffn_words: nn.Module | None = None,
+    ) -> Tensor:
         hidden = self.attention(hidden, hidden, mask)
+        ffn_words = self.ffn_words if ffn_words is None else ffn_words
         asked, words = hidden[:, :queries], hidden[:, queries:]
         if queries:
             if self.cross is not None:
                 assert picture is not None, "queries need a picture"
                 asked = self.cross(asked, picture, None)
             asked = self.ffn(asked)
-        if self.ffn_words is None or not words.shape[1]:
+        if ffn_words is None or not words.shape[1]:
             # Nobody reads the last layer's words.
             return asked
-        return torch.cat([asked, self.ffn_words(words)], 1)
+        return torch.cat([asked, ffn_words(words)], 1)
 
 
 class Queries(nn.Module):
@@ -189,22 +334,23 @@ class Queries(nn.Module):
         Raises:
             ConfigError: more words than there are positions.
         """
-        words, positions = self.words, self.positions
-        assert words is not None, "this Q-Former has no words"
-        assert positions is not None
-        if ids.shape[1] > positions.num_embeddings:
-            raise ConfigError(
-                f"an instruction of {ids.shape[1]} tokens; the Q-Former reads at most {positions.num_embeddings}: "
-                "raise its `positions` or shorten the question"
-            )
-        return words(ids) + positions.weight[: ids.shape[1]]
+        assert self.words is not None, "this Q-Former has no words"
+        assert self.positions is not None
+        return _embed(ids, self.words, self.positions, what="an instruction")
 
     def forward(
-        self, picture: Tensor | None, ids: Tensor | None = None, mask: Tensor | None = None, *, queries: bool = True
+        self,
+        picture: Tensor | None,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        queries: bool = True,
+        captions: Captions | None = None,
     ) -> Tensor:
         """float[N, S, E] and words int64[N, L] → the last layer's states, queries first: float[N, Q + L, D].
 
-        `mask` bool[N, 1, T or 1, T] over queries and words says who sees whom; None is everybody.
+        `mask` bool[N, 1, T or 1, T] over queries and words says who sees whom; None is everybody. With `captions` the
+        words are its words, with its feed-forwards.
         """
         pieces: list[Tensor] = []
         if queries:
@@ -212,12 +358,22 @@ class Queries(nn.Module):
             pieces.append(self.queries.expand(len(picture), -1, -1))
             picture = self.norm_picture(picture)
         if ids is not None:
-            pieces.append(self.embed(ids))
+            pieces.append(self.embed(ids) if captions is None else captions.embed(ids))
         hidden = self.norm(torch.cat(pieces, 1))
         asked = self.config.queries if queries else 0
-        for layer in self.layers:
-            hidden = layer(hidden, picture, asked, mask)
+        for i, layer in enumerate(self.layers):
+            hidden = layer(hidden, picture, asked, mask, None if captions is None else captions.ffn[i])
         return hidden
+
+
+def _embed(ids: Tensor, words: nn.Embedding, positions: nn.Embedding, *, what: str) -> Tensor:
+    """Each word and its place."""
+    if ids.shape[1] > positions.num_embeddings:
+        raise ConfigError(
+            f"{what} of {ids.shape[1]} tokens; the Q-Former reads at most {positions.num_embeddings}: "
+            "raise its `positions` or shorten the text"
+        )
+    return words(ids) + positions.weight[: ids.shape[1]]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "OPENCLIP_BIGG",
     "SIGLIP_B_224",
     "SIGLIP_SO400M_384",
+    "VIT_22B",
 ]
 
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -224,3 +225,20 @@ EVA2_CLIP_E = Vision.Config(
     licence="CogVLM",
 )
 """EVA2-CLIP-E without its last layer, its positions at 490 px, as CogVLM's file holds it."""
+
+VIT_22B = Vision.Config(
+    family="vit22b",
+    width=6144,
+    depth=48,
+    heads=48,
+    ffn=24_576,
+    patch=14,
+    trained_size=224,
+    act="gelu",
+    eps=1e-6,
+    image=ImageSpec(size=(224, 224), fit="squash", background=(128, 128, 128)),
+    layer=-1,
+    norm=True,
+    class_token=False,
+)
+"""ViT-22B (table 1 of its paper) as PaLI-X uses it: all patches, no class token. No weights are released."""

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quintet.components.encoders.eva import EvaLayer
+from quintet.components.encoders.parallel import ParallelLayer
 from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
 __all__ = ["Family", "Run", "Select", "Vision", "resize_positions"]
 
-Family = Literal["clip", "siglip", "dinov2", "blip2", "eva2"]
+Family = Literal["clip", "siglip", "dinov2", "blip2", "eva2", "vit22b"]
 Select = Literal["patch", "cls", "full", "rest"]
 Run = Callable[[int, nn.Module, Tensor], Tensor]
 """(layer, module, hidden float[N, L, D]) → hidden: how a layer is run by whoever stands around it."""
@@ -344,17 +345,15 @@ def _transformers_parts(config: Vision.Config) -> dict[str, Any]:
             "norm": tower.layernorm,
             "head": None,
         }
-    if config.family == "eva2":
-        layers = (
-            EvaLayer(width=config.width, heads=config.heads, ffn=config.ffn, eps=config.eps) for _ in range(depth)
-        )
+    if own := {"eva2": EvaLayer, "vit22b": ParallelLayer}.get(config.family):
+        layers = (own(width=config.width, heads=config.heads, ffn=config.ffn, eps=config.eps) for _ in range(depth))
         return {
             "patches": nn.Conv2d(3, config.width, config.patch, config.patch),
-            "cls": nn.Parameter(torch.zeros(config.width)),
+            "cls": nn.Parameter(torch.zeros(config.width)) if config.extra else None,
             "positions": torch.randn(1 + config.table**2, config.width) * 0.02,
             "pre_norm": nn.Identity(),
             "layers": nn.ModuleList(layers),
-            "norm": nn.Identity(),
+            "norm": nn.Identity() if own is EvaLayer else nn.RMSNorm(config.width, eps=config.eps),
             "head": None,
         }
     shape["intermediate_size"] = config.ffn

@@ -31,8 +31,9 @@ _SIZES: dict[str, tuple[int, int]] = {
     "d_model": (192, 32),
     "word_embed_proj_dim": (192, 32),
     "num_hidden_layers": (6, 2),
-    "num_layers": (6, 2),
-    "num_decoder_layers": (6, 2),
+    # An encoder and a decoder are two stacks.
+    "num_layers": (3, 2),
+    "num_decoder_layers": (3, 2),
     "num_attention_heads": (6, 4),
     "num_heads": (6, 4),
     "num_key_value_heads": (2, 2),

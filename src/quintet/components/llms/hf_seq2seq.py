@@ -8,6 +8,10 @@ An answer's encoder reads the columns that its first predicting column may look 
 `quintet.values.visible`; its decoder reads the columns that predict it, the first replaced by the start token.
 Packing, padding and trees therefore change nothing, and objectives and `head` are those of every other LLM.
 
+A second answer's encoder reads the first turn, its answer included, as part of what was said: exactly what generation
+does with a conversation, at the cost of encoding it once an answer. An answer is a run of targets; where words in the
+middle of one are not learnt, what comes after them is an answer of its own.
+
 Source: Raffel et al. 2020, arXiv:1910.10683; Chung et al. 2022, arXiv:2210.11416.
 """
 
@@ -21,7 +25,7 @@ from torch import Tensor, nn
 from quintet.components.llms.cache import Columns
 from quintet.components.llms.hf import HFConfig, pretrained, refuse_around, token_tables
 from quintet.components.roles import Around, Context, plain
-from quintet.errors import ConfigError, DataError
+from quintet.errors import ConfigError
 from quintet.values import Targets
 
 __all__ = ["HFSeq2Seq"]
@@ -53,6 +57,10 @@ class HFSeq2Seq(nn.Module):
         if config.decoder_start_token_id is None:
             raise ConfigError("the config has no decoder_start_token_id; T5's is its padding token, 0")
         self.model: Any = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.get_default_dtype())
+        if cfg.config.get("tie_word_embeddings") is False:
+            # transformers 5 ties them whatever the config says, until it reads a file in which they differ. The new
+            # head begins as t5x's `logits_dense` does: T5's embedding is drawn too large for logits without a scale.
+            self.model.lm_head.weight = nn.Parameter(torch.randn_like(self.model.lm_head.weight) * self.dim**-0.5)
 
     def load(self, folder: Path) -> None:
         """Takes the weights of a local folder (safetensors only); added tokens keep their mean initial rows."""
@@ -69,7 +77,6 @@ class HFSeq2Seq(nn.Module):
 
         Raises:
             ConfigError: a fusion that stands around blocks, or neither targets nor a cache.
-            DataError: more than one answer in a document.
         """
         refuse_around(around, "HFSeq2Seq")
         if ctx.cache is not None:
@@ -81,7 +88,6 @@ class HFSeq2Seq(nn.Module):
         slots = answers or [torch.zeros(1, dtype=torch.long, device=embeds.device)]
         first = torch.stack([s[0] for s in slots])
         seen = _seen_from(ctx, first)
-        _refuse_second_answers(answers, seen, first, columns=embeds.shape[1])
         index = nn.utils.rnn.pad_sequence(slots, batch_first=True)
         states = self._states(embeds.flatten(0, 1)[index[:, 1:]], *self._memory(embeds, seen, first))
         real = torch.arange(index.shape[1], device=index.device) < torch.tensor(
@@ -210,38 +216,15 @@ def _first_of_each(values: Tensor) -> Tensor:
 
 
 def _answers(targets: Targets, enter: Tensor) -> list[Tensor]:
-    """The slots of every answer: the targets of one node, in a run.
+    """The slots of every answer: targets of one node, in a run. `enter` int64[B, T].
 
-    The first slot of a branch is its parent's last column; the run then goes on in the branch.
+    The first slot of a branch may be its parent's last column; the run then goes on in the branch's first.
     """
     order = targets.node.argsort(stable=True)
-    _, counts = targets.node[order].unique_consecutive(return_counts=True)
-    answers = list(targets.slots[order].split(counts.tolist()))
-    node_of = enter.flatten()
-    for slots in answers:
-        gap = slots[1:] != slots[:-1] + 1
-        gap[:1] &= node_of[slots[:1]] == node_of[slots[1:2]] if len(slots) > 1 else gap[:1]
-        if bool(gap.any()):
-            raise _several(int(slots[0]) // enter.shape[1])
-    return answers
-
-
-def _refuse_second_answers(answers: list[Tensor], seen: Tensor, first: Tensor, *, columns: int) -> None:
-    """An answer whose prompt holds another answer is a second turn."""
-    if not answers:
-        return
-    rows = int(first.max()) // columns + 1
-    answered = torch.zeros(rows * columns, dtype=torch.bool, device=first.device)
-    answered[torch.cat([slots[1:] for slots in answers])] = True
-    row = first // columns
-    second = (seen & answered.view(rows, columns)[row]).any(dim=1)
-    if bool(second.any()):
-        raise _several(int(row[second][0]))
-
-
-def _several(row: int) -> DataError:
-    return DataError(
-        "several-answers",
-        f"row {row} of the batch has a document with more than one learnt answer (or a gap inside one); an"
-        " encoder–decoder answers once per document: split the conversation into one sample per answer",
-    )
+    slots, node, held = targets.slots[order], targets.node[order], enter.flatten()
+    if not len(slots):
+        return []
+    before, after = slots[:-1], slots[1:]
+    enters = (held[after] != held[after - 1]) & (held[after] != held[before])
+    joined = (node[1:] == node[:-1]) & ((after == before + 1) | enters)
+    return list(slots.tensor_split(((~joined).nonzero().flatten() + 1).tolist()))

@@ -5,6 +5,7 @@ scenes.digits     handwritten digits, exact match                 scenes.chair  
 scenes.ocr        written words, ANLS                             scenes.grounding  boxes, IoU ≥ 0.5
 scenes.pope       yes or no, F1 on the random setting; popular and adversarial as kinds
 scenes.referring  what is in a box or at a point, exact match
+scenes.retrieval  captions by pictures and pictures by captions, R@1; R@5 and R@10 as measures
 """
 
 import random
@@ -24,7 +25,9 @@ from quintet.evaluation.metrics.cider import Cider
 from quintet.evaluation.metrics.exact import ExactMatch
 from quintet.evaluation.metrics.metric import Metric
 from quintet.evaluation.metrics.pope import Pope
+from quintet.evaluation.metrics.recall import Recall
 from quintet.evaluation.task import Item, Task
+from quintet.evaluation.tasks.retrieval import retrieval_items
 from quintet.values import Media, Origin, Part, Ref, Region, Text
 
 __all__ = ["NAMES", "scenes_task"]
@@ -37,6 +40,8 @@ _Maker = Callable[[Truth], Iterator[tuple[str, str | Question, object, str]]]
 
 def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
     """A task of `NAMES` over one split of a Scenes folder."""
+    if name == RETRIEVAL:
+        return Task(name, "1", Recall(), partial(retrieval_items, Path(folder), split), together=True)
     metric, make, headline = _TASKS[name]
     return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline)
 
@@ -132,4 +137,7 @@ _TASKS: dict[str, tuple[Metric, _Maker, str]] = {
     "scenes.digits": (ExactMatch(), partial(_only, "digit"), ""),
 }
 
-NAMES = tuple(_TASKS)
+RETRIEVAL = "scenes.retrieval"
+"""For models whose connector matches captions with pictures."""
+
+NAMES = (*_TASKS, RETRIEVAL)

@@ -90,12 +90,12 @@ def tokens_per_sample(recipe: Recipe, stage: Stage, source: Source, tokenizer: T
     """
     model = recipe.model
     specs = {kind: model.spec(kind) for kind in model.encoders}
-    plan = Plan(batch=stage.batch, steps=1, row=stage.row, micro=stage.micro, seed=seed)
+    plan = Plan(batch=stage.batch, steps=1, row=stage.row, micro=stage.micro, seed=seed, completion=stage.completion)
     planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.columns), plan)
     lengths, fault = [], None
     for n in range(min(PROBED, len(source))):
         try:
-            lengths.append(len(planner.tokens(planner.index(n))))
+            lengths.append(len(planner.tokens(n)))
         except DataError as error:
             fault = error
     if not lengths:

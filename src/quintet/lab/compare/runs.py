@@ -132,8 +132,9 @@ class Asked:
         return {medium.kind for item in self.items.values() for medium in item.media}
 
     def fits(self, recipe: Recipe) -> bool:
-        """Whether the recipe reads what the task shows."""
-        return self.kinds <= set(recipe.model.kinds)
+        """Whether the recipe reads what the task shows, and ranks where it asks for rankings."""
+        ranks = any(not stage.reads for stage in recipe.stages)
+        return self.kinds <= set(recipe.model.kinds) and (ranks or not self.task.together)
 
 
 def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[str, Asked], Path, Failures]:
@@ -387,7 +388,7 @@ def _run(
     for number, (name, asked) in enumerate(missing.items()):
         # Items and the pictures they are shuffled among are drawn by the same seed for all, so that they are the same.
         evaluate(
-            engine.answer, asked.task, limit=asked.limit, batch_size=200, seed=0, out=job.out,
+            engine.answers(asked.task), asked.task, limit=asked.limit, batch_size=200, seed=0, out=job.out,
             progress=lambda done, total, name=name: watch.count(f"{title}: {name}", done, total),
         )  # fmt: skip
         part(TRAINING_SHARE + (1 - TRAINING_SHARE) * (number + 1) / len(missing))

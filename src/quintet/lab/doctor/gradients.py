@@ -28,7 +28,7 @@ def gradients(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iter
             return
         wake(model)
         model.train()
-        OBJECTIVES[stage.objective](model, row(cases, pad=pad))[0].backward()
+        OBJECTIVES[stage.objective](model, row(cases, pad=pad), stage.extra)[0].backward()
     met = {item.kind for case in cases for item in case.tokens.items}
     for part, module in model.parts().items():
         rate = rate_of(part, stage.train)

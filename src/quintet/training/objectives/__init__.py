@@ -1,8 +1,10 @@
 """What is minimised: functions of (model, batch, extra) that return a sum, a count, and sums to report."""
 
+from quintet.training.objectives.align import align
 from quintet.training.objectives.lm import lm
+from quintet.training.objectives.prompts import prompts
 
 __all__ = ["OBJECTIVES"]
 
-OBJECTIVES = {"lm": lm}
+OBJECTIVES = {"lm": lm, "align": align, "prompts": prompts}
 """Stage.objective → function."""
