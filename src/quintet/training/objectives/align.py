@@ -74,8 +74,9 @@ def align(model: MLLM, batch: Batch, extra: Mapping[str, float] | None = None) -
     count = batch.targets.count
     found = pairs(batch, kind) if kind in batch.media else None
     empty = found is None or not len(found)
+    nothing = torch.zeros((), device=batch.tokens.device)
     if empty and not model.run_all_parts:
-        return torch.zeros((), device=batch.tokens.device), count, {}
+        return nothing, count, dict.fromkeys(LOSSES, nothing)
     connector: Any = model.connectors[kind]
     if found is None or empty:
         # A rank without a pair runs what the others run, for nothing.
@@ -96,7 +97,7 @@ def align(model: MLLM, batch: Batch, extra: Mapping[str, float] | None = None) -
     itm = _itm(connector, pictures, found, *near)
     itg = _itg(connector, pictures, found)
     if empty:
-        return (itc + itm + itg) * 0.0, count, {}
+        return (itc + itm + itg) * 0.0, count, dict.fromkeys(LOSSES, nothing)
     losses = {"itc": itc * share, "itm": itm * share * len(found), "itg": itg * share * len(found)}
     loss = torch.stack([times[name] * value for name, value in losses.items()]).sum()
     return loss, count, {name: value.detach() for name, value in losses.items()}
