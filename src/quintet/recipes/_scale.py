@@ -1,5 +1,7 @@
 """One recipe, three scales. A scale swaps the pretrained parts, their sizes and the amounts; never the structure.
 
+Where a recipe starts from another system's published weights, the small scales run that system's stages first.
+
 full      the published parts by their hub names, the published batches and rates
 starter   the small trained parts that ship with the package, Scenes as data; minutes on two cores
 tiny      random weights of a few thousand parameters; milliseconds, for tests
@@ -42,7 +44,7 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
         raise ConfigError(f"no scale {scale!r}; there are {', '.join(SCALES)}")
     small = _starter_model(recipe.model) if scale == "starter" else _tiny_model(recipe.model)
     stage = _starter_stage if scale == "starter" else _tiny_stage
-    return replace(recipe, model=small, stages=tuple(stage(s) for s in recipe.stages))
+    return replace(recipe, model=small, stages=tuple(stage(s) for s in (*recipe.before, *recipe.stages)), before=())
 
 
 def _starter_model(model: MLLM.Config) -> MLLM.Config:
@@ -68,7 +70,8 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
 
 
 def _starter_stage(stage: Stage) -> Stage:
-    aligns = not any(part.startswith(("llm", "encoders")) for part in stage.train)
+    # Where the LLM does not read, the connector learns words from nothing: at ALIGNMENT_RATE ITC never moved.
+    aligns = stage.reads and not any(part.startswith(("llm", "encoders")) for part in stage.train)
     train = {part: _starter_rate(part, rate, aligns) for part, rate in stage.train.items()}
     amounts = STARTER_AMOUNTS[stage.data.kind]
     return replace(
