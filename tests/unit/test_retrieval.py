@@ -22,24 +22,25 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sees(scenes: Path, split: str) -> Any:
     """A ranker that reads the truth of the picture that it is shown."""
-
     said = {i.media[0].ref.name: i.truth["right"] for i in retrieval_items(scenes, split) if i.kind == DIRECTIONS[0]}
+
+    def read(sample: Sample) -> tuple[bool, str, str]:
+        """Whether the picture is the query, its name, and the caption."""
+        first, second = (part for turn in sample.turns() for part in turn.parts)
+        text = second if isinstance(first, Media) else first
+        assert isinstance(text, Text)
+        return isinstance(first, Media), sample.media()[0].ref.name, text.text
 
     def rank(samples: list[Sample]) -> list[str]:
         answers = []
-        for sample in samples:
-            first, second = (part for turn in sample.turns() for part in turn.parts)
-            same_order = [s for s in samples if type(next(iter(s.turns())).parts[0]) is type(first)]
-            parts = [next(iter(s.turns())).parts for s in same_order]
-            if isinstance(first, Media):
-                assert isinstance(second, Text)
-                texts = [p[1].text for p in parts]  # type: ignore[union-attr]
-                answers.append("\n".join(sorted(set(texts), key=lambda t: t not in said[first.ref.name])))
+        pairs = [(*read(sample), sample.origin.id) for sample in samples]
+        for by_picture, name, text, _ in pairs:
+            others = [pair for pair in pairs if pair[0] == by_picture]
+            if by_picture:
+                ranked = sorted({t for _, _, t, _ in others}, key=lambda t: t not in said[name])
             else:
-                assert isinstance(first, Text)
-                shown = [s.media()[0].ref.name for s in same_order]
-                order = sorted(range(len(parts)), key=lambda n: first.text not in said[shown[n]])
-                answers.append("\n".join(same_order[n].origin.id for n in order))
+                ranked = [place for *_, place in sorted(others, key=lambda pair: text not in said[pair[1]])]
+            answers.append("\n".join(ranked))
         return answers
 
     return rank
