@@ -234,13 +234,26 @@ def test_minigpt4_trains_one_linear_layer_in_both_stages() -> None:
 def test_minigpt4_has_no_prompt_at_first_and_then_its_own() -> None:
     small = Small(load_recipe("minigpt4")[1])
     sample = asked()
-    assert small.spelt(sample, stage=0)[1] == "<s><4>A circle.\n"
-    taught, said = small.spelt(sample, stage=1)
+    assert small.spelt(sample, stage=1)[1] == "<s><4>A circle.\n"
+    taught, said = small.spelt(sample, stage=2)
     assert said == "<s>###Human: <Img><4></Img> What is it? ###Assistant: A circle.###"
     assert small.text(taught.ids[taught.weight > 0]).strip() == "A circle.###"
     said = small.spelt(sample)[1]
     assert said.startswith("<s>Give the following image: <Img>ImageContent</Img>. You will be able")
     assert said.endswith("questions.###Human: <Img><4></Img> What is it?###Assistant: A circle.###")
+
+
+@pytest.mark.parametrize("name", ["minigpt4", "instructblip"])
+def test_what_starts_from_blip2_runs_its_second_stage_first_where_there_are_no_weights(name: str) -> None:
+    """Else MiniGPT-4 reads a frozen Q-Former, and InstructBLIP writes through a frozen projection, that are noise."""
+    recipe = load_recipe(name)[1]
+    assert [stage.name for stage in recipe.before] == ["blip2"]
+    for scale in ("starter", "tiny"):
+        small = at_scale(recipe, scale)
+        assert [stage.name for stage in small.stages] == ["blip2", *(stage.name for stage in recipe.stages)]
+        with torch.device("meta"):
+            first, *_ = trained(small, small.build())
+        assert {"connectors.image.qformer", "connectors.image.project"} == first
 
 
 # ---- BLIP-2 ------------------------------------------------------------------------------------------------------

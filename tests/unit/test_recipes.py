@@ -92,7 +92,9 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
     assert type(small.model.fusion) is type(recipe.model.fusion)
     assert small.model.encoders.keys() == recipe.model.encoders.keys()
     assert small.paper == recipe.paper
-    for mine, theirs in zip(small.stages, recipe.stages, strict=True):
+    before = () if scale == "full" else recipe.before
+    assert small.before == recipe.before if scale == "full" else not small.before
+    for mine, theirs in zip(small.stages, (*before, *recipe.stages), strict=True):
         assert (mine.name, mine.template, mine.data, mine.objective) == (
             theirs.name,
             theirs.template,

@@ -77,8 +77,8 @@ def test_adapters_count_as_what_trains_and_are_merged_for_the_next_stage() -> No
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_can_be_shown_at_every_scale(name: str, scale: str) -> None:
-    _, recipe = load_recipe(name)
-    shown = show(name, at_scale(recipe, scale), scale=scale)
+    recipe = at_scale(load_recipe(name)[1], scale)
+    shown = show(name, recipe, scale=scale)
     data = json.loads(json.dumps(shown.to_json()))
     assert all(check["equal"] for check in data["checks"])
     assert set(data["stages"]) == {stage.name for stage in recipe.stages}

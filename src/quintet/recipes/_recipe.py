@@ -44,10 +44,13 @@ class Recipe(Config):
     paper: Paper
     chat: Template | None = None
     """How the finished model is talked to, where that is not as in its last stage (BLIP-2 trains on captions only)."""
+    before: tuple[Stage, ...] = ()
+    """Stages of the system that this one starts from. At full scale its published weights stand for them; below it
+    there are none, and these stages run first (`at_scale`): what the paper freezes must have learnt something."""
 
     def __post_init__(self) -> None:
-        names = [s.name for s in self.stages]
-        if not names or len(set(names)) != len(names):
+        names = [s.name for s in (*self.before, *self.stages)]
+        if not self.stages or len(set(names)) != len(names):
             raise ConfigError(f"stages are {names}; a recipe needs at least one, each with a name of its own")
 
     @property

@@ -2,16 +2,20 @@
 
 Notable: other words take other features from the same picture; the Q-Former gets the same instruction as the LLM. There
 are no chat roles: picture, instruction, answer. Data sets are drawn with the square root of their size
-(`Mix.tempered`), 13 of 26 are kept for testing. Initialised from BLIP-2.
+(`Mix.tempered`), 13 of 26 are kept for testing. Initialised from BLIP-2 with Vicuna: at full scale its published
+weights are to be there, at the small scales BLIP-2's second stage runs first, for the projection is frozen after it.
 
 The paper trains the Q-Former alone; LAVIS also trains its projection (`released=True`). `ln_vision` belongs to the
 Q-Former in both. The released Q-Former reads BERT's tokens, this one the LLM's (`connectors/qformer.py` says why).
 """
 
+from dataclasses import replace
+
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import VICUNA_V1_1_7B
 from quintet.model.mllm import MLLM
+from quintet.recipes import blip2
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates_query import INSTRUCTBLIP
 from quintet.training.stage import Data, Rate, Stage
@@ -45,5 +49,10 @@ def recipe(*, released: bool = False) -> Recipe:
             # BLIP-2's 105,165,056, eleven feed-forwards for words, and rows for Vicuna's 32,000 tokens and 512 places.
             published={"connectors.image.qformer": 182_097_920, "connectors.image.project": 3_149_824},
             tokens={"image": 32},
+        ),
+        before=(
+            replace(
+                blip2.recipe().stages[-1], name="blip2", template=INSTRUCTBLIP, train={"connectors": Rate(lr=1e-4)}
+            ),
         ),
     )

@@ -5,14 +5,20 @@ and the LLM are frozen. The first stage has no prompt at all, the second makes i
 picture stands between <Img> and </Img>, which are plain text. In chat a system message is added that training never
 saw.
 
+The Q-Former is BLIP-2's: at full scale its published weights are to be there, at the small scales BLIP-2's second stage
+runs first. A frozen Q-Former that nobody taught would hand on noise.
+
 The paper's second stage has 400 steps, the repository's configuration 1,000. Vicuna v0 in its 7B size: 13B is the
 paper's main one, with a layer of 768 × 5120.
 """
+
+from dataclasses import replace
 
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import VICUNA_V0_7B
 from quintet.model.mllm import MLLM
+from quintet.recipes import blip2
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates import PLAIN
 from quintet.recipes._templates_query import MINIGPT4, MINIGPT4_CHAT
@@ -60,4 +66,5 @@ def recipe() -> Recipe:
             tokens={"image": 32},
         ),
         chat=MINIGPT4_CHAT,
+        before=(replace(blip2.recipe().stages[-1], name="blip2"),),
     )

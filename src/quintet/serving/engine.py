@@ -56,8 +56,8 @@ class Engine:
         model = load_model(place).float()
         captions = Processor.load(place / CAPTIONS, model.config) if (place / CAPTIONS).is_dir() else None
         # A model that only compares pictures with captions speaks no other way.
-        silent = captions is not None and isinstance(model.llm, NoLLM)
-        processor = captions if silent else Processor.load(place, model.config)
+        spoken = captions if isinstance(model.llm, NoLLM) else None
+        processor = spoken or Processor.load(place, model.config)
         return cls(model, processor, captions=captions, device=device)
 
     def fits(self, task: Task) -> bool:

@@ -158,7 +158,7 @@ class QFormer(nn.Module):
         def starter(self) -> "QFormer.Config":
             captions = self.captions and self.captions.small(64)
             queries = min(self.queries, 16)
-            return replace(self, queries=queries, dim=192, depth=4, heads=6, ffn=768, captions=captions)
+            return replace(self, queries=queries, dim=192, depth=3, heads=6, ffn=768, captions=captions)
 
         def tiny(self) -> "QFormer.Config":
             captions = self.captions and self.captions.small(16)

@@ -9,7 +9,7 @@ from quintet.lab.doctor.diagnosis import Diagnosis
 from quintet.lab.doctor.exam import Exam
 from quintet.lab.doctor.findings import Progress, Rendered, SourceCount
 from quintet.lab.doctor.show import plain_segments
-from quintet.lab.pretrained import load_tokenizer
+from quintet.lab.pretrained import load_tokenizer, stage_tokenizer
 from quintet.lab.run import load_recipe, recipe_names, scenes_folder, scenes_rows
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
@@ -54,11 +54,12 @@ def diagnose(
     name, recipe = ("recipe", target) if isinstance(target, Recipe) else load_recipe(str(target))
     scaled = at_scale(recipe, scale)
     small = at_scale(recipe, "tiny").model if scale == "full" else scaled.model
-    tokenizer = load_tokenizer(scaled.model, added=recipe.added_tokens) if tokenizer is None else tokenizer
+    given, tokenizer = tokenizer, tokenizer or load_tokenizer(scaled.model, added=recipe.added_tokens)
     chart = Chart(name, scale, samples, limit, progress)
     for stage in scaled.stages:
         own = data is not None and stage is scaled.stages[-1]
-        Exam(chart, stage, scaled, small, tokenizer).run(data if own and data else _scenes(scenes, stage))
+        spelt = given or stage_tokenizer(scaled.model, stage, tokenizer)
+        Exam(chart, stage, scaled, small, spelt).run(data if own and data else _scenes(scenes, stage))
     return chart.diagnosis()
 
 

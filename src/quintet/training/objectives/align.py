@@ -74,8 +74,9 @@ def align(model: MLLM, batch: Batch, extra: Mapping[str, float] | None = None) -
     count = batch.targets.count
     found = pairs(batch, kind) if kind in batch.media else None
     empty = found is None or not len(found)
+    nothing = torch.zeros((), device=batch.tokens.device)
     if empty and not model.run_all_parts:
-        return torch.zeros((), device=batch.tokens.device), count, {}
+        return nothing, count, dict.fromkeys(LOSSES, nothing)
     connector: Any = model.connectors[kind]
     if found is None or empty:
         # A rank without a pair runs what the others run, for nothing.
@@ -101,7 +102,7 @@ def align(model: MLLM, batch: Batch, extra: Mapping[str, float] | None = None) -
         raise ConfigError(f"the objective 'align' has no loss {min(unknown)!r}; it has {', '.join((*LOSSES, *told))}")
     if empty:
         unused = sum(value.values.sum() for value in made.values()) + sum(told.values())
-        return (itc + itm + itg + unused) * 0.0, count, {}
+        return (itc + itm + itg + unused) * 0.0, count, dict.fromkeys((*LOSSES, *beside), nothing)
     losses = {"itc": itc * share, "itm": itm * share * len(found), "itg": itg * share * len(found)}
     losses |= {name: told[name] * count for name in beside}
     loss = torch.stack([times[name] * value for name, value in losses.items()]).sum()
