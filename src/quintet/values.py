@@ -108,7 +108,8 @@ Part = Text | Media | Region
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker says. Only an assistant's turns are learnt, `weight` times."""
+    """What one speaker says: `user`, `assistant`, `system`; or a `document`, which nobody says: a page of words and
+    media in their order. An assistant's turns and documents are learnt, `weight` times."""
 
     role: str
     parts: tuple[Part, ...]

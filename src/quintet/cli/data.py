@@ -93,6 +93,9 @@ def check(
         typer.echo(
             f"{report.rows:,} rows, {report.good:,} good, {report.faulty:,} faulty; {report.media:,} media looked at"
         )
+        if report.left_out:
+            lost = ", ".join(f"{n:,} {rule}" for rule, n in report.left_out.most_common())
+            typer.echo(f"pictures left out of their documents: {lost}")
         if ignored:
             typer.echo(f"left unread on purpose: {ignored}")
         elif report.rows and not any(fault.fault == "unknown-key" for fault in report.faults):
@@ -192,7 +195,7 @@ def _print_row(console: "Console", reading: "Reading") -> None:
     console.print(Text(f"row {origin.row}  {_visible(origin.id)}", style="bold"))
     grid = Table.grid(padding=(0, 2))
     for turn in reading.turns:
-        style = "green" if turn.role == "assistant" and turn.weight else ""
+        style = "green" if turn.role in ("assistant", "document") and turn.weight else ""
         grid.add_row(Text(f"  {turn.role}", style="dim"), Text(_visible(words(turn)), style=style))
     console.print(grid)
     for fault in reading.faults:
