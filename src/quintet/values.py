@@ -108,8 +108,10 @@ Part = Text | Media | Region
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker says: `user`, `assistant`, `system`; or a `document`, which nobody says: a page of words and
-    media in their order. An assistant's turns and documents are learnt, `weight` times."""
+    """What one speaker says (user, assistant, system), or a document, a page of words and media, which nobody says.
+
+    An assistant's turns and documents are learnt, `weight` times.
+    """
 
     role: str
     parts: tuple[Part, ...]

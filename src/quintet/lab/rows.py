@@ -88,13 +88,16 @@ def write_rows(
     written, seen = Written(out), set[bytes]()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, lost = (out.with_name(f".{name}.{os.getpid()}") for name in (out.name, f"{out.stem}.dropped.jsonl"))
-    place, ids = _Placer(out), Counter[str]()
+    place, ids, layout = _Placer(out), Counter[str](), ""
     with aside.open("w", encoding="utf-8") as rows, lost.open("w", encoding="utf-8") as dropped:
         for index in range(len(source)):
             reading = source.read(index)
             try:
                 _judge(reading, rules, known, seen)
                 row = row_of(reading, place)
+                layout = layout or next(key for key in ("text_list", "conversations") if key in row)
+                if layout not in row:
+                    raise DataError("mixed-layouts", "documents and conversations do not share a file; write two")
             except DataError as error:
                 written.dropped[error.fault] += 1
                 _note(dropped, error.at(file=reading.origin.file, row=reading.origin.row))

@@ -29,6 +29,7 @@ ALIGNMENT_RATE = 1e-2
 STARTER_AMOUNTS: Mapping[str, Mapping[str, int | float]] = {
     "captions": {"batch": 32, "epochs": 1.0},
     "instructions": {"batch": 16, "epochs": 1.0},
+    "interleaved": {"batch": 16, "epochs": 1.0},
     "regions": {"batch": 16, "epochs": 1.0},
     "text": {"batch": 16, "epochs": 1.0},
 }

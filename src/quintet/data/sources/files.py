@@ -4,8 +4,8 @@ from pathlib import Path
 
 from quintet.data.sources.base import Faults, Reading, Source
 from quintet.data.sources.conversation import read_conversation
-from quintet.data.sources.root import Root
 from quintet.data.sources.pages import RowTable
+from quintet.data.sources.root import Root
 from quintet.errors import DataError
 from quintet.values import Origin
 

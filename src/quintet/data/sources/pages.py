@@ -1,18 +1,17 @@
 """Interleaved documents: web pages whose pictures stand among their words, in the two published layouts.
 
-| layout | words | pictures |
-|---|---|---|
-| MMC4 (Zhu et al. 2023, arXiv:2304.06939) | `text_list`: sentences | `image_info`: `image_name`, `raw_url`, and by \
-`matched_text_index` and `matched_sim` the sentence that each belongs to |
-| OBELICS (Laurençon et al. 2023, arXiv:2306.16527) | `texts` | `images`, as long as `texts`: at every position one of \
-the two, the other null |
+MMC4      `text_list`: sentences; `image_info`: pictures by `image_name` and `raw_url`, with the sentence that each
+          belongs to (`matched_text_index`) and how much (`matched_sim`). Zhu et al. 2023, arXiv:2304.06939
+OBELICS   `texts` and `images`, of one length: at every position there is one of the two, the other is null.
+          Laurençon et al. 2023, arXiv:2306.16527
 
 A row becomes one turn of the role `document`. A picture of MMC4 stands before its sentence (`Pages.place`); sentences
 side by side are joined by a blank, texts of OBELICS by an empty line.
 
-Neither set comes with its pictures. They lie under the root: by name (`image_name`; a path in `images`), else, where the
-row has an address, under the SHA-256 of that address in hexadecimal, with one of `ENDINGS`. `images` may also hold
-structs of bytes and path. Where a picture is in neither place, `Pages.missing` says what becomes of the document.
+Neither set comes with its pictures. They lie under the root: by name (`image_name`; a path in `images`), else, where
+the row has an address, under the SHA-256 of that address in hexadecimal, with one of `ENDINGS`: MMC4's names are given,
+for OBELICS' addresses no rule is published. `images` may also hold structs of bytes and path. Where a picture is in
+neither place, `Pages.missing` says what becomes of the document.
 """
 
 import hashlib

@@ -1,9 +1,10 @@
 """Parquet tables, read by row groups: of conversations, one row a sample, or of documents (`pages.py`).
 
 Columns of conversations are the keys of `conversation.py` (`conversations` or `messages`, `image` or `images` as struct
-{bytes, path} or as paths, `id`); turns may also be JSON text. The last row groups read are kept as Arrow has them, and a row becomes
-Python only when asked for. In random order every step may touch another group, so write them small (100 rows, not a
-million).
+{bytes, path} or as paths, `id`); turns may also be JSON text.
+
+The last row groups read are kept as Arrow has them, and a row becomes Python only when asked for. In random order every
+step may touch another group, so write them small (100 rows, not a million).
 """
 
 from bisect import bisect_right
