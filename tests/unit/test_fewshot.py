@@ -17,6 +17,8 @@ from quintet.evaluation.run import Answer, evaluate
 from quintet.evaluation.shuffle import shuffled
 from quintet.evaluation.task import Item
 from quintet.evaluation.tasks.catalogue import TASKS, find_task
+from quintet.evaluation.tasks.scenes import NAMES as NAMES_OF_TASKS
+from quintet.evaluation.tasks.scenes import names_in
 from quintet.lab.compare import Comparison
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.run import load_recipe
@@ -169,10 +171,12 @@ def test_who_reads_the_examples_and_looks_is_right_and_nobody_else(
 def test_the_control_takes_all_pictures_away_and_keeps_all_words(items: list[Item]) -> None:
     swapped = shuffled(items, seed=0)
     assert len(swapped) == len(items)
+    shown = {item.media for item in items}
     for index, other in swapped.items():
         own = items[index]
         assert other.prompt == own.prompt
         assert other.media != own.media
+        assert other.media in shown, "all the pictures of one other item"
         assert [turn.role for turn in other.context] == [turn.role for turn in own.context]
         assert tuple(other.sample().media()) == other.media
 
@@ -190,7 +194,9 @@ def test_it_is_found_by_eval_and_by_compare(folder: Path) -> None:
     assert Comparison(recipes=["vila"], out=folder / "none", tasks={"scenes.fewshot": 4}).tasks
 
 
-def test_scenes_of_an_earlier_layout_say_what_to_do(folder: Path) -> None:
+def test_scenes_of_an_earlier_layout_say_what_to_do(folder: Path, tmp_path: Path) -> None:
+    assert names_in(folder) == list(NAMES_OF_TASKS)
+    assert names_in(tmp_path) == [name for name in NAMES_OF_TASKS if name != "scenes.fewshot"]
     with pytest.raises(DataError, match="make them anew"):
         find_task("scenes.fewshot", data=folder, split="none").items()
 

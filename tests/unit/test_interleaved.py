@@ -26,10 +26,11 @@ from quintet.data.media import load_image
 from quintet.data.processor import Processor
 from quintet.data.scenes import make_scenes, read_truth
 from quintet.data.scenes.pages import NAMES
-from quintet.data.sources import Pages, Source, detect, open_source
+from quintet.data.sources import Mix, Pages, Source, detect, open_source
 from quintet.data.sources.pages import address_name
 from quintet.data.template import Template
 from quintet.errors import ConfigError, DataError
+from quintet.evaluation.tasks.conversations import conversations_task
 from quintet.lab.doctor.spelling import answers, length
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.rows import write_rows
@@ -289,6 +290,19 @@ def test_pages_are_written_as_they_were_taken_and_read_back_equal(tmp_path: Path
     assert written.kept == 2
     again = open_source(tmp_path / "out.jsonl")
     assert (shown(again), shown(again, 1)) == (["[a.png]", f"One. Two.{joint}Three."], ["One.", "[a.png]"])
+
+
+def test_what_would_be_two_layouts_in_one_file_is_dropped_with_that_reason(tmp_path: Path) -> None:
+    said = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hi."}]}
+    pages, talk = lines(saved(tmp_path, "a.png", "b.png"), mmc4()), lines(tmp_path, said, name="talk.jsonl")
+    written = write_rows(Mix([open_source(pages), open_source(talk)], sizes=[1, 1]), tmp_path / "out.jsonl")
+    assert (written.kept, written.dropped) == (1, {"mixed-layouts": 1})
+
+
+def test_documents_ask_nothing(tmp_path: Path) -> None:
+    source = open_source(lines(saved(tmp_path, "a.png", "b.png"), mmc4()))
+    with pytest.raises(DataError, match="nothing to ask"):
+        conversations_task(source).items()
 
 
 # ---- how documents are spelt -------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def make(
     format: Annotated[str, typer.Option(help="llava, webdataset or both.")] = "llava",
     workers: Annotated[int, typer.Option(help="Processes; the files are the same.", min=1)] = 1,
 ) -> None:
-    """Make Scenes: pictures of shapes, digits and words with captions, questions, boxes and exact answers."""
+    """Make Scenes: pictures of shapes, digits and words; captions, questions, boxes, documents and exact answers."""
     from quintet.cli.progress import bar
     from quintet.cli.screen import screen
     from quintet.data.scenes import World, make_scenes

@@ -30,7 +30,7 @@ from quintet.evaluation.metrics.pope import Pope
 from quintet.evaluation.task import Item, Task
 from quintet.values import Media, Origin, Part, Ref, Region, Text
 
-__all__ = ["NAMES", "scenes_task"]
+__all__ = ["NAMES", "names_in", "scenes_task"]
 
 FEWSHOT = "scenes.fewshot"
 
@@ -46,6 +46,11 @@ def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
         return Task(name, "1", ExactMatch(), partial(_fewshot, Path(folder), split))
     metric, make, headline = _TASKS[name]
     return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The tasks that a folder of Scenes has the data of: few-shot contexts came with layout 3."""
+    return [name for name in NAMES if name != FEWSHOT or any(folder.glob("*_fewshot.json"))]
 
 
 def named_mentions(text: str) -> list[str]:
