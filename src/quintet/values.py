@@ -109,7 +109,10 @@ Part = Text | Media | Region
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one speaker says. Only an assistant's turns are learnt, `weight` times."""
+    """What one speaker says (user, assistant, system), or a document, a page of words and media, which nobody says.
+
+    An assistant's turns and documents are learnt, `weight` times.
+    """
 
     role: str
     parts: tuple[Part, ...]

@@ -43,7 +43,7 @@ def make(
     format: Annotated[str, typer.Option(help="llava, webdataset or both.")] = "llava",
     workers: Annotated[int, typer.Option(help="Processes; the files are the same.", min=1)] = 1,
 ) -> None:
-    """Make Scenes: pictures of shapes, digits and words with captions, questions, boxes and exact answers."""
+    """Make Scenes: pictures of shapes, digits and words; captions, questions, boxes, documents and exact answers."""
     from quintet.cli.progress import bar
     from quintet.cli.screen import screen
     from quintet.data.scenes import World, make_scenes
@@ -93,6 +93,9 @@ def check(
         typer.echo(
             f"{report.rows:,} rows, {report.good:,} good, {report.faulty:,} faulty; {report.media:,} media looked at"
         )
+        if report.left_out:
+            lost = ", ".join(f"{n:,} {rule}" for rule, n in report.left_out.most_common())
+            typer.echo(f"pictures left out of their documents: {lost}")
         if ignored:
             typer.echo(f"left unread on purpose: {ignored}")
         elif report.rows and not any(fault.fault == "unknown-key" for fault in report.faults):
@@ -192,7 +195,7 @@ def _print_row(console: "Console", reading: "Reading") -> None:
     console.print(Text(f"row {origin.row}  {_visible(origin.id)}", style="bold"))
     grid = Table.grid(padding=(0, 2))
     for turn in reading.turns:
-        style = "green" if turn.role == "assistant" and turn.weight else ""
+        style = "green" if turn.role in ("assistant", "document") and turn.weight else ""
         grid.add_row(Text(f"  {turn.role}", style="dim"), Text(_visible(words(turn)), style=style))
     console.print(grid)
     for fault in reading.faults:

@@ -266,12 +266,12 @@ def _files(given: list[str], stages: list[str]) -> dict[str, Path]:
 
 
 def _task_names(tasks: str, data: Path) -> list[str]:
-    from quintet.evaluation.tasks.scenes import NAMES
+    from quintet.evaluation.tasks.scenes import names_in
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     if names and names != ["all"]:
         return list(dict.fromkeys(names))
-    return list(NAMES) if data.is_dir() else ["vqa"]
+    return names_in(data) if data.is_dir() else ["vqa"]
 
 
 def _print_scores(results: "list[Result]") -> None:

@@ -75,6 +75,8 @@ class Report:
     """Different media that were opened, or only looked for."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Keys that were left unread on purpose, by the number of rows."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Pictures of documents that a rule left out, by the rule."""
 
     @property
     def good(self) -> int:
@@ -100,6 +102,7 @@ class Report:
             "sources": dict(self.sources),
             "media": self.media,
             "ignored": dict(self.ignored),
+            "left_out": dict(self.left_out),
         }
 
 
@@ -149,6 +152,7 @@ def check_source(
             faults.append(found)
             report.sources[reading.origin.file] += 1
             report.ignored.update(reading.ignored)
+            report.left_out.update(reading.left_out)
             pictures.want(index, reading.origin.file, reading.origin.row, reading.turns)
             if progress:
                 progress(index + 1, total)

@@ -80,6 +80,8 @@ class Template(Config):
     """Whether users' words are spelt; without them only their media are (LLaVA's plain pre-training)."""
     between: str = ""
     """Before every user's turn but the first, never learnt."""
+    chunk: str = ""
+    """Between the words of a document and the medium after them, learnt: Flamingo ends every chunk."""
 
     added: tuple[str, ...] = ()
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
@@ -130,10 +132,11 @@ class Template(Config):
             before = _Piece(self.answer, weight=turn.weight, learnt=True)
             end = _Piece(self.end, weight=turn.weight, control=True, learnt=True)
             return [header, before, *learnt, end]
+        if turn.role == "document":
+            return self._document(turn, media)
         if turn.role != "user":
-            raise DataError(
-                "unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has system, user, assistant"
-            )
+            known = "system, user, assistant, document"
+            raise DataError("unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has {known}")
         frame, words = self.user, []
         outside = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
         return [
@@ -142,6 +145,19 @@ class Template(Config):
             *self._user_parts([p for p in turn.parts if p not in outside], media, words, flip),
             _Piece(frame.after, control=True),
         ]
+
+    def _document(self, turn: Turn, media: Sequence[Media]) -> list[_Piece]:
+        """Words and media as they stand: the words, what ends a chunk and the end marker are learnt."""
+        pieces: list[_Piece] = []
+        for part in self._grouped(turn.parts):
+            if isinstance(part, Media):
+                if pieces and pieces[-1].learnt:
+                    pieces.append(_Piece(self.chunk, weight=turn.weight, control=True, learnt=True))
+                frame = self.media.get(part.kind, Frame())
+                pieces += [_Piece(frame.before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
+            else:
+                pieces += self._said(part, media, weight=turn.weight, learnt=True)
+        return [*pieces, _Piece(self.end, weight=turn.weight, control=True, learnt=True)]
 
     def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: list[int], flip: bool) -> list[_Piece]:
         kept = [p for p in self._grouped(parts) if self.questions or isinstance(p, Media)]

@@ -3,13 +3,12 @@
 A score that survives it was never read off the picture.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
 from quintet.evaluation.task import Item
-from quintet.values import Media, Part, Ref
+from quintet.values import Media, Ref
 
 __all__ = ["shuffled"]
 
@@ -31,7 +30,7 @@ def shuffled(items: Sequence[Item], *, seed: int) -> dict[int, Item]:
         order = np.random.default_rng(seed).permutation(len(keys))
         after[kinds] = {keys[i]: media[keys[j]] for i, j in zip(order, np.roll(order, -1), strict=True)}
     return {
-        i: replace(item, parts=tuple(_with(item.parts, after[_kinds(item)][_key(item.media)])))
+        i: item.showing(after[_kinds(item)][_key(item.media)])
         for i, item in enumerate(items)
         if item.media and len(after[_kinds(item)]) > 1
     }
@@ -47,9 +46,3 @@ def _key(media: tuple[Media, ...]) -> Hashable:
 
 def _place(ref: Ref) -> Hashable:
     return (ref.name, str(ref.path), ref.offset, ref.length, ref.data)
-
-
-def _with(parts: tuple[Part, ...], media: tuple[Media, ...]) -> Iterator[Part]:
-    fresh = iter(media)
-    for part in parts:
-        yield next(fresh) if isinstance(part, Media) else part

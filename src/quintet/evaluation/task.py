@@ -4,7 +4,7 @@ items ──(a model answers)──► outputs ──score──► Score: the h
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,11 +32,14 @@ class Item:
     origin: Origin = field(default_factory=Origin)
     system: str = ""
     """A system message of the data's own; the template's stands if it is empty."""
+    context: tuple[Turn, ...] = ()
+    """Turns before the question: solved examples."""
 
     @property
     def prompt(self) -> str:
-        """The words of the prompt."""
-        return "\n".join(part.text for part in self.parts if isinstance(part, Text))
+        """The words of the prompt, those of its examples first."""
+        parts = [*(part for turn in self.context for part in turn.parts), *self.parts]
+        return "\n".join(part.text for part in parts if isinstance(part, Text))
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -45,13 +48,25 @@ class Item:
 
     @property
     def media(self) -> tuple[Media, ...]:
-        """The media of the prompt, in order."""
-        return tuple(part for part in self.parts if isinstance(part, Media))
+        """The media of the prompt, those of its examples first, in order."""
+        parts = [*(part for turn in self.context for part in turn.parts), *self.parts]
+        return tuple(part for part in parts if isinstance(part, Media))
+
+    def showing(self, media: Sequence[Media]) -> "Item":
+        """The same with other media in the places of its own."""
+        assert len(media) == len(self.media), f"{len(media)} media for {len(self.media)} places"
+        fresh = iter(media)
+
+        def put(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+            return tuple(next(fresh) if isinstance(part, Media) else part for part in parts)
+
+        context = tuple(replace(turn, parts=put(turn.parts)) for turn in self.context)
+        return replace(self, context=context, parts=put(self.parts))
 
     def sample(self) -> Sample:
-        """The prompt as the model side takes it: one user turn, and no answer."""
+        """The prompt as the model side takes it: what comes before, a user's turn, and no answer."""
         system = (Turn("system", (Text(self.system),)),) if self.system else ()
-        return Sample(Node((*system, Turn("user", self.parts))), self.origin)
+        return Sample(Node((*system, *self.context, Turn("user", self.parts))), self.origin)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@
     OUT.dropped.jsonl     what was left out and why: file, row, fault, message; absent if nothing was
 
 Reading OUT.jsonl gives the turns that were written, equal in every part; a row that LLaVA's format cannot say is
-dropped with that reason. Both files are written aside and renamed.
+dropped with that reason. Both files are written aside and renamed. Interleaved documents are written as MMC4 has them,
+with what `Pages` took of them alone; so they do not mix with conversations in one file.
 """
 
 import hashlib
@@ -87,13 +88,16 @@ def write_rows(
     written, seen = Written(out), set[bytes]()
     out.parent.mkdir(parents=True, exist_ok=True)
     aside, lost = (out.with_name(f".{name}.{os.getpid()}") for name in (out.name, f"{out.stem}.dropped.jsonl"))
-    place, ids = _Placer(out), Counter[str]()
+    place, ids, layout = _Placer(out), Counter[str](), ""
     with aside.open("w", encoding="utf-8") as rows, lost.open("w", encoding="utf-8") as dropped:
         for index in range(len(source)):
             reading = source.read(index)
             try:
                 _judge(reading, rules, known, seen)
                 row = row_of(reading, place)
+                layout = layout or next(key for key in ("text_list", "conversations") if key in row)
+                if layout not in row:
+                    raise DataError("mixed-layouts", "documents and conversations do not share a file; write two")
             except DataError as error:
                 written.dropped[error.fault] += 1
                 _note(dropped, error.at(file=reading.origin.file, row=reading.origin.row))
@@ -116,13 +120,15 @@ def write_rows(
 
 
 def row_of(reading: Reading, place: Place) -> dict[str, Any]:
-    """A LLaVA row of what was read.
+    """A LLaVA row of what was read, or an MMC4 row of a document.
 
     Raises:
         DataError: the row has a fault, or says what the format cannot.
     """
     if reading.faults:
         raise reading.faults[0]
+    if [turn.role for turn in reading.turns] == ["document"]:
+        return _document(reading.turns[0], place)
     pictures: list[str] = []
     regions: list[list[float]] = []
     said = [_turn(turn, place, pictures, regions) for turn in reading.turns]
@@ -202,6 +208,22 @@ def _turn(turn: Turn, place: Place, pictures: list[str], regions: list[Any]) -> 
             text += part.text
     weight = {"weight": turn.weight} if turn.weight != 1 else {}
     return {"from": _ROLES[turn.role], "value": text} | weight
+
+
+def _document(turn: Turn, place: Place) -> dict[str, Any]:
+    """Pictures belong to the text after them; those after the last text, to an empty one."""
+    texts: list[str] = []
+    infos: list[dict[str, Any]] = []
+    for part in turn.parts:
+        if isinstance(part, Text):
+            texts.append(part.text)
+        elif isinstance(part, Media) and part.kind == "image":
+            infos.append({"image_name": place(part.ref), "matched_text_index": len(texts)})
+        else:
+            raise DataError("unsupported-part", "MMC4's layout has places for words and images alone")
+    if infos and infos[-1]["matched_text_index"] == len(texts):
+        texts.append("")
+    return {"text_list": texts, "image_info": infos}
 
 
 class _Placer:

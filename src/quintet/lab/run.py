@@ -23,7 +23,7 @@ from quintet import dist, recipes
 from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
-from quintet.data.scenes import World, make_scenes
+from quintet.data.scenes import LAYOUT, World, make_scenes
 from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
@@ -103,7 +103,7 @@ def scenes_folder(
     n: int = STARTER_PICTURES, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Path:
     """Scenes in the cache folder, made on first use."""
-    out = cache_folder() / "scenes" / f"v2-{n}-{seed}"
+    out = cache_folder() / "scenes" / f"v{LAYOUT}-{n}-{seed}"
     if dist.is_first() and not (out / "scenes.json").exists():
         out.parent.mkdir(parents=True, exist_ok=True)
         log.info("making %d pictures of Scenes in %s", n, out)
@@ -114,7 +114,11 @@ def scenes_folder(
 
 def scenes_rows(folder: Path, stage: Stage) -> Path:
     """The file of Scenes whose rows are of the kind that a stage learns from."""
-    names = {"captions": "train_captions.json", "regions": "train_regions.json"}
+    names = {
+        "captions": "train_captions.json",
+        "regions": "train_regions.json",
+        "interleaved": "train_interleaved.jsonl",
+    }
     return folder / names.get(stage.data.kind, "train.json")
 
 
@@ -280,14 +284,14 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:
-        return _told(open_source(path), recipe)
+        return _told(open_source(path, pages=stage.data.pages), recipe)
     if job.scale == "full":
         raise ConfigError(
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "
             f"name its file: --data {stage.name}=PATH"
         )
     folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
-    return _told(open_source(scenes_rows(folder, stage)), recipe)
+    return _told(open_source(scenes_rows(folder, stage), pages=stage.data.pages), recipe)
 
 
 def _told(source: Source, recipe: Recipe) -> Source:

@@ -31,7 +31,7 @@ STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "regions": 2e-3, "fusion"
 ALIGNMENT_RATE = 1e-2
 """Of connectors and fusion while all else is frozen: at 2e-3 only some seeds found digits and words (docs/log.md)."""
 
-STARTER_BATCH: Mapping[str, int] = {"captions": 32, "instructions": 16, "regions": 16, "text": 16}
+STARTER_BATCH: Mapping[str, int] = {"captions": 32, "instructions": 16, "interleaved": 16, "regions": 16, "text": 16}
 """By kind of data."""
 
 STARTER_EPOCHS = 2.0
@@ -84,8 +84,8 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
 
 
 def _starter_stage(stage: Stage, epochs: float) -> Stage:
-    # Where the LLM does not read, a connector learns words from nothing, a P-Former sentences: at ALIGNMENT_RATE ITC never
-    # moved and all sentences stayed alike, at 2e-3 they part within 20 steps.
+    # Where the LLM does not read, a connector learns words from nothing, and a P-Former sentences: at ALIGNMENT_RATE
+    # ITC never moved and all sentences stayed alike, at 2e-3 they part within 20 steps.
     aligns = (
         stage.reads
         and stage.objective != "prompts"

@@ -19,11 +19,12 @@ FLAMINGO_PAIR = Template(
     name="flamingo_pair",
     answer="",
     end="<EOC>",
+    chunk="<EOC>",
     joint="",
     questions=False,
     added=("<EOC>",),
 )
-"""<image>{text}<EOC>; where the fusion is gated cross-attention, <image> is its marker (Flamingo)."""
+"""<image>{text}<EOC><image>{text}<EOC>; where the fusion is gated cross-attention, <image> is its marker (Flamingo)."""
 
 FLAMINGO = Template(
     name="flamingo",
@@ -40,11 +41,12 @@ OPEN_FLAMINGO_PAIR = Template(
     name="open_flamingo_pair",
     answer="",
     end="<|endofchunk|>",
+    chunk="<|endofchunk|>",
     joint="",
     questions=False,
     added=("<|endofchunk|>",),
 )
-"""<image>{text}<|endofchunk|>  (OpenFlamingo)."""
+"""<image>{text}<|endofchunk|><image>{text}<|endofchunk|>  (OpenFlamingo, whose code ends with the LLM's end token)."""
 
 OPEN_FLAMINGO = Template(
     name="open_flamingo",
@@ -88,7 +90,7 @@ IDEFICS = Template(
     added=(_AROUND,),
 )
 """<fake_token_around_image><image><fake_token_around_image>{text}</s>. Its code writes one such token, not two, between
-pictures that follow each other; ours two."""
+pictures that follow each other; ours two. In a document, {text} stands between its pictures, </s> at its end."""
 
 IDEFICS_INSTRUCT = Template(
     name="idefics_instruct",

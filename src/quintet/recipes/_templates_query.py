@@ -165,7 +165,7 @@ KOSMOS_CAPTION = replace(
     media={"image": Frame(before="<image>", after="</image>")},
     added=("<image>", "</image>"),
 )
-"""<s><image>…</image>{text}</s> (Kosmos-1)."""
+"""<s><image>…</image>{text}</s>, or <s>{text}<image>…</image>{text}</s> (Kosmos-1)."""
 
 KOSMOS = replace(
     KOSMOS_CAPTION,

@@ -21,10 +21,14 @@ from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.encoders.presets import SIGLIP_SO400M_384
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.presets_llm import LLAMA_7B
+from quintet.data.sources.pages import Pages
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates_feature import FLAMINGO, FLAMINGO_PAIR
 from quintet.training.stage import Data, Rate, Stage
+
+M3W = Pages(pictures=5)
+"""The first five pictures of a page (section 2.4; its 256 tokens of a page are drawn anew each time, ours are not)."""
 
 
 def recipe() -> Recipe:
@@ -41,7 +45,7 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="pretrain",
-                data=Data(name="m3w+align+ltip+vtp", kind="captions", rows=2_182_000_000),
+                data=Data(name="m3w+align+ltip+vtp", kind="interleaved", rows=2_182_000_000, pages=M3W),
                 template=FLAMINGO_PAIR,
                 train={"connectors": Rate(lr=1e-4), "fusion": Rate(lr=1e-4), "tokens": Rate(lr=1e-4)},
                 batch=2048,

@@ -41,7 +41,7 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="pretrain",
-                data=Data(name="obelics+laion+wikipedia+pmd", kind="captions", rows=141_000_000),
+                data=Data(name="obelics+laion+wikipedia+pmd", kind="interleaved", rows=141_000_000),
                 template=IDEFICS,
                 train={"connectors": rate, "fusion": rate, "tokens": rate},
                 batch=1280,  # 1.31 M tokens

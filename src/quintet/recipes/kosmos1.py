@@ -43,7 +43,7 @@ def recipe() -> Recipe:
 
 
 def _stage(name: str, *, lr: float, batch: int, steps: int, captions: bool) -> Stage:
-    kind = "captions" if captions else "instructions"
+    kind = "interleaved" if captions else "instructions"
     return Stage(
         name=name,
         data=Data(name="text-pairs-interleaved" if captions else "unnatural-instructions-flan", kind=kind),

@@ -25,7 +25,7 @@ def recipe() -> Recipe:
     """Kosmos-2, 1.6B."""
     pretrain = Stage(
         name="pretrain",
-        data=Data(name="grit-text-pairs-interleaved", kind="captions", rows=91_000_000),
+        data=Data(name="grit-text-pairs-interleaved", kind="interleaved", rows=91_000_000),
         template=KOSMOS2_CAPTION,
         train={part: Rate(lr=2e-4) for part in ("encoders", "connectors", "llm")},
         batch=4_000,  # 419K tokens an update, of which pairs of about 100 take half

@@ -15,6 +15,7 @@ from math import exp, log
 from quintet.components.connectors.abstractor import CAbstractor
 from quintet.components.encoders.presets import DFN_H_378
 from quintet.components.presets_llm import LLAMA_7B
+from quintet.data.sources.pages import Pages
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates import INTERLEAVED, VICUNA_V1
@@ -43,7 +44,7 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="pretrain",
-                data=Data(name="interleaved-captions-text", kind="captions"),
+                data=Data(name="interleaved-captions-text", kind="interleaved", pages=Pages(pictures=16)),
                 template=INTERLEAVED,
                 train={part: Rate(lr=rate) for part in everything},
                 batch=512,

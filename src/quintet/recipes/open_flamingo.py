@@ -7,17 +7,21 @@ picture before it (`look="all"` is its code's other setting). At the start the l
 The released OpenFlamingo-9B of March 2023 on LLaMA-7B, on which MultiModal-GPT builds; the paper's own models have MPT
 and RedPajama-INCITE, whose blocks no fusion can stand around here. Data, rates and warm-up are the paper's (64 and 32
 samples a GPU, 64 GPUs). It learns from both data sets in a step, LAION weighted 0.2; a stage here has one source, so
-they follow each other, and web pages are spelt as its prompts for questions, the turns of our rows.
+they follow each other. It is talked to as its evaluations ask questions.
 """
 
 from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.encoders.presets import CLIP_L
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.presets_llm import LLAMA_7B
+from quintet.data.sources.pages import Pages
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates_feature import OPEN_FLAMINGO, OPEN_FLAMINGO_PAIR
 from quintet.training.stage import Data, Rate, Stage
+
+MMC4 = Pages(similarity=0.24, pictures=6)
+"""Pictures less like their sentence are left out, and those after the sixth (its code also cuts at 256 tokens)."""
 
 
 def recipe() -> Recipe:
@@ -43,8 +47,8 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="interleaved",
-                data=Data(name="mmc4", kind="instructions", rows=60_000_000),
-                template=OPEN_FLAMINGO,
+                data=Data(name="mmc4", kind="interleaved", rows=60_000_000, pages=MMC4),
+                template=OPEN_FLAMINGO_PAIR,
                 train=train,
                 batch=2048,
                 warmup=0.064,
@@ -52,6 +56,7 @@ def recipe() -> Recipe:
                 weight_decay=0.1,
             ),
         ),
+        chat=OPEN_FLAMINGO,
         paper=Paper(
             title="OpenFlamingo: An Open-Source Framework for Training Large Autoregressive Vision-Language Models",
             authors="Awadalla et al.",

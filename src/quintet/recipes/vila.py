@@ -37,7 +37,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="interleaved",
-                data=Data(name="mmc4-core-25m+coyo-25m", kind="captions", rows=50_000_000),
+                data=Data(name="mmc4-core-25m+coyo-25m", kind="interleaved", rows=50_000_000),
                 template=INTERLEAVED,
                 train={"connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
                 batch=1024,

@@ -7,6 +7,7 @@ from typing import Literal
 from quintet.components.lora import Lora
 from quintet.config.base import Config
 from quintet.data.completion import Completion
+from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 
@@ -40,9 +41,11 @@ class Data(Config):
     """
 
     name: str
-    kind: Literal["captions", "instructions", "regions", "text"]
+    kind: Literal["captions", "instructions", "interleaved", "regions", "text"]
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
+    pages: Pages | None = None
+    """What the paper takes of interleaved documents."""
 
 
 @dataclass(frozen=True, kw_only=True)

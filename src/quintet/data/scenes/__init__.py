@@ -28,13 +28,14 @@ from quintet.data.scenes.maps import dense_labels, things
 from quintet.data.scenes.render import render
 from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, SPLITS, WORDS
 from quintet.data.scenes.world import Digit, Object, Scene, Word, World, sample_scene, stream
-from quintet.data.scenes.write import Truth, make_scenes, read_truth, split_sizes
+from quintet.data.scenes.write import LAYOUT, Truth, make_scenes, read_truth, split_sizes
 
 __all__ = [
     "BRIEF",
     "COLOURS",
     "DETAILED",
     "KINDS",
+    "LAYOUT",
     "OBJECTS",
     "PLACES",
     "SHAPES",

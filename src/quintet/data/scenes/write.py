@@ -3,7 +3,9 @@
     OUT/scenes.json                  the world, the seed, versions and counts
     OUT/images/<split>/<hash>.png    named by their pixels: no picture is in two splits, or twice in one
     OUT/<split>.json                 LLaVA conversations; <split>_captions.json: one caption each, to align a connector;
-                                     <split>_regions.json: questions that point, and questions where things are
+                                     <split>_regions.json: questions that point, and questions where things are;
+                                     <split>_fewshot.json: solved examples, then the question (`pages.py`)
+    OUT/<split>_interleaved.jsonl    documents of several pictures in MMC4's layout
     OUT/<split>.truth.jsonl          one `Truth` a line, always written: what an evaluation asks, and the right answers
     OUT/webdataset/<split>/00000.tar key.png, key.txt and key.json, as img2dataset writes them
 
@@ -17,7 +19,7 @@ import os
 import random
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -29,6 +31,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from quintet.data.scenes.conversations import conversation, pointing, pretrain
+from quintet.data.scenes.pages import Shown, contexts, documents
 from quintet.data.scenes.pope import Occurrences, pope
 from quintet.data.scenes.questions import Question, grounding, questions, referring
 from quintet.data.scenes.render import render
@@ -36,11 +39,13 @@ from quintet.data.scenes.vocabulary import SPLITS
 from quintet.data.scenes.world import Scene, World, sample_scene
 from quintet.errors import ConfigError, DataError, nearest
 
-__all__ = ["Format", "Truth", "make_scenes", "read_truth", "split_sizes"]
+__all__ = ["LAYOUT", "Format", "Truth", "make_scenes", "read_truth", "split_sizes"]
 
 Format = Literal["llava", "webdataset", "both"]
 
-_LAYOUT = 2  # raised whenever equal arguments would no longer give equal files
+LAYOUT = 3
+"""Raised whenever equal arguments would no longer give equal files."""
+
 _SHARD = 1000
 _FEWEST = 50
 _WORLD = World()
@@ -172,6 +177,7 @@ def _write_all(
 ) -> None:
     """Every split, one after the other; a picture of an earlier split is not taken again."""
     taken: set[str] = set()
+    examples: list[Shown] = []
     for split in SPLITS:
         kept: list[_Made] = []
         (root / "images" / split).mkdir(parents=True)
@@ -188,9 +194,14 @@ def _write_all(
             _write_json(root / f"{split}_captions.json", captions)
             pointing = [_llava(split, made, made.pointing) for made in kept if made.pointing]
             _write_json(root / f"{split}_regions.json", pointing)
+            shown = [Shown(_image(split, made.name), made.scene, made.caption[1], made.questions) for made in kept]
+            examples = shown if split == "train" else examples
+            rng = partial(random.Random, f"{seed}/{split}/pages")
+            _write_lines(root / f"{split}_interleaved.jsonl", documents(shown, rng()))
+            _write_json(root / f"{split}_fewshot.json", contexts(shown, examples, rng(), every=split != "train"))
         _write_truth(root / f"{split}.truth.jsonl", split, seed, kept)
     versions = {name: version(name) for name in ("numpy", "pillow", "scikit-learn")}
-    facts = {"layout": _LAYOUT, "seed": seed, "world": asdict(world), "splits": dict(sizes), "format": format}
+    facts = {"layout": LAYOUT, "seed": seed, "world": asdict(world), "splits": dict(sizes), "format": format}
     _write_json(root / "scenes.json", facts | {"versions": versions})
 
 
@@ -265,6 +276,11 @@ def _write_truth(path: Path, split: str, seed: int, kept: list[_Made]) -> None:
 
 def _write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+def _write_lines(path: Path, rows: Iterable[object]) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(lines, encoding="utf-8", newline="\n")
 
 
 def _write_shards(root: Path, split: str, kept: list[_Made]) -> None:

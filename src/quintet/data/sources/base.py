@@ -39,6 +39,8 @@ class Reading:
     faults: tuple[DataError, ...] = ()
     ignored: tuple[str, ...] = ()
     """Keys that were left unread on purpose: known metadata, or declared by the caller."""
+    left_out: tuple[str, ...] = ()
+    """The rule, for each picture of a document that one left out (`pages.py`)."""
 
 
 class Source(ABC):

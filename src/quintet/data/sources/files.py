@@ -4,8 +4,8 @@ from pathlib import Path
 
 from quintet.data.sources.base import Faults, Reading, Source
 from quintet.data.sources.conversation import read_conversation
+from quintet.data.sources.pages import RowTable
 from quintet.data.sources.root import Root
-from quintet.data.sources.rows import Rows
 from quintet.errors import DataError
 from quintet.values import Origin
 
@@ -13,9 +13,9 @@ __all__ = ["Conversations"]
 
 
 class Conversations(Source):
-    """Conversations in a JSON list or JSON lines; media are named relative to `root`."""
+    """Conversations in a table of rows: a JSON list, JSON lines, parquet. Media are named relative to `root`."""
 
-    def __init__(self, rows: Rows, *, root: Path, extra: frozenset[str] = frozenset(), name: str = "") -> None:
+    def __init__(self, rows: RowTable, *, root: Path, extra: frozenset[str] = frozenset(), name: str = "") -> None:
         self.rows, self.root, self.extra = rows, Root.at(root), extra
         self.file, self.name = str(rows.file), name or rows.file.name
 

@@ -7,9 +7,10 @@ from typing import Any
 from quintet.data.sources.annotations import CocoCaptions, Vqa
 from quintet.data.sources.base import Source
 from quintet.data.sources.files import Conversations
-from quintet.data.sources.rows import Rows, json_lines, json_list
+from quintet.data.sources.pages import Documents, Pages, RowTable
+from quintet.data.sources.rows import Rows, Zipped, json_lines, json_list
 from quintet.data.sources.shards import Shards
-from quintet.data.sources.table import Parquet
+from quintet.data.sources.table import Parquet, Table
 from quintet.errors import ConfigError, DataError, nearest
 
 __all__ = ["FORMATS", "detect", "open_source"]
@@ -21,7 +22,9 @@ FORMATS = {
     "webdataset": "a tar file, or a folder of them",
     "coco": "a JSON object of images and annotations with captions",
     "vqav2": "a JSON object of questions, and one of annotations beside it",
-    "parquet": "a parquet table with a column conversations or messages",
+    "parquet": "a parquet table with a column conversations or messages, or with images and texts",
+    "mmc4": "JSON lines of {text_list, image_info}, or a zip of them",
+    "obelics": "JSON lines or parquet of {images, texts}",
 }
 
 _LOOK = 100  # lines looked at before a file of JSON lines is given up
@@ -29,12 +32,18 @@ _HEAD = 2**20  # bytes
 
 
 def open_source(
-    path: Path | str, *, root: Path | str | None = None, format: str | None = None, extra: tuple[str, ...] = ()
+    path: Path | str,
+    *,
+    root: Path | str | None = None,
+    format: str | None = None,
+    extra: tuple[str, ...] = (),
+    pages: Pages | None = None,
 ) -> Source:
     """The rows of a file (or a folder of tar files) as a source.
 
     `root` is the folder that media are named from and must not leave; by default the file's own. `format` is one of
-    `FORMATS`; by default it is told by the content. `extra` are keys of rows that are known to be only notes.
+    `FORMATS`; by default it is told by the content. `extra` are keys of rows that are known to be only notes. `pages`
+    says what is taken of interleaved documents.
 
     Raises:
         DataError: the file is missing, broken as a whole, or of no format that is known.
@@ -50,7 +59,11 @@ def open_source(
     notes = frozenset(extra)
     if kind == "webdataset":
         return Shards(_shards(path), extra=notes)
+    if kind in ("mmc4", "obelics"):
+        return Documents(_pages(path), root=folder, pages=pages, extra=notes)
     if kind == "parquet":
+        if {"images", "texts"} <= set(Table(path).columns):
+            return Documents(Table(path), root=folder, pages=pages, extra=notes)
         return Parquet(path, root=folder, extra=notes)
     if kind == "coco":
         return CocoCaptions(path, root=folder)
@@ -75,7 +88,13 @@ def detect(path: Path | str) -> str:
         return "parquet"
     if head[257:262] == b"ustar":
         return "webdataset"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")):
+    if head.startswith(b"PK\x03\x04"):
+        rows = Zipped(path).lines[:_LOOK]
+        kind = _by_rows(path, [row for line in rows if isinstance(row := _parsed(line), dict)])
+        if kind not in ("mmc4", "obelics"):
+            raise _unknown(path, f"{kind} in a zip; unpack it first, since compressed data has no random access")
+        return kind
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")):
         raise _unknown(path, "a compressed file; unpack it first, since compressed data has no random access")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError("not-utf8", "the text is UTF-16; convert it to UTF-8", file=str(path))
@@ -111,6 +130,13 @@ def _head(path: Path) -> bytes:
 def _rows(path: Path) -> Rows:
     first = _head(path).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     return json_list(path) if first == b"[" else json_lines(path)
+
+
+def _pages(path: Path) -> RowTable:
+    head = _head(path)
+    if head.startswith(b"PAR1"):
+        return Table(path)
+    return Zipped(path) if head.startswith(b"PK\x03\x04") else _rows(path)
 
 
 def _shards(path: Path) -> tuple[Path, ...]:
@@ -194,15 +220,19 @@ def _row_kind(row: dict[str, Any]) -> str:
     """'' if it cannot be told by this row."""
     if "conversations" in row and "messages" in row:
         return ""
+    if "text_list" in row or "image_info" in row:
+        return "mmc4"
+    if "texts" in row:
+        return "obelics"
     if "conversations" in row:
         return "sharegpt" if row.keys() & {"images", "system", "tools"} else "llava"
     return "messages" if "messages" in row else ""
 
 
 def _agree(path: Path, kinds: list[str]) -> str:
-    """LLaVA and ShareGPT mix well; conversations and messages in one file is a mistake."""
+    """LLaVA and ShareGPT mix well; other formats in one file are a mistake."""
     found = sorted(set(kinds))
-    if "messages" in found and len(found) > 1:
+    if len(found) > 1 and not set(found) <= {"llava", "sharegpt"}:
         counts = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in found)
         raise _unknown(path, f"rows of two formats ({counts}); split the file or name the format")
     return found[-1]

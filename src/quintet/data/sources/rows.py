@@ -7,8 +7,11 @@ elements begin and end. So the 665 thousand rows of LLaVA-1.5 cost 10 MB in ever
 import json
 import mmap
 import os
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import numpy as np
 
 from quintet.errors import DataError
 
-__all__ = ["Rows", "decode", "json_lines", "json_list", "parse", "read_text"]
+__all__ = ["Rows", "Zipped", "decode", "json_lines", "json_list", "parse", "read_text"]
 
 _BOM = b"\xef\xbb\xbf"
 _SPACE = " \t\n\r"
@@ -47,6 +50,41 @@ class Rows:
         except OSError as error:
             raise DataError("missing-file", f"cannot be read ({error.strerror})") from None
         return parse(decode(data))
+
+
+class Zipped:
+    """The JSON lines of the one file in a zip, as MMC4 is published.
+
+    What is compressed has no random access: the text is unpacked into memory, once in every process that reads it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": self.file}
+
+    @cached_property
+    def lines(self) -> list[bytes]:
+        """Raises DataError: it is no zip, broken, or holds another number of files than one."""
+        try:
+            with zipfile.ZipFile(self.file) as packed:
+                names = [name for name in packed.namelist() if not name.endswith("/")]
+                if len(names) != 1:
+                    message = f"a zip of {len(names)} files; expected one of JSON lines, so unpack it"
+                    raise DataError("unknown-format", message, file=str(self.file))
+                data = packed.read(names[0])
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+            message = f"the zip cannot be read ({error}); download it again"
+            raise DataError("corrupt-archive", message, file=str(self.file)) from None
+        return data.removeprefix(_BOM).rstrip(b" \t\r\n").split(b"\n")
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def row(self, index: int) -> Any:
+        """As `Rows.row`."""
+        return parse(decode(self.lines[index]))
 
 
 def json_lines(path: Path) -> Rows:

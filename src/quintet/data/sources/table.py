@@ -1,9 +1,10 @@
-"""Parquet tables of conversations: one row a sample, read by row groups.
+"""Parquet tables, read by row groups: of conversations, one row a sample, or of documents (`pages.py`).
 
-Columns are the keys of `conversation.py` (`conversations` or `messages`, `image` or `images` as struct {bytes, path} or
-as paths, `id`); turns may also be JSON text. The last row groups read are kept as Arrow has them, and a row becomes
-Python only when asked for. In random order every step may touch another group, so write them small (100 rows, not a
-million).
+Columns of conversations are the keys of `conversation.py` (`conversations` or `messages`, `image` or `images` as struct
+{bytes, path} or as paths, `id`); turns may also be JSON text.
+
+The last row groups read are kept as Arrow has them, and a row becomes Python only when asked for. In random order every
+step may touch another group, so write them small (100 rows, not a million).
 """
 
 from bisect import bisect_right
@@ -14,28 +15,32 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quintet.data.sources.base import Faults, Reading, Source
-from quintet.data.sources.conversation import read_conversation
-from quintet.data.sources.root import Root
+from quintet.data.sources.files import Conversations
 from quintet.data.sources.rows import parse
 from quintet.errors import ConfigError, DataError
-from quintet.values import Origin
 
-__all__ = ["Parquet"]
+__all__ = ["Parquet", "Table"]
 
 _KEPT = 4  # row groups in memory
 
 T = TypeVar("T")
 
 
-class Parquet(Source):
-    """The rows of one parquet file. Paths in it are relative to `root`."""
+class Parquet(Conversations):
+    """The conversations of one parquet file. Paths in it are relative to `root`."""
 
     def __init__(self, path: Path, *, root: Path, extra: frozenset[str] = frozenset(), name: str = "") -> None:
-        self.path, self.root, self.extra = path, Root.at(root), extra
-        self.file, self.name = str(path), name or path.name
+        super().__init__(Table(path), root=root, extra=extra, name=name)
+
+
+class Table:
+    """The rows of one parquet file by number."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
         self._groups: OrderedDict[int, Any] = OrderedDict()
-        self.starts = (0, *accumulate(_call(partial(_group_sizes, path), self.file)))
+        sizes, self.columns = _call(partial(_shape, file), str(file))
+        self.starts = (0, *accumulate(sizes))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": OrderedDict()}
@@ -43,36 +48,33 @@ class Parquet(Source):
     def __len__(self) -> int:
         return self.starts[-1]
 
-    def read(self, index: int) -> Reading:
-        faults = Faults(self.file, index + 1)
-        try:
-            row = self._row(index)
-        except DataError as error:
-            faults.take(error)
-            return Reading(Origin(self.file, index + 1), faults=tuple(faults.found))
-        said = read_conversation(row, faults, root=self.root, extra=self.extra)
-        return Reading(Origin(self.file, index + 1, said.id), said.turns, tuple(faults.found), said.ignored)
+    def row(self, index: int) -> dict[str, Any]:
+        """The value of one row.
 
-    def _row(self, index: int) -> dict[str, Any]:
+        Raises:
+            DataError: `invalid-parquet`, or what is wrong with turns that are JSON text.
+        """
         group = bisect_right(self.starts, index) - 1
         if group not in self._groups:
-            self._groups[group] = _call(partial(_read_group, self.path, group), self.file)
+            self._groups[group] = _call(partial(_read_group, self.file, group), str(self.file))
             while len(self._groups) > _KEPT:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(group)
         table = self._groups[group]
-        row = _call(lambda: table.slice(index - self.starts[group], 1).to_pylist()[0], self.file)
+        row = _call(lambda: table.slice(index - self.starts[group], 1).to_pylist()[0], str(self.file))
         for key in ("conversations", "messages"):
             if isinstance(row.get(key), str):
                 row[key] = parse(row[key])
         return row
 
 
-def _group_sizes(path: Path) -> list[int]:
+def _shape(path: Path) -> tuple[list[int], tuple[str, ...]]:
+    """Rows of each group, and the names of the columns."""
     from pyarrow.parquet import ParquetFile
 
     with ParquetFile(path) as file:
-        return [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        return sizes, tuple(file.schema_arrow.names)
 
 
 def _read_group(path: Path, group: int) -> Any:

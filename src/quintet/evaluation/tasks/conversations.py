@@ -41,7 +41,7 @@ def _path(node: Node, seen: tuple[Media, ...], system: str) -> Iterator[Item]:
             system = _words(turn)
         elif turn.role == "user":
             said += turn.parts
-        else:
+        elif turn.role == "assistant":  # a document asks nothing
             if turn.weight > 0:  # an answer that is not learnt is context, and no truth
                 yield Item("", (*seen, *said), _words(turn), system=system)
             seen, said = seen + _media(said), ()

@@ -6,6 +6,8 @@ scenes.ocr        written words, ANLS                             scenes.groundi
 scenes.pope       yes or no, F1 on the random setting; popular and adversarial as kinds
 scenes.referring  what is in a box or at a point, exact match
 scenes.retrieval  captions by pictures and pictures by captions, R@1; R@5 and R@10 as measures
+scenes.fewshot    after 0, 2 and 4 solved examples from the training split, exact match; with made-up names, which the
+                  examples alone explain (`quintet.data.scenes.pages`), as kinds `names-2` and `names-4`
 """
 
 import random
@@ -17,6 +19,7 @@ from typing import Literal
 
 from quintet.data.scenes import BRIEF, DETAILED, Question, Scene, Truth, caption, mentions, objects_of, read_truth
 from quintet.data.scenes.questions import REGION
+from quintet.data.sources import open_source
 from quintet.errors import DataError
 from quintet.evaluation.metrics.anls import Anls
 from quintet.evaluation.metrics.boxes import BoxAccuracy
@@ -30,7 +33,9 @@ from quintet.evaluation.task import Item, Task
 from quintet.evaluation.tasks.retrieval import retrieval_items
 from quintet.values import Media, Origin, Part, Ref, Region, Text
 
-__all__ = ["NAMES", "scenes_task"]
+__all__ = ["NAMES", "names_in", "scenes_task"]
+
+FEWSHOT = "scenes.fewshot"
 
 _NUM_REFERENCES = 5  # captions a picture, as in COCO; objects come in a random order in each
 
@@ -42,8 +47,15 @@ def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
     """A task of `NAMES` over one split of a Scenes folder."""
     if name == RETRIEVAL:
         return Task(name, "1", Recall(), partial(retrieval_items, Path(folder), split), together=True)
+    if name == FEWSHOT:
+        return Task(name, "1", ExactMatch(), partial(_fewshot, Path(folder), split))
     metric, make, headline = _TASKS[name]
     return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline)
+
+
+def names_in(folder: Path) -> list[str]:
+    """The tasks that a folder of Scenes has the data of: few-shot contexts came with layout 3."""
+    return [name for name in NAMES if name != FEWSHOT or any(folder.glob("*_fewshot.json"))]
 
 
 def named_mentions(text: str) -> list[str]:
@@ -61,6 +73,20 @@ def _items(folder: Path, split: str, make: _Maker) -> list[Item]:
         for row, truth in enumerate(read_truth(path), start=1)
         for key, prompt, right, kind in make(truth)
     ]
+
+
+def _fewshot(folder: Path, split: str) -> Iterator[Item]:
+    path = folder / f"{split}_fewshot.json"
+    if not path.is_file():
+        message = f"no few-shot contexts of split {split!r} here; they come with Scenes of layout 3: make them anew"
+        raise DataError("missing-file", message, file=str(path))
+    source = open_source(path)
+    for index in range(len(source)):
+        sample = source.sample(index)
+        *context, question, answer = sample.root.turns
+        [truth] = [part.text for part in answer.parts if isinstance(part, Text)]
+        name = sample.origin.id
+        yield Item(name, question.parts, truth, name.split("/")[0], sample.origin, context=tuple(context))
 
 
 def _parts(truth: Truth, folder: Path, prompt: str | Question) -> tuple[Part, ...]:
@@ -140,4 +166,4 @@ _TASKS: dict[str, tuple[Metric, _Maker, str]] = {
 RETRIEVAL = "scenes.retrieval"
 """For models whose connector matches captions with pictures."""
 
-NAMES = (*_TASKS, RETRIEVAL)
+NAMES = (*_TASKS, RETRIEVAL, FEWSHOT)

@@ -96,7 +96,7 @@ def _medium(item: Item, model: MLLM.Config) -> str:
 
 
 def _part(part: object, turn: Turn) -> Segment:
-    learnt = turn.role == "assistant" and turn.weight != 0
+    learnt = turn.role in ("assistant", "document") and turn.weight != 0
     if isinstance(part, Words):
         return Segment(part.text, "text", learnt and part.weight != 0)
     if isinstance(part, Media):

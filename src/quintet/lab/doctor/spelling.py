@@ -98,13 +98,14 @@ _TEMPLATE = "correct the template: an answer's words, and the marker that ends i
 def _wanted(sample: Sample, template: Template) -> Iterator[str]:
     """The answers that are learnt, spelt with what the template puts before and after; cut where a medium stands."""
     for turn in sample.turns():
-        if turn.role != "assistant" or turn.weight == 0:
+        if turn.role not in ("assistant", "document") or turn.weight == 0:
             continue
-        said = template.answer
+        chunk = template.chunk if turn.role == "document" else ""
+        said = template.answer if turn.role == "assistant" else ""
         for shown, parts in groupby(turn.parts, lambda part: isinstance(part, Media)):
             if shown:
                 if said.strip(" "):
-                    yield said
+                    yield said + chunk
                 said = ""
             else:
                 learnt = [part for part in parts if not isinstance(part, Text) or part.weight != 0]
@@ -161,7 +162,7 @@ def _why(rest: str, want: str | None, sample: Sample, template: Template, *, cut
     expected = f"only {_short(want)}" if want is not None else "nothing more"
     said = [(t.role, p.text.strip()) for t in sample.turns() for p in t.parts if isinstance(p, Text)]
     for role, text in said:
-        if role != "assistant" and text in learnt and not any(text in words for r, words in said if r == "assistant"):
+        if role in ("user", "system") and text in learnt and not any(text in w for r, w in said if r == "assistant"):
             return _at(sample, "answers", f"{role}-text-learnt", found, expected, _TEMPLATE)
     if want is None or want.strip(" ") in rest:
         return _at(sample, "answers", "extra-learnt", found, expected, _TEMPLATE)
@@ -189,7 +190,7 @@ def length(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fin
             return
     kept = _bare(spell(processor.tokenizer, tokens.ids.tolist()))
     for turn in sample.turns():
-        spelt = turn.role == "system" or (turn.role == "user" and processor.template.questions)
+        spelt = turn.role in ("system", "document") or (turn.role == "user" and processor.template.questions)
         for part in turn.parts:
             if spelt and isinstance(part, Text) and _bare(part.text) not in kept:
                 if _bare(through(processor.tokenizer, part.text)) in kept:
