@@ -23,16 +23,17 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A LLaVA folder of transformers.", exists=True, file_okay=False)],
+    source: Annotated[Path, typer.Argument(help="A folder as transformers saves it.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="The run's folder to write.")],
     template: Annotated[
-        str, typer.Option(help="The recipe whose conversations the checkpoint was trained on.")
-    ] = "llava15",
+        str, typer.Option(help="The recipe whose conversations the checkpoint was trained on.", show_default="its own")
+    ] = "",
 ) -> None:
     """Take in a transformers checkpoint; the logits of both are compared and recorded in parity.json."""
     from quintet.lab.run import load_recipe
-    from quintet.model.convert import import_run
+    from quintet.model.convert import import_run, spoken_as
 
+    template = template or spoken_as(source)
     _, recipe = load_recipe(template)
     _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {template} ({recipe.template.name}); --template names another recipe")

@@ -138,7 +138,8 @@ class Connector(Protocol):
 
 
 Prompts = Sequence[Tensor]
-"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens."""
+"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens, or in those of
+the connector's own tokenizer (`ConnectorConfig.own_words`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,11 @@ class ConnectorConfig(Config):
     @property
     def sees_prompt(self) -> bool:
         """Whether it reads the instruction; then `build` is told the LLM's `vocab` too."""
+        return False
+
+    @property
+    def own_words(self) -> bool:
+        """Whether it reads the instruction in the tokens of a tokenizer of its own (`Tokenizer.reader`)."""
         return False
 
     def layout(self, layout: Layout) -> Layout:

@@ -9,8 +9,8 @@ the words of the instruction, so that other words take other features from the s
 compares with transformers' `Blip2QFormerModel` and `InstructBlipQFormerModel`; dropout, 0.1 there, is left out.
 
 Two things differ from the released InstructBLIP. The words are the LLM's own tokens with an embedding of the Q-Former's
-(released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the
-feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
+(released: BERT's tokens, which `words` gives): a sample has one spelling, and what is read is exactly what the LLM
+reads. And the feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
 
 Letters: N items, Q queries, L words, S picture features, D width.
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quintet.components.roles import ConnectorConfig, Prompts
+from quintet.components.unused import parameters_to_buffers
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
@@ -50,8 +51,12 @@ class QFormer(nn.Module):
         eps: float = 1e-12
         reads: bool = False
         """Whether the queries also see the instruction (InstructBLIP)."""
+        words: int | None = None
+        """Tokens of a tokenizer of its own (`Tokenizer.reader`; the released InstructBLIP: BERT's); None: the LLM's."""
         positions: int = 512
         """The longest instruction, in tokens."""
+        keep_unused: bool = False
+        """Whether the feed-forward of the last layer's words is kept, as buffers, for a lossless export."""
 
         def __post_init__(self) -> None:
             if self.dim % self.heads:
@@ -63,11 +68,27 @@ class QFormer(nn.Module):
         def sees_prompt(self) -> bool:
             return self.reads
 
+        @property
+        def own_words(self) -> bool:
+            return self.reads and self.words is not None
+
         def starter(self) -> "QFormer.Config":
-            return replace(self, queries=min(self.queries, 16), dim=192, depth=4, heads=6, ffn=768)
+            return self._small(queries=16, dim=192, depth=4, heads=6, ffn=768)
 
         def tiny(self) -> "QFormer.Config":
-            return replace(self, queries=min(self.queries, 4), dim=32, depth=2, heads=4, ffn=64)
+            return self._small(queries=4, dim=32, depth=2, heads=4, ffn=64)
+
+        def _small(self, *, queries: int, dim: int, depth: int, heads: int, ffn: int) -> "QFormer.Config":
+            return replace(
+                self,
+                queries=min(self.queries, queries),
+                dim=dim,
+                depth=depth,
+                heads=heads,
+                ffn=ffn,
+                words=None,
+                keep_unused=False,
+            )
 
         def layout(self, layout: Layout) -> Layout:
             return Layout((self.queries,))
@@ -79,7 +100,7 @@ class QFormer(nn.Module):
         super().__init__()
         self.config = config
         self.sees_prompt = config.reads
-        self.qformer = Queries(config, d_in=d_in, vocab=vocab if config.reads else 0)
+        self.qformer = Queries(config, d_in=d_in, vocab=(config.words or vocab) if config.reads else 0)
         self.project = nn.Linear(config.dim, d_out)
 
     def forward(self, features: Features, prompts: Prompts = ()) -> Features:
@@ -181,6 +202,9 @@ class Queries(nn.Module):
             _Layer(config, d_in=d_in, cross=i % config.cross_every == 0, words=bool(vocab) and (i < last or last_words))
             for i in range(config.depth)
         )
+        if config.keep_unused and vocab and not last_words:
+            self.unused = _FeedForward(config)
+            parameters_to_buffers(self.unused)
         self.apply(_initialise)
 
     def embed(self, ids: Tensor) -> Tensor:

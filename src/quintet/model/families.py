@@ -1,0 +1,33 @@
+"""The published classes that go in and out, by the `model_type` of their `config.json`. A new one is a file and a line."""
+
+from collections.abc import Mapping
+
+from quintet.errors import CheckpointError, nearest
+from quintet.model import blip2, fuyu, llava
+from quintet.model.family import Family
+
+__all__ = ["FAMILIES", "family"]
+
+FAMILIES: Mapping[str, Family] = {
+    "llava": llava,
+    "llava_next": llava,
+    "fuyu": fuyu,
+    "blip-2": blip2,
+    "instructblip": blip2,
+}
+
+
+def family(kind: object, *, where: object) -> Family:
+    """The family of a `model_type`, which was found at `where`.
+
+    Raises:
+        CheckpointError: none that goes in or out.
+    """
+    if kind not in FAMILIES:
+        known = ", ".join(map(repr, FAMILIES))
+        original = " (the original LLaVA code writes 'llava_llama': convert it first)" if kind == "llava_llama" else ""
+        raise CheckpointError(
+            f"{where} has model_type {kind!r}; expected one of {known}, as transformers saves these classes"
+            f"{original}{nearest(str(kind), FAMILIES)}"
+        )
+    return FAMILIES[str(kind)]
