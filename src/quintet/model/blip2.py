@@ -27,7 +27,17 @@ from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.family import Facts, Row, copy_into, llm_config, llm_views, refuse_adapters, text_config, with_row
+from quintet.model.family import (
+    Facts,
+    Row,
+    copy_into,
+    llm_config,
+    llm_views,
+    on_disk,
+    refuse_adapters,
+    text_config,
+    with_row,
+)
 from quintet.model.mllm import MLLM
 
 __all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
@@ -226,7 +236,7 @@ def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
         for ours, part in (("up", "intermediate.dense"), ("down", "output.dense"), ("norm", "output.LayerNorm")):
             for name, value in getattr(like, ours).named_parameters():
                 views[f"{last}{part}.{name}"] = torch.zeros_like(value)
-    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(views.items())}
+    return on_disk(views)
 
 
 def _views(model: MLLM) -> dict[str, Tensor]:

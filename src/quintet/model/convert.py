@@ -208,8 +208,7 @@ def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _picture_preparation(folder: Path, config: dict[str, Any], size: int) -> ImageSpec:
     """From the folder's picture processor; without one, what the tower was trained with."""
-    kind = config["vision_config"].get("model_type", "")
-    processor: dict[str, Any] = {"image_processor_type": next((k for k in ("siglip", "blip") if k in kind), "clip")}
+    processor: dict[str, Any] = {"image_processor_type": config["vision_config"].get("model_type", "")}
     if (folder / "preprocessor_config.json").is_file():
         processor |= read_json(folder / "preprocessor_config.json")
     elif (folder / "processor_config.json").is_file():

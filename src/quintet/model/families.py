@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from quintet.errors import CheckpointError, nearest
-from quintet.model import blip2, fuyu, llava
+from quintet.model import blip2, fuyu, idefics, kosmos2, llava
 from quintet.model.family import Family
 
 __all__ = ["FAMILIES", "family"]
@@ -14,6 +14,8 @@ FAMILIES: Mapping[str, Family] = {
     "fuyu": fuyu,
     "blip-2": blip2,
     "instructblip": blip2,
+    "idefics": idefics,
+    "kosmos-2": kosmos2,
 }
 
 

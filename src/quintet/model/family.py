@@ -31,6 +31,7 @@ __all__ = [
     "llm_config",
     "llm_views",
     "materialised",
+    "on_disk",
     "refuse_adapters",
     "text_config",
     "with_row",
@@ -217,6 +218,15 @@ def copy_into(views: Mapping[str, Tensor], state: Mapping[str, Tensor], *, what:
             raise CheckpointError(f"{name} is {tuple(value.shape)} in the file, {tuple(weight.shape)} in the model")
     for name, weight in views.items():
         weight.copy_(state[name])
+
+
+def on_disk(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a file takes them: on the CPU, and a piece of a larger table as a tensor of its own."""
+    found: dict[str, Tensor] = {}
+    for name, value in sorted(views.items()):
+        value = value.detach().to("cpu").contiguous()
+        found[name] = value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+    return found
 
 
 def with_row(table: Tensor, row: int) -> Tensor:

@@ -23,7 +23,7 @@ from quintet.components.llms.hf import HFCausal
 from quintet.components.lora import LoraLinear
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.family import Facts, Row
+from quintet.model.family import Facts, Row, on_disk
 from quintet.model.mllm import MLLM
 
 __all__ = [
@@ -108,7 +108,7 @@ def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
     embedding = state[f"language_model.{_EMBEDDING}"].detach().clone()
     embedding[_newline(facts, embedding)] = connector.newline.detach()
     state[f"language_model.{_EMBEDDING}"] = embedding
-    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+    return on_disk(state)
 
 
 @torch.no_grad()

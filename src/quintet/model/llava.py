@@ -36,7 +36,7 @@ from quintet.components.llms.weights import load_hf_state as load_llm
 from quintet.components.llms.weights import to_hf_state as llm_state
 from quintet.components.roles import ConnectorConfig, EncoderConfig, ImageSpec
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.family import Facts, Row, refuse_adapters, with_row
+from quintet.model.family import Facts, Row, on_disk, refuse_adapters, with_row
 from quintet.model.mllm import MLLM
 
 __all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
@@ -253,7 +253,7 @@ def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
     state |= {f"language_model.{name}": value for name, value in llm_state(parts.llm).items()}
     for name in {_EMBEDDING, _HEAD} & state.keys():
         state[name] = with_row(state[name].detach(), facts.image_token_id)
-    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+    return on_disk(state)
 
 
 def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:

@@ -139,7 +139,7 @@ def image_spec(processor: Mapping[str, Any], *, size: int) -> ImageSpec:
     kind = str(processor.get("image_processor_type", "CLIPImageProcessor")).lower()
     clip = "siglip" not in kind
     given: dict[str, Any] = {name: value for name, value in processor.items() if value is not None}
-    crops = clip and not any(name in kind for name in ("blip", "idefics"))
+    crops = clip and not any(name in kind for name in ("blip", "idefics", "kosmos"))
     processor = dict[str, Any](do_center_crop=crops) | given
     if "idefics" in kind and "image_size" in given:
         processor["size"] = given["image_size"]

@@ -1,0 +1,66 @@
+"""Kosmos-2 folders of transformers: in, out, and in both directions the same logits. Random weights, float32.
+
+Tolerance 2e-5 on logits of up to 12: the decoder is ours, whose sums may be in another order than theirs.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import byte_tokenizer
+from quintet.errors import CheckpointError, ConfigError
+from quintet.lab.run import load_recipe
+from quintet.model.convert import export_model, export_run, import_model, import_run
+from quintet.model.family import Facts
+from quintet.model.parity import Parity, verify
+from quintet.recipes._scale import at_scale
+
+TOLERANCE = 2e-5
+
+
+def published(*, vocab: int = 90, **text: Any) -> Any:
+    """A random Kosmos-2: 3 layers of sight, 5 queries, 2 layers of words."""
+    from transformers import Kosmos2Config, Kosmos2ForConditionalGeneration
+
+    shape = {"vocab_size": vocab, "embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 4} | text
+    sight = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}
+    config = Kosmos2Config(
+        text_config=shape, vision_config=sight | {"image_size": 28, "patch_size": 14}, latent_query_num=5
+    )
+    torch.manual_seed(2)
+    model: Any = Kosmos2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)
+            else:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    return model.eval()
+
+
+def check(parity: Parity) -> None:
+    print(parity)
+    assert parity.reference == "Kosmos2ForConditionalGeneration"
+    assert parity.max_abs_logit_difference <= TOLERANCE, parity
+    assert parity.picture_effect > 1000 * TOLERANCE, parity
+
+
+def test_an_imported_model_and_its_export_give_transformers_logits(tmp_path: Path) -> None:
+    published().save_pretrained(tmp_path / "theirs")
+    ours, facts = import_model(tmp_path / "theirs")
+    check(verify(ours, tmp_path / "theirs", facts))
+    export_model(ours, tmp_path / "ours", facts)
+    check(verify(ours, tmp_path / "ours", facts))
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_goes_in_and_out(tmp_path: Path) -> None:
+    published().save_pretrained(tmp_path / "theirs")
+    check(import_run(tmp_path / "theirs", tmp_path / "run").parity)
+    check(export_run(tmp_path / "run", tmp_path / "out").parity)
