@@ -45,9 +45,7 @@ def published(folder: Path) -> None:
 
 
 def facts_of(newline: int) -> Facts:
-    return Facts(
-        kind="fuyu", image_token_id=1, vocab=128, dtype="float32", source="", newline_token_id=newline
-    )
+    return Facts(kind="fuyu", image_token_id=1, vocab=128, dtype="float32", source="", newline_token_id=newline)
 
 
 def check(parity: Parity) -> None:

@@ -27,12 +27,12 @@ VOCAB, ADDED, IMAGE = 90, 3, 91
 TOLERANCE = 2e-5
 
 
-def reference(*, gate: str = "float", qk_norm: bool = True) -> Any:
+def reference(*, gate: str = "float", qk_norm: bool = True, vocab: int = VOCAB) -> Any:
     """A tiny model of the class with open gates and weights large enough for a picture to matter."""
     from transformers import IdeficsConfig, IdeficsForVisionText2Text
 
     config = IdeficsConfig(
-        vocab_size=VOCAB,
+        vocab_size=vocab,
         additional_vocab_size=ADDED,
         hidden_size=32,
         intermediate_size=86,

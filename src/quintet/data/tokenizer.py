@@ -16,7 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from quintet.errors import CheckpointError, ConfigError
 
-__all__ = ["Reader", "Tokenizer"]
+__all__ = ["READER", "Reader", "Tokenizer"]
 
 READER = "qformer_tokenizer"
 """Folder of a connector's own tokenizer beside the LLM's, as transformers' InstructBLIP names it."""

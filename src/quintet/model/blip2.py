@@ -28,6 +28,7 @@ from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.family import (
+    DERIVED,
     Facts,
     Row,
     copy_into,
@@ -60,25 +61,25 @@ _LAYER = {
     "ffn_words.down": "output.dense",
     "ffn_words.norm": "output.LayerNorm",
 }
-_DERIVED = ("qformer.embeddings.position_ids", "language_model.model.decoder.embed_positions.position_ids")
-"""Buffers that old files carry."""
 _WORDS = ("embed_tokens.weight", "shared.weight", "lm_head.weight")
 """Tables of the LLM's words."""
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
 def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
     name = "instructblip" if config["model_type"] == "instructblip" else "blip2"
     return f"{name}:flan_t5" if config["text_config"]["model_type"] == "t5" else name
 
 
 def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
     found = config.get("image_token_index")
     found = vocabulary.get("<image>") if found is None else found
     if found is None:
         raise ConfigError(
-            "the config has no image_token_index, and no tokenizer beside it has <image>: the folder was written before "
-            "transformers 4.46; write the id of a token that stands for a picture's features into its config.json"
+            "the config has no image_token_index, and no tokenizer beside it has <image>: the folder was written "
+            "before transformers 4.46; write the id of a token that stands for a picture's features into its config.json"
         )
     return {"image_token_id": found}
 
@@ -137,7 +138,9 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
     if spec.size != (encoder.config.trained_size,) * 2:
         raise ConfigError(f"pictures are {spec.size}, and the table of positions is of {encoder.config.trained_size}")
     if asks.norm_eps != encoder.config.eps:
-        raise ConfigError(f"norm_eps of the Q-Former is {asks.norm_eps}; the class has the encoder's {encoder.config.eps}")
+        raise ConfigError(
+            f"norm_eps of the Q-Former is {asks.norm_eps}; the class has the encoder's {encoder.config.eps}"
+        )
     vision.pop("architectures")
     qformer: dict[str, Any] = {
         "model_type": "instructblip_qformer" if asks.reads else "blip_2_qformer",
@@ -167,6 +170,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
     encoder, connector = _parts(model)
     name = "InstructBlipProcessor" if connector.config.reads else "Blip2Processor"
     pictures = to_image_processor(encoder.config.spec)
@@ -181,8 +185,8 @@ def _parts(model: MLLM) -> tuple[Vision, QFormer]:
 
     def refuse(what: str) -> ConfigError:
         return ConfigError(
-            f"{what}; transformers' Blip2ForConditionalGeneration and InstructBlipForConditionalGeneration are BLIP-2's "
-            "tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it; use the model "
+            f"{what}; transformers' Blip2ForConditionalGeneration and InstructBlipForConditionalGeneration are "
+            "BLIP-2's tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it; use the model "
             "through Quintet"
         )
 
@@ -209,21 +213,21 @@ def _named(config: object) -> str:
 
 # ---- weights -----------------------------------------------------------------------------------------------------
 def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Copies a file's weights into a model of `from_config`; see `Family.load_state`."""
     views = _views(model)
-    names = {name if name in views else name.removeprefix("model."): name for name in state}
-    for derived in _DERIVED:
-        names.pop(derived, None)
-    words = {name: state[theirs] for name, theirs in names.items() if name.endswith(_WORDS)}
+    names = {name for name in state if not name.endswith(DERIVED)}
+    words = {name: state[name] for name in names if name.endswith(_WORDS)}
     kept = [value for name, value in words.items() if name in views]
     for name in words.keys() - views.keys():
         # Old files write T5's embedding three times, and a tied head too.
         if not (kept and torch.equal(words[name], kept[0])):
             raise CheckpointError(f"the config ties {name} to the embedding, and the file has two different weights")
-        names.pop(name)
-    copy_into(views, {ours: state[theirs] for ours, theirs in names.items()}, what="BLIP-2 or InstructBLIP")
+        names.remove(name)
+    copy_into(views, {name: state[name] for name in names}, what="BLIP-2 or InstructBLIP")
 
 
 def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk."""
     views = _views(model)
     for name in views:
         if name.endswith(_WORDS):
@@ -272,6 +276,7 @@ def _published(name: str, config: QFormer.Config) -> str:
 
 # ---- the class' forward ------------------------------------------------------------------------------------------
 def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward."""
     found = {"input_ids": row.prompt[None], "attention_mask": torch.ones_like(row.prompt)[None]}
     found["pixel_values"] = row.pixels(model.encoders["image"])
     if isinstance(model.llm, HFSeq2Seq):

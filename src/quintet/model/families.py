@@ -1,4 +1,4 @@
-"""The published classes that go in and out, by the `model_type` of their `config.json`. A new one is a file and a line."""
+"""The published classes that go in and out, by the `model_type` of their `config.json`: a new one is a file and a line."""
 
 from collections.abc import Mapping
 

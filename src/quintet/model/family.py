@@ -24,6 +24,7 @@ from quintet.model.mllm import MLLM
 from quintet.values import Batch, MediaBatch, Targets
 
 __all__ = [
+    "DERIVED",
     "Facts",
     "Family",
     "Row",
@@ -37,6 +38,8 @@ __all__ = [
     "with_row",
 ]
 
+DERIVED = ("position_ids", "rotary_emb.inv_freq", "embed_positions.weights")
+"""Ends of the names of buffers that old files carry: functions of the config."""
 _DECODERS = ("llama", "mistral", "qwen2", "qwen3")
 _SEQ2SEQ = ("t5", "mt5")
 

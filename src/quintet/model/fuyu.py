@@ -52,10 +52,12 @@ _SPELLINGS = [
 
 
 def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
     return "fuyu"
 
 
 def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
     newline = vocabulary.get("|NEWLINE|", NEWLINE_ID)
     return {"image_token_id": config["image_token_id"], "newline_token_id": newline}
 
@@ -140,6 +142,7 @@ def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """Nothing: its processor's files are those of the published folder."""
     return {}
 
 

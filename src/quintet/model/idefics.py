@@ -28,7 +28,7 @@ from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import to_hf_state as llm_state
 from quintet.components.roles import ImageSpec
 from quintet.errors import ConfigError
-from quintet.model.family import Facts, Row, copy_into, on_disk, refuse_adapters, with_row
+from quintet.model.family import DERIVED, Facts, Row, copy_into, on_disk, refuse_adapters, with_row
 from quintet.model.mllm import MLLM
 
 __all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
@@ -60,12 +60,9 @@ _BLOCK = {
 }
 
 
-_DERIVED = ("rotary_emb.inv_freq", "position_ids")
-"""Ends of buffers that old files carry."""
-
-
 # ---- settings ----------------------------------------------------------------------------------------------------
 def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
     return "idefics"
 
 
@@ -173,6 +170,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
     encoder, *_ = _parts(model)
     side = encoder.config.trained_size
     pictures = to_image_processor(encoder.config.spec)
@@ -211,7 +209,10 @@ def _parts(model: MLLM) -> tuple[Vision, Perceiver, GatedCrossAttention, Decoder
         raise refuse("the fusion or the LLM is another")
     gated, cfg = fusion.config, llm.cfg
     alike = (gated.act, gated.norm, gated.look, gated.first, gated.heads, gated.features, round(gated.expand * cfg.dim))
-    if alike != ("swiglu", "rms", "last", 0, cfg.heads, sight.width, cfg.ffn) or gated.heads * gated.head_dim != cfg.dim:
+    if (
+        alike != ("swiglu", "rms", "last", 0, cfg.heads, sight.width, cfg.ffn)
+        or gated.heads * gated.head_dim != cfg.dim
+    ):
         raise refuse(f"the gated blocks are not those of the LLM: {gated}")
     if cfg.family != "llama" or cfg.kv_heads != cfg.heads or cfg.norm_eps != 1e-6:
         raise refuse(f"the LLM is {cfg.family} with {cfg.kv_heads} key heads and norm_eps {cfg.norm_eps}")
@@ -225,6 +226,7 @@ def _first_added(facts: Facts) -> int:
 
 # ---- weights -----------------------------------------------------------------------------------------------------
 def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk."""
     _, _, fusion, llm = _parts(model)
     tables = llm.tables()  # one, if the head is tied: theirs is not
     embedding, head = (with_row(table.detach().clone(), facts.image_token_id) for table in (tables[0], tables[-1]))
@@ -235,8 +237,9 @@ def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Copies a file's weights into a model of `from_config`; see `Family.load_state`."""
     _, _, fusion, llm = _parts(model)
-    names = [name for name in state if not name.endswith(_DERIVED)]
+    names = [name for name in state if not name.endswith(DERIVED)]
     copy_into(_views(model, facts, *llm.tables()), {name: state[name] for name in names}, what="IDEFICS")
     fusion.marker.copy_(llm.embedding.weight[facts.image_token_id])
 

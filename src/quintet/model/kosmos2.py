@@ -24,7 +24,7 @@ from quintet.components.fusion.token import TokenFusion
 from quintet.components.llms.magneto import Magneto
 from quintet.components.roles import ImageSpec
 from quintet.errors import ConfigError
-from quintet.model.family import Facts, Row, copy_into, on_disk, refuse_adapters
+from quintet.model.family import DERIVED, Facts, Row, copy_into, on_disk, refuse_adapters
 from quintet.model.mllm import MLLM
 
 __all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
@@ -53,16 +53,18 @@ _POOLING = {
     "attend.o_proj": "x_attn.out_proj",
 }
 _TEXT = {"activation_function": "gelu", "scale_embedding": True, "add_cross_attention": False}
-_DERIVED = ("text_model.lm_head.weight", "embed_positions.weights", "embeddings.position_ids")
-"""Ends of what old files carry beside the weights: the head, which is the embedding, and functions of the config."""
+_HEAD = "text_model.lm_head.weight"
+"""In old files; it is the embedding."""
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
 def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
     return "kosmos2"
 
 
 def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
     return {"image_token_id": vocabulary.get("<unk>", _FIRST_PICTURE - 1) + 1}
 
 
@@ -99,6 +101,7 @@ def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec])
 
 
 def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
+    """The `config.json` of transformers for this model; see `Family.to_config`."""
     encoder, connector, llm = _parts(model)
     vision = vision_to_hf(encoder.config) | {"model_type": "kosmos_2_vision_model"}
     vision.pop("architectures")
@@ -123,6 +126,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
     encoder, *_ = _parts(model)
     said = {"processor_class": "Kosmos2Processor"}
     pictures = to_image_processor(encoder.config.spec)
@@ -161,11 +165,13 @@ def _parts(model: MLLM) -> tuple[Vision, AttentivePooling, Magneto]:
 
 # ---- weights -----------------------------------------------------------------------------------------------------
 def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
-    names = [name for name in state if not name.endswith(_DERIVED)]
+    """Copies a file's weights into a model of `from_config`; see `Family.load_state`."""
+    names = [name for name in state if name != _HEAD and not name.endswith(DERIVED)]
     copy_into(_views(model), {name: state[name] for name in names}, what="Kosmos-2")
 
 
 def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk."""
     return on_disk(_views(model))
 
 
@@ -189,6 +195,7 @@ def _views(model: MLLM) -> dict[str, Tensor]:
 
 # ---- the class' forward ------------------------------------------------------------------------------------------
 def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward."""
     shown = torch.zeros_like(row.tokens)
     shown[row.slots] = 1
     found = {"input_ids": row.tokens[None], "attention_mask": torch.ones_like(row.tokens)[None]}

@@ -47,10 +47,12 @@ _EMBEDDING, _HEAD = "language_model.model.embed_tokens.weight", "language_model.
 
 # ---- settings ----------------------------------------------------------------------------------------------------
 def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
     return "llava_next" if config["model_type"] == "llava_next" else "llava15"
 
 
 def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
     found = config["image_token_index"]
     if found >= config["text_config"]["vocab_size"]:
         raise CheckpointError(
@@ -197,6 +199,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
     parts = _parts(model)
     encoder, name, more = parts.encoder.config, "LlavaProcessor", {}
     config = to_config(model, facts)
@@ -218,6 +221,7 @@ def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[
 
 # ---- the class' forward ------------------------------------------------------------------------------------------
 def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward."""
     found = {"input_ids": row.tokens[None]}
     encoder = model.encoders["image"]
     if row.pictures and isinstance(encoder, Tiles):
