@@ -24,7 +24,7 @@ TOKENIZER = byte_tokenizer("|SPEAKER|", "|NEWLINE|")
 IMAGE_TOKEN, NEWLINE = TOKENIZER.id("|SPEAKER|"), TOKENIZER.id("|NEWLINE|")
 
 
-def published(folder: Path) -> None:
+def published(folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """A random Fuyu of transformers: patches of 8 pixels, an LLM of 2 layers, and its tokenizer."""
     from transformers import FuyuConfig, FuyuForCausalLM
 
@@ -40,7 +40,7 @@ def published(folder: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     TOKENIZER.save(folder)
 
 
@@ -85,6 +85,15 @@ def test_a_run_goes_in_and_out(tmp_path: Path) -> None:
     published(tmp_path / "theirs")
     import_run(tmp_path / "theirs", tmp_path / "run")
     check(export_run(tmp_path / "run", tmp_path / "out").parity)
+
+
+def test_a_half_precision_folder_keeps_its_rotary_frequencies_whole(tmp_path: Path) -> None:
+    published(tmp_path / "theirs", dtype=torch.bfloat16)
+    check(import_run(tmp_path / "theirs", tmp_path / "run").parity)
+    check(export_run(tmp_path / "run", tmp_path / "out").parity)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "out"))
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -90,8 +90,8 @@ class Processor:
         unknown = [token for token in template.special_tokens if tokenizer.backend.token_to_id(token) is None]
         if unknown:
             raise CheckpointError(
-                f"{folder}: the tokenizer has no {', '.join(unknown[:4])}, which the template {template.name!r} writes; "
-                "import it with the --template that it was trained on"
+                f"{folder}: the tokenizer has no {', '.join(unknown[:4])}, which the template {template.name!r} "
+                "writes; import it with the --template that it was trained on"
             )
         # Some are in published files as ordinary words (Kosmos-2's).
         tokenizer.add(*template.special_tokens)

@@ -79,7 +79,8 @@ def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str
     if found is None:
         raise ConfigError(
             "the config has no image_token_index, and no tokenizer beside it has <image>: the folder was written "
-            "before transformers 4.46; write the id of a token that stands for a picture's features into its config.json"
+            "before transformers 4.46; write the id of a token that stands for a picture's features into its "
+            "config.json"
         )
     return {"image_token_id": found}
 
@@ -186,8 +187,8 @@ def _parts(model: MLLM) -> tuple[Vision, QFormer]:
     def refuse(what: str) -> ConfigError:
         return ConfigError(
             f"{what}; transformers' Blip2ForConditionalGeneration and InstructBlipForConditionalGeneration are "
-            "BLIP-2's tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it; use the model "
-            "through Quintet"
+            "BLIP-2's tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it; use the "
+            "model through Quintet"
         )
 
     if sorted(model.encoders) != ["image"]:

@@ -20,7 +20,7 @@ from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import load_model, read_json, save_model, write_json
 from quintet.model.families import FAMILIES, family
-from quintet.model.family import Facts, materialised
+from quintet.model.family import Facts, cast, materialised
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 
@@ -145,6 +145,7 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     tokenizer, token = _tokenizer(place), IMAGE_TOKEN
     if (place / FACTS).exists():
         facts = Facts(**read_json(place / FACTS))
+        cast(model, getattr(torch, facts.dtype))
         token = tokenizer.convert_ids_to_tokens(facts.image_token_id) if tokenizer else token
     else:
         if tokenizer:
@@ -173,8 +174,8 @@ def _facts(model: MLLM, image_token_id: int) -> Facts:
             return Facts(**asdict(facts) | {"kind": published.to_config(model, facts)["model_type"]})
         except ConfigError as error:
             refused.setdefault(str(error), kind)
-    reasons = "\n".join(f"  {kind}: {reason}" for reason, kind in refused.items())
-    raise ConfigError(f"no class of transformers that we write can hold this model:\n{reasons}")
+    reasons = "; ".join(f"{kind}: {reason}" for reason, kind in refused.items())
+    raise ConfigError(f"no class of transformers that we write can hold this model. {reasons}")
 
 
 def _free(out: Path) -> None:

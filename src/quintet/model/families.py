@@ -1,8 +1,8 @@
-"""The published classes that go in and out, by the `model_type` of their `config.json`: a new one is a file and a line."""
+"""The published classes that go in and out, by the `model_type` of their `config.json`: a file and a line each."""
 
 from collections.abc import Mapping
 
-from quintet.errors import CheckpointError, nearest
+from quintet.errors import CheckpointError
 from quintet.model import blip2, fuyu, idefics, kosmos2, llava
 from quintet.model.family import Family
 
@@ -29,7 +29,6 @@ def family(kind: object, *, where: object) -> Family:
         known = ", ".join(map(repr, FAMILIES))
         original = " (the original LLaVA code writes 'llava_llama': convert it first)" if kind == "llava_llama" else ""
         raise CheckpointError(
-            f"{where} has model_type {kind!r}; expected one of {known}, as transformers saves these classes"
-            f"{original}{nearest(str(kind), FAMILIES)}"
+            f"{where} has model_type {kind!r}; expected one of {known}, as transformers saves these classes{original}"
         )
     return FAMILIES[str(kind)]

@@ -28,6 +28,7 @@ __all__ = [
     "Facts",
     "Family",
     "Row",
+    "cast",
     "copy_into",
     "llm_config",
     "llm_views",
@@ -203,6 +204,15 @@ def materialised(config: MLLM.Config, dtype: torch.dtype) -> MLLM:
                 kind = dtype if buffer.is_floating_point() else buffer.dtype
                 module._buffers[name] = torch.empty_like(buffer, dtype=kind, device="cpu")
     return model
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Makes the weights of this type. What no file holds stays: rotary frequencies are wrong in 16 bits."""
+    for module in model.modules():
+        held = [n for n in module._buffers if n not in module._non_persistent_buffers_set]
+        for tensor in (*module._parameters.values(), *(module._buffers[n] for n in held)):
+            if tensor is not None and tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
 
 
 @torch.no_grad()
