@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from conftest import picture, published_tokenizer
+from quintet.data.media import load_image
 from quintet.errors import CheckpointError
 from quintet.lab.run import load_recipe
 from quintet.model.convert import export_run, import_run, spoken_as
@@ -33,6 +34,8 @@ class Spoken:
     folder: Path
     inputs: Any
     recipe: str
+    pictures: Any
+    """The published processor of pictures."""
 
     def run(self, out: Path) -> Engine:
         assert spoken_as(self.folder) == self.recipe
@@ -65,7 +68,7 @@ def blip2(folder: Path, kind: str, text: str, *, side: int) -> Spoken:
     shown = picture(1, height=side, width=side)
     shown.save(folder / "picture.png")
     inputs = processor(images=shown, text=prompt, return_tensors="pt")
-    return Spoken(folder, inputs, f"{name}:flan_t5" if text == "t5" else name)
+    return Spoken(folder, inputs, f"{name}:flan_t5" if text == "t5" else name, pictures)
 
 
 def idefics(folder: Path) -> Spoken:
@@ -80,7 +83,7 @@ def idefics(folder: Path) -> Spoken:
     shown = picture(1, height=16, width=16)
     shown.save(folder / "picture.png")
     inputs = processor(text=["User:", shown, "What is it?<end_of_utterance>\nAssistant:"], return_tensors="pt")
-    return Spoken(folder, inputs, "idefics")
+    return Spoken(folder, inputs, "idefics", processor.image_processor)
 
 
 def kosmos2(folder: Path) -> Spoken:
@@ -95,7 +98,7 @@ def kosmos2(folder: Path) -> Spoken:
     shown = picture(1, height=28, width=28)
     shown.save(folder / "picture.png")
     said = "<grounding>Question: What is it? Answer:"
-    return Spoken(folder, processor(images=shown, text=said, return_tensors="pt"), "kosmos2")
+    return Spoken(folder, processor(images=shown, text=said, return_tensors="pt"), "kosmos2", pictures)
 
 
 MADE: dict[str, Any] = {
@@ -113,6 +116,13 @@ def as_published(batch: Batch, like: Tensor) -> Tensor:
     ids, slots = batch.tokens.clone(), batch.media["image"].slots
     ids.view(-1)[slots] = like.view(-1)[slots]
     return ids
+
+
+def prepared(processor: Any, shown: Any) -> Tensor:
+    """float[1, 3, H, W]."""
+    made = processor(shown, return_tensors="pt")
+    made = made if isinstance(made, Tensor) else made["pixel_values"]
+    return made.view(-1, *made.shape[-3:])
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -135,9 +145,14 @@ def test_prompt_pixels_and_answer_are_the_published_ones(name: str, tmp_path: Pa
     # Out again: transformers' own processor and class, from what we wrote.
     export_run(tmp_path / "run", tmp_path / "out")
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
-    again = processor.image_processor(picture(1, height=pixels.shape[-2], width=pixels.shape[-1]), return_tensors="pt")
-    again = again if isinstance(again, torch.Tensor) else again["pixel_values"]
-    torch.testing.assert_close(again.view_as(pixels), pixels, atol=1e-6, rtol=0)
+    again = prepared(processor.image_processor, picture(1, height=pixels.shape[-2], width=pixels.shape[-1]))
+    torch.testing.assert_close(again, pixels, atol=1e-6, rtol=0)
+    # One of another aspect is squashed by all three. Ours is resampled in 8 bits: 2 levels of 255 are 0.03.
+    wide = picture(2, height=40, width=90)
+    wide.save(tmp_path / "wide.png")
+    mine = encoder.normalise(load_image(Ref("wide.png", tmp_path / "wide.png"), encoder.config.spec)[None])
+    for theirs in (spoken.pictures, processor.image_processor):
+        torch.testing.assert_close(prepared(theirs, wide), mine, atol=0.04, rtol=0)
     theirs: Any = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
     end = engine.processor.tokenizer.id("</s>")
     made = theirs.generate(**spoken.inputs, max_new_tokens=NEW, do_sample=False, eos_token_id=end)
@@ -155,6 +170,19 @@ def test_a_folder_without_the_tokenizer_of_the_queries_cannot_be_asked(tmp_path:
     shutil.rmtree(tmp_path / "theirs" / "qformer_tokenizer")
     with pytest.raises(CheckpointError, match="a tokenizer of its own; expected qformer_tokenizer/"):
         spoken.run(tmp_path / "run")
+
+
+def test_the_command_spells_as_the_folder_was_trained(tmp_path: Path) -> None:
+    """`quintet import` without --template."""
+    from typer.testing import CliRunner
+
+    from quintet.cli.app import app
+
+    spoken = blip2(tmp_path / "theirs", "blip-2", "t5", side=28)
+    done = CliRunner().invoke(app, ["import", str(spoken.folder), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "spelt as in blip2:flan_t5 (blip2_t5)" in done.output
+    assert Engine.open(tmp_path / "run").processor.template == load_recipe("blip2:flan_t5")[1].template
 
 
 def test_a_template_of_another_system_is_refused_when_its_tokens_are_missing(tmp_path: Path) -> None:
