@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from conftest import byte_tokenizer
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.llms.magneto import Magneto
-from quintet.errors import CheckpointError, ConfigError
+from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.lab.run import load_recipe
 from quintet.model.checkpoint import save_model
 from quintet.model.convert import export_model, export_run, import_model, import_run
+from quintet.model.family import Row
 from quintet.model.parity import Parity, verify
 from quintet.recipes._scale import at_scale
 
@@ -220,3 +221,16 @@ def test_what_the_class_cannot_express_is_refused_with_the_reason(change: Any, r
     with pytest.raises(ConfigError, match=reason):
         export_model(change(ours.config).build(), tmp_path / "out", facts)
     assert not (tmp_path / "out").exists()
+
+
+def test_queries_with_words_of_their_own_refuse_a_batch_that_has_none(tmp_path: Path) -> None:
+    """Else the LLM's tokens would be looked up in BERT's table."""
+    published("instructblip", "llama").save_pretrained(tmp_path)
+    ours, _ = import_model(tmp_path)
+    picture = torch.zeros(3, 28, 28, dtype=torch.uint8)
+    place = torch.zeros(1, dtype=torch.int64)
+    row = Row(torch.zeros(9, dtype=torch.int64), (picture,), torch.arange(5), (5,)).batch()
+    with pytest.raises(DataError, match="reads the instruction in tokens of its own, and none came"):
+        ours(row)
+    media = replace(row.media["image"], prompts=(place,))
+    assert ours(replace(row, media={"image": media})).hidden.shape == (1, 9, 32)
