@@ -1,7 +1,7 @@
 """IDEFICS against transformers' `IdeficsForVisionText2Text` with random weights, both ways. About 10 s.
 
-Logits reach 6.2. Both do the same sums in float32, in kernels that may round differently: worst measured 7.4e-06,
-and the bound of 2e-5 is far below what a wrong mask, gate or norm moves (0.1 and more, see the last assertions).
+Logits reach 6.2. Both do the same sums in float32, in kernels that may round differently: worst measured 1.2e-05,
+and the bound of 5e-5 is far below what a wrong mask, gate or norm moves (0.1 and more, see the last assertions).
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from quintet.recipes._scale import at_scale
 from quintet.values import Batch, MediaBatch, Targets
 
 VOCAB, ADDED, IMAGE = 90, 3, 91
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 
 
 def reference(*, gate: str = "float", qk_norm: bool = True, vocab: int = VOCAB) -> Any:

@@ -1,6 +1,6 @@
 """Kosmos-2 folders of transformers: in, out, and in both directions the same logits. Random weights, float32.
 
-Tolerance 2e-5 on logits of up to 12: the decoder is ours, whose sums may be in another order than theirs.
+Tolerance 2e-5 on logits of up to 7.4: the decoder is ours, in kernels that may round differently. Worst measured: 0.0.
 """
 
 import json

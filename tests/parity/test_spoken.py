@@ -17,7 +17,7 @@ from torch import Tensor
 
 from conftest import picture, published_tokenizer
 from quintet.data.media import load_image
-from quintet.errors import CheckpointError
+from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.run import load_recipe
 from quintet.model.convert import export_run, import_run, spoken_as
 from quintet.serving.engine import Engine
@@ -190,3 +190,8 @@ def test_a_template_of_another_system_is_refused_when_its_tokens_are_missing(tmp
     import_run(spoken.folder, tmp_path / "run", processor={"template": load_recipe("qwen_vl")[1].template.to_json()})
     with pytest.raises(CheckpointError, match=r"has no <\|im_end\|>, .* --template"):
         Engine.open(tmp_path / "run")
+
+
+def test_a_recipe_that_a_file_does_not_have_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"blip2:flan has no function `flan\(\) -> Recipe`"):
+        load_recipe("blip2:flan")
