@@ -99,13 +99,13 @@ def ours(case: Case, turns: Turns) -> None:
 
     from quintet.data.sources import open_source
     from quintet.lab.features import keep_features
-    from quintet.model.convert import import_llava
+    from quintet.model.convert import import_model
     from quintet.training.folder import RunFolder
     from quintet.training.hardware import prepare_cpu
     from quintet.training.loop import Settings, train_stage
 
     prepare_cpu()
-    model, _ = import_llava(case.material.model)
+    model, _ = import_model(case.material.model)
     stage = make_stage(case.stage, batch=case.batch, steps=case.steps, row=case.row, micro=case.micro)
     source = open_source(case.material.rows(case.stage))
     precision: Any = case.precision

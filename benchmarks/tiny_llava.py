@@ -172,9 +172,9 @@ def write_reference(material: Material, stage: Any, *, seed: int) -> list[dict[s
     """
     from quintet.data.pipeline import Plan, Planner, measure_with
     from quintet.data.sources import open_source
-    from quintet.model.convert import import_llava
+    from quintet.model.convert import import_model
 
-    config = import_llava(material.model)[0].config
+    config = import_model(material.model)[0].config
     measure = measure_with({"image": config.spec("image")}, config.columns)
     plan = Plan(batch=stage.batch, steps=stage.steps, row=stage.row, micro=stage.micro, seed=seed)
     planner = Planner(open_source(material.rows(stage.name)), stage.template, tokenizer(), measure, plan)

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from quintet.data.tokenizer import Tokenizer
 
@@ -42,6 +43,29 @@ def byte_tokenizer(*specials: str) -> Tokenizer:
     made = Tokenizer(backend, bos="<s>", eos="</s>", pad="<pad>")
     made.add(*specials)
     return made
+
+
+def published_tokenizer(*words: str, front: str = "", back: str = "", bos: str | None = None, eos: str = "</s>") -> Any:
+    """A byte tokenizer as transformers has them: `front` and `back` stand around every text, `words` are special."""
+    from transformers import PreTrainedTokenizerFast
+
+    base = ["<s>", "<pad>", "</s>", "<unk>", "[CLS]", "[SEP]"]
+    letters = [*base, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Backend(models.BPE({letter: i for i, letter in enumerate(letters)}, [], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    around = [(token, letters.index(token)) for token in dict.fromkeys((front, back)) if token]
+    if around:
+        single = " ".join(piece for piece in (front, "$A", back) if piece)
+        backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=list(words),
+    )
 
 
 def picture(number: int, *, height: int = 40, width: int = 40) -> Image.Image:

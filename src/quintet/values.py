@@ -243,7 +243,8 @@ class Item:
 
     `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
     for token-level fusion, and fewer for feature-level fusion (the marker alone). `words` are the columns of what its
-    user's turn says beside it, frames left out: what a connector that reads the instruction reads.
+    user's turn says beside it, frames left out: what a connector that reads the instruction reads. `prompt` are the
+    same words as ids of that connector's own tokenizer, if it has one.
     """
 
     kind: str
@@ -252,6 +253,7 @@ class Item:
     start: int
     columns: int
     words: tuple[int, ...] = ()
+    prompt: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,8 @@ class MediaBatch:
     `values` holds one tensor an item (uint8[3, H, W] for an image), or, when `encoded`, what the frozen encoder made
     of it (float[count, D]) with its `layouts`. `slots` int64[S] are flat indices into B·T, `counts` the columns
     of each item. `row`, `enter`, `exit`, `order` int64[N] place the item for feature-level fusion. `words` int64[W]
-    are flat indices too, `word_counts` an item: the words of its turn, for connectors that read the instruction.
+    are flat indices too, `word_counts` an item: the words of its turn, for connectors that read the instruction;
+    `prompts` has them for one that reads in tokens of its own, int64[L] an item.
     """
 
     values: tuple[Tensor, ...]
@@ -316,6 +319,7 @@ class MediaBatch:
     layouts: tuple[Layout, ...] | None = None
     words: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     word_counts: tuple[int, ...] = ()
+    prompts: tuple[Tensor, ...] = ()
 
     @property
     def encoded(self) -> bool:
@@ -378,7 +382,8 @@ class Batch:
 
         def move_media(m: MediaBatch) -> MediaBatch:
             vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order", "words")}
-            return replace(m, values=tuple(map(move, m.values)), **vectors)
+            prompts = tuple(map(move, m.prompts))
+            return replace(m, values=tuple(map(move, m.values)), prompts=prompts, **vectors)
 
         return replace(
             self,

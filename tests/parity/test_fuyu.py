@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from conftest import byte_tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.run import load_recipe
-from quintet.model.convert import export_fuyu, export_run, import_fuyu, import_run
+from quintet.model.convert import export_model, export_run, import_model, import_run
+from quintet.model.family import Facts
 from quintet.model.parity import Parity, verify
 from quintet.recipes._scale import at_scale
 
@@ -23,7 +24,7 @@ TOKENIZER = byte_tokenizer("|SPEAKER|", "|NEWLINE|")
 IMAGE_TOKEN, NEWLINE = TOKENIZER.id("|SPEAKER|"), TOKENIZER.id("|NEWLINE|")
 
 
-def published(folder: Path) -> None:
+def published(folder: Path, *, dtype: torch.dtype = torch.float32) -> None:
     """A random Fuyu of transformers: patches of 8 pixels, an LLM of 2 layers, and its tokenizer."""
     from transformers import FuyuConfig, FuyuForCausalLM
 
@@ -39,8 +40,12 @@ def published(folder: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
-    model.save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     TOKENIZER.save(folder)
+
+
+def facts_of(newline: int) -> Facts:
+    return Facts(kind="fuyu", image_token_id=1, vocab=128, dtype="float32", source="", newline_token_id=newline)
 
 
 def check(parity: Parity) -> None:
@@ -51,12 +56,11 @@ def check(parity: Parity) -> None:
 
 def test_an_imported_model_and_its_export_give_transformers_logits(tmp_path: Path) -> None:
     published(tmp_path / "theirs")
-    ours, facts = import_fuyu(tmp_path / "theirs")
+    ours, facts = import_model(tmp_path / "theirs")
     assert facts.newline_token_id == NEWLINE
-    ids = {"image_token_id": facts.image_token_id, "newline_token_id": NEWLINE}
-    check(verify(ours, tmp_path / "theirs", **ids))
-    export_fuyu(ours, tmp_path / "ours", **ids)
-    check(verify(ours, tmp_path / "ours", **ids))
+    check(verify(ours, tmp_path / "theirs", facts))
+    export_model(ours, tmp_path / "ours", facts)
+    check(verify(ours, tmp_path / "ours", facts))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -64,18 +68,17 @@ def test_an_imported_model_and_its_export_give_transformers_logits(tmp_path: Pat
 
 def test_a_newline_that_was_trained_is_exported(tmp_path: Path) -> None:
     published(tmp_path / "theirs")
-    ours, facts = import_fuyu(tmp_path / "theirs")
+    ours, facts = import_model(tmp_path / "theirs")
     with torch.no_grad():
         ours.connectors["image"].newline.normal_()  # type: ignore[operator,union-attr]
-    ids = {"image_token_id": facts.image_token_id, "newline_token_id": NEWLINE}
     with pytest.raises(CheckpointError, match="differ"):
-        verify(ours, tmp_path / "theirs", **ids)
-    export_fuyu(ours, tmp_path / "ours", **ids)
+        verify(ours, tmp_path / "theirs", facts)
+    export_model(ours, tmp_path / "ours", facts)
     with pytest.raises(CheckpointError, match="differ"):
         # The row of words that are a newline in the text has moved with it, in the export only.
-        verify(import_fuyu(tmp_path / "theirs")[0], tmp_path / "ours", **ids)
+        verify(import_model(tmp_path / "theirs")[0], tmp_path / "ours", facts)
     TOKENIZER.save(tmp_path / "ours")
-    check(verify(import_fuyu(tmp_path / "ours")[0], tmp_path / "ours", **ids))
+    check(verify(import_model(tmp_path / "ours")[0], tmp_path / "ours", facts))
 
 
 def test_a_run_goes_in_and_out(tmp_path: Path) -> None:
@@ -84,10 +87,19 @@ def test_a_run_goes_in_and_out(tmp_path: Path) -> None:
     check(export_run(tmp_path / "run", tmp_path / "out").parity)
 
 
+def test_a_half_precision_folder_keeps_its_rotary_frequencies_whole(tmp_path: Path) -> None:
+    published(tmp_path / "theirs", dtype=torch.bfloat16)
+    check(import_run(tmp_path / "theirs", tmp_path / "run").parity)
+    check(export_run(tmp_path / "run", tmp_path / "out").parity)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "out"))
+    assert {value.dtype for value in after.values()} == {torch.bfloat16}
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     other = at_scale(load_recipe("llava15")[1], "tiny").model.build(vocab=128)
     with pytest.raises(ConfigError, match="FuyuForCausalLM is patches of pixels"):
-        export_fuyu(other, tmp_path, image_token_id=1, newline_token_id=2)
+        export_model(other, tmp_path, facts_of(2))
     ours = at_scale(load_recipe("fuyu")[1], "tiny").model.build(vocab=128)
     with pytest.raises(CheckpointError, match="past the 128"):
-        export_fuyu(ours, tmp_path, image_token_id=1, newline_token_id=200)
+        export_model(ours, tmp_path, facts_of(200))

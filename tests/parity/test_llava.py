@@ -28,7 +28,8 @@ from quintet.components.presets_llm import QWEN2_0_5B, VICUNA_7B
 from quintet.components.roles import ConnectorConfig, ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import load_model, save_model
-from quintet.model.convert import export_llava, export_run, import_llava, import_run
+from quintet.model.convert import export_model, export_run, import_model, import_run
+from quintet.model.family import Facts
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 from quintet.recipes._templates import VICUNA_V1
@@ -37,6 +38,12 @@ from quintet.values import Media, Node, Ref, Sample, Text, Turn
 
 TOLERANCE = 1e-5
 IMAGE_TOKEN = 120
+
+
+def facts_of(image_token_id: int) -> Facts:
+    return Facts(kind="llava", image_token_id=image_token_id, vocab=64, dtype="float32", source="")
+
+
 TOWERS = ("clip", "siglip")
 TEXTS = ("llama", "qwen2", "mistral", "qwen3")
 LAYERS = (-1, -2, 1)
@@ -110,10 +117,10 @@ def test_an_imported_model_and_its_export_give_transformers_logits(
 ) -> None:
     model = published(tower, text, select=select, layer=layer)
     model.save_pretrained(tmp_path / "theirs")
-    ours, facts = import_llava(tmp_path / "theirs")
-    check(verify(ours, tmp_path / "theirs", image_token_id=facts.image_token_id))
-    export_llava(ours, tmp_path / "ours", image_token_id=facts.image_token_id)
-    check(verify(ours, tmp_path / "ours", image_token_id=facts.image_token_id))
+    ours, facts = import_model(tmp_path / "theirs")
+    check(verify(ours, tmp_path / "theirs", facts))
+    export_model(ours, tmp_path / "ours", facts)
+    check(verify(ours, tmp_path / "ours", facts))
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -131,10 +138,10 @@ def test_an_imported_model_and_its_export_give_transformers_logits(
 def test_the_classes_other_settings_are_kept(text: str, top: dict[str, Any], tmp_path: Path) -> None:
     model = published("clip", text, **top)
     model.save_pretrained(tmp_path / "theirs")
-    ours, facts = import_llava(tmp_path / "theirs")
-    check(verify(ours, tmp_path / "theirs", image_token_id=facts.image_token_id))
-    export_llava(ours, tmp_path / "ours", image_token_id=facts.image_token_id)
-    check(verify(ours, tmp_path / "ours", image_token_id=facts.image_token_id))
+    ours, facts = import_model(tmp_path / "theirs")
+    check(verify(ours, tmp_path / "theirs", facts))
+    export_model(ours, tmp_path / "ours", facts)
+    check(verify(ours, tmp_path / "ours", facts))
     written = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert written.items() >= top.items()
 
@@ -160,20 +167,20 @@ def test_every_spelling_of_the_weights_is_read(tower: str, spelling: str, tmp_pa
     model.save_pretrained(tmp_path)
     path = tmp_path / "model.safetensors"
     save_file({SPELLINGS[spelling](n): v for n, v in load_file(path).items()}, path, metadata={"format": "pt"})
-    ours, facts = import_llava(tmp_path)
-    check(verify(ours, tmp_path, image_token_id=facts.image_token_id))
+    ours, facts = import_model(tmp_path)
+    check(verify(ours, tmp_path, facts))
 
 
 def test_a_folder_in_shards_is_read(tmp_path: Path) -> None:
     published().save_pretrained(tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
-    ours, facts = import_llava(tmp_path)
-    check(verify(ours, tmp_path, image_token_id=facts.image_token_id))
+    ours, facts = import_model(tmp_path)
+    check(verify(ours, tmp_path, facts))
 
 
 def test_a_config_that_writes_only_what_differs_gets_transformers_defaults(tmp_path: Path) -> None:
     """As the hub's first LLaVA folders do; the tower's default is CLIP-L at 336 pixels, the text's Llama 7B."""
-    import quintet.model.convert as convert
+    from quintet.model import convert, llava
 
     raw = {
         "model_type": "llava",
@@ -181,7 +188,7 @@ def test_a_config_that_writes_only_what_differs_gets_transformers_defaults(tmp_p
         "text_config": {"model_type": "llama", "vocab_size": 32064},
     }
     config = convert._filled(raw, tmp_path)
-    found = convert.from_llava_config(config, image=lambda size: ImageSpec(size=(size, size)))
+    found = llava.from_config(config, image=lambda size: ImageSpec(size=(size, size)))
     expected = CLIP_L_336.at(layer=-2, select="patch")
     assert found.encoders["image"] == replace(
         expected, keep_unused=True, image=ImageSpec(size=(336, 336)), source="", licence=""
@@ -191,13 +198,13 @@ def test_a_config_that_writes_only_what_differs_gets_transformers_defaults(tmp_p
 
 def test_a_half_precision_folder_stays_in_half_precision_and_is_compared_in_single(tmp_path: Path) -> None:
     published().to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
-    ours, facts = import_llava(tmp_path / "theirs")
+    ours, facts = import_model(tmp_path / "theirs")
     assert facts.dtype == "bfloat16"
     assert {p.dtype for p in ours.parameters()} == {torch.bfloat16}
-    parity = verify(ours, tmp_path / "theirs", image_token_id=facts.image_token_id)
+    parity = verify(ours, tmp_path / "theirs", facts)
     assert parity.dtype == "float32"
     check(parity)
-    export_llava(ours, tmp_path / "ours", image_token_id=facts.image_token_id)
+    export_model(ours, tmp_path / "ours", facts)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("theirs", "ours"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -289,17 +296,17 @@ def composition(encoder: Any, *, connector: ConnectorConfig | None = None, llm: 
 def test_a_model_made_here_exports_without_the_layers_it_never_built(encoder: Any, llm: Any, tmp_path: Path) -> None:
     """The image token is past the vocabulary: it gets a row of its own, and no other logit changes."""
     model = composition(encoder, llm=llm)
-    export_llava(model, tmp_path, image_token_id=64)
-    check(verify(model, tmp_path, image_token_id=64))
-    again, facts = import_llava(tmp_path)
+    export_model(model, tmp_path, facts_of(64))
+    check(verify(model, tmp_path, facts_of(64)))
+    again, facts = import_model(tmp_path)
     assert facts.vocab == 65
-    check(verify(again, tmp_path, image_token_id=64))
+    check(verify(again, tmp_path, facts_of(64)))
 
 
 def test_an_export_replaces_what_an_older_one_left(tmp_path: Path) -> None:
     (tmp_path / "model-00001-of-00002.safetensors").write_bytes(b"old")
     (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    export_llava(composition(CLIP_L_336.tiny()), tmp_path, image_token_id=3)
+    export_model(composition(CLIP_L_336.tiny()), tmp_path, facts_of(3))
     assert sorted(p.name for p in tmp_path.glob("model*")) == ["model.safetensors"]
 
 
@@ -320,7 +327,7 @@ def test_what_the_class_cannot_express_is_refused_with_the_reason_and_nothing_is
     model: Any, reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
-        export_llava(model(), tmp_path / "out", image_token_id=3)
+        export_model(model(), tmp_path / "out", facts_of(3))
     assert not (tmp_path / "out").exists()
 
 
@@ -331,10 +338,10 @@ def test_an_adapter_that_is_not_merged_is_refused_and_a_merged_one_is_exported(t
         for name, weight in lora.lora_parameters(model.llm):
             weight.normal_(generator=torch.Generator().manual_seed(len(name)))
     with pytest.raises(ConfigError, match="merge it first"):
-        export_llava(model, tmp_path, image_token_id=3)
+        export_model(model, tmp_path, facts_of(3))
     lora.merge(model.llm)
-    export_llava(model, tmp_path, image_token_id=3)
-    check(verify(model, tmp_path, image_token_id=3))
+    export_model(model, tmp_path, facts_of(3))
+    check(verify(model, tmp_path, facts_of(3)))
 
 
 # ---- folders that cannot be imported -----------------------------------------------------------------------------
@@ -348,7 +355,7 @@ def edited(folder: Path, change: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (lambda c: c.update(model_type="llava_llama"), CheckpointError, "'llava_llama'; expected 'llava'"),
+        (lambda c: c.update(model_type="llava_llama"), CheckpointError, "'llava_llama'; expected one of 'llava'"),
         (lambda c: c.update(image_token_index=500), CheckpointError, "500 is past the 128"),
         (lambda c: c.update(projector_hidden_act="tanh"), ConfigError, "projector_hidden_act is 'tanh'"),
         (lambda c: c.update(vision_feature_select_strategy="odd"), CheckpointError, "cannot be read by transformers"),
@@ -362,7 +369,7 @@ def test_a_folder_that_does_not_fit_is_refused_by_name(change: Any, kind: type, 
     published().save_pretrained(tmp_path)
     edited(tmp_path, change)
     with pytest.raises(kind, match=message):
-        import_llava(tmp_path)
+        import_model(tmp_path)
 
 
 def test_weights_of_another_class_are_named(tmp_path: Path) -> None:
@@ -370,7 +377,7 @@ def test_weights_of_another_class_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(load_file(path) | {"qformer.query_tokens": torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match=r"1 weights are none of .*: qformer\.query_tokens"):
-        import_llava(tmp_path)
+        import_model(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -378,12 +385,12 @@ def test_weights_of_another_class_are_named(tmp_path: Path) -> None:
 )
 def test_a_difference_in_any_part_is_found(part: str, tmp_path: Path) -> None:
     published().save_pretrained(tmp_path)
-    ours, facts = import_llava(tmp_path)
+    ours, facts = import_model(tmp_path)
     weight: Tensor = ours.get_parameter(part)
     with torch.no_grad():
         weight.mul_(1.01)
     with pytest.raises(CheckpointError, match="differ by"):
-        verify(ours, tmp_path, image_token_id=facts.image_token_id)
+        verify(ours, tmp_path, facts)
 
 
 def test_an_imported_model_trains_what_runs_and_keeps_the_rest_as_it_came(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from quintet.components.encoders.tiles import Tiles
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.convert import export_llava, export_run, import_llava, import_run
+from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.parity import verify
 
 TOLERANCE = 1e-5
@@ -48,11 +48,11 @@ def published(**top: Any) -> Any:
 
 def test_an_imported_model_and_its_export_give_transformers_logits(tmp_path: Path) -> None:
     published().save_pretrained(tmp_path / "theirs")
-    ours, facts = import_llava(tmp_path / "theirs")
+    ours, facts = import_model(tmp_path / "theirs")
     for folder in ("theirs", "ours"):
         if folder == "ours":
-            export_llava(ours, tmp_path / "ours", image_token_id=facts.image_token_id)
-        parity = verify(ours, tmp_path / folder, image_token_id=facts.image_token_id)
+            export_model(ours, tmp_path / "ours", facts)
+        parity = verify(ours, tmp_path / folder, facts)
         assert parity.reference == "LlavaNextForConditionalGeneration"
         assert parity.max_abs_logit_difference <= TOLERANCE, parity
         assert parity.picture_effect > 100 * TOLERANCE, parity
@@ -65,7 +65,7 @@ def test_an_imported_model_and_its_export_give_transformers_logits(tmp_path: Pat
 def test_features_are_those_that_transformers_packs(size: tuple[int, int], tmp_path: Path) -> None:
     theirs = published()
     theirs.save_pretrained(tmp_path)
-    ours, _ = import_llava(tmp_path)
+    ours, _ = import_model(tmp_path)
     encoder = ours.encoders["image"]
     assert isinstance(encoder, Tiles)
     picture = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_a_run_goes_in_and_out(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     published(image_grid_pinpoints=[[40, 64]]).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="not made of tiles of 32"):
-        import_llava(tmp_path)
+        import_model(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llava_onevision"}')
-    with pytest.raises(CheckpointError, match="expected 'llava' or 'llava_next'"):
-        import_llava(tmp_path)
+    with pytest.raises(CheckpointError, match="'llava_onevision'; expected one of 'llava', 'llava_next'"):
+        import_model(tmp_path)

@@ -283,7 +283,7 @@ def test_blip2_into_flan_t5_reads_the_picture_with_the_encoder() -> None:
     for part, published in recipe.paper.published.items():
         assert count(model.parts()[part]) == published
     small = Small(recipe)
-    assert small.spelt(asked())[1] == "<4>Question: What is it? Short answer: A circle.</s>"
+    assert small.spelt(asked())[1] == "<4>Question: What is it? Short answer:</s> A circle.</s>"
     batch = small.batch(asked())
     media = batch.media["image"]
     other = replace(batch, media={"image": replace(media, values=(255 - media.values[0],))})

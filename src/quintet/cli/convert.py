@@ -23,10 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A folder of transformers, or of --as.", exists=True, file_okay=False)],
+    source: Annotated[
+        Path, typer.Argument(help="A folder as transformers saves it, or of --as.", exists=True, file_okay=False)
+    ],
     out: Annotated[Path, typer.Option(help="The run's folder to write.")],
     template: Annotated[
-        str, typer.Option(help="The recipe whose conversations it was trained on: llava15, or that of --as.")
+        str, typer.Option(help="The recipe whose conversations the checkpoint was trained on.", show_default="its own")
     ] = "",
     as_: Annotated[
         str, typer.Option("--as", help="The recipe whose authors' own release this is (docs/released.md).")
@@ -40,20 +42,18 @@ def import_(
     With --as, take in a release that transformers has no class for: its names and shapes are matched to the last one.
     """
     from quintet.lab.run import load_recipe
-    from quintet.model.blip2_retrieval import is_retrieval
-    from quintet.model.checkpoint import read_json
-    from quintet.model.convert import import_run
+    from quintet.model.convert import import_run, retrieves, spoken_as
 
-    spelt, recipe = load_recipe(template or as_ or "llava15")
+    if not as_ and retrieves(source):
+        [align] = load_recipe("blip2")[1].only(["align"])
+        _print(import_run(source, out, processor={"template": align.template.to_json()}))
+        return
+    spelt, recipe = load_recipe(template or as_ or spoken_as(source))
     if as_:
         from quintet.lab.released import import_released
 
         made = import_released(source, out, of=load_recipe(as_), template=recipe.template, download=download)
         typer.echo(f"{made.line()}\nno class of transformers to compare logits with; names and shapes all match")
-    elif is_retrieval(read_json(source / "config.json")):
-        [align] = load_recipe("blip2")[1].only(["align"])
-        _print(import_run(source, out, processor={"template": align.template.to_json()}))
-        return
     else:
         _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
     typer.echo(f"conversations are spelt as in {spelt} ({recipe.template.name}); --template names another recipe")

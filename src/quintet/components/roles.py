@@ -140,7 +140,8 @@ class Connector(Protocol):
 
 
 Prompts = Sequence[Tensor]
-"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens."""
+"""An item: the ids of the words in the user's turn that it stands in, int64[L], in the LLM's own tokens, or in those of
+the connector's own tokenizer (`ConnectorConfig.own_words`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,11 @@ class ConnectorConfig(Config):
     def words_source(self) -> str:
         """Whose tokenizer spells the captions that it matches; empty is the LLM's."""
         return ""
+
+    @property
+    def own_words(self) -> bool:
+        """Whether it reads the instruction in the tokens of a tokenizer of its own (`Tokenizer.reader`)."""
+        return False
 
     def layout(self, layout: Layout) -> Layout:
         """Raises ConfigError where the grid does not fit (3 × 3 patches do not merge 2 × 2)."""

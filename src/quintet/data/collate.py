@@ -123,5 +123,6 @@ def _media(placed: list[_Placed], loaded: Mapping[int, Loaded], width: int) -> d
             layouts=layouts or None,
             words=torch.tensor([p.row * width + p.column + w for p in of for w in p.item.words], dtype=torch.int64),
             word_counts=tuple(len(p.item.words) for p in of),
+            prompts=tuple(torch.tensor(p.item.prompt) for p in of) if any(p.item.prompt for p in of) else (),
         )
     return found

@@ -11,7 +11,7 @@ from quintet.data.media import load_image
 from quintet.data.pipeline import measure_with
 from quintet.data.template import Template
 from quintet.data.texts import Texts
-from quintet.data.tokenizer import Tokenizer
+from quintet.data.tokenizer import READER, Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM
@@ -94,4 +94,15 @@ class Processor:
             template = Template.from_json(read_json(folder / "processor.json")["template"])
         except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(f"{folder / 'processor.json'} describes no template: {error}") from None
-        return cls(Tokenizer.load(folder), template, model)
+        tokenizer = Tokenizer.load(folder)
+        unknown = [token for token in template.special_tokens if tokenizer.backend.token_to_id(token) is None]
+        if unknown:
+            raise CheckpointError(
+                f"{folder}: the tokenizer has no {', '.join(unknown[:4])}, which the template {template.name!r} "
+                "writes; import it with the --template that it was trained on"
+            )
+        # Some are in published files as ordinary words (Kosmos-2's).
+        tokenizer.add(*template.special_tokens)
+        if any(config.own_words for config in model.connectors.values()) and tokenizer.reader is None:
+            raise CheckpointError(f"{folder}: the connector reads with a tokenizer of its own; expected {READER}/")
+        return cls(tokenizer, template, model)

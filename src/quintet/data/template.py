@@ -29,6 +29,15 @@ Measure = Callable[[Media], tuple[tuple[int, ...], int]]
 _Said = Text | Media | list[Region]
 """A turn's parts, regions of one phrase together."""
 
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What a user's turn says: its columns, once they are written, and the text."""
+
+    columns: list[int] = field(default_factory=list)
+    text: str = ""
+
+
 DECIMALS = Numbers(group=Frame(before="[", after="]"), decimals=2, comma=", ", between=", ")
 """[0.12, 0.34, 0.56, 0.78]: what a template writes that names no format."""
 
@@ -43,8 +52,8 @@ class _Piece:
     weight: float = 0.0
     control: bool = False
     learnt: bool = False
-    words: list[int] | None = None
-    """Shared by a user's words and media: the columns of the words, once they are written."""
+    words: _Words | None = None
+    """Shared by a user's words and media."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +146,7 @@ class Template(Config):
         if turn.role != "user":
             known = "system, user, assistant, document"
             raise DataError("unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has {known}")
-        frame, words = self.user, []
+        frame, words = self.user, _Words(text=self.words(turn.parts, media) if self.questions else "")
         outside = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
         return [
             *self._user_parts(outside, media, words, flip),
@@ -159,7 +168,7 @@ class Template(Config):
                 pieces += self._said(part, media, weight=turn.weight, learnt=True)
         return [*pieces, _Piece(self.end, weight=turn.weight, control=True, learnt=True)]
 
-    def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: list[int], flip: bool) -> list[_Piece]:
+    def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: _Words, flip: bool) -> list[_Piece]:
         kept = [p for p in self._grouped(parts) if self.questions or isinstance(p, Media)]
         if self.place != "written":
             shown, text = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
@@ -317,7 +326,7 @@ class _Rows:
                 self._flush(run)
                 run, learnt = [], piece.learnt
             if piece.medium:
-                self._medium(piece.medium, [] if piece.words is None else piece.words)
+                self._medium(piece.medium, piece.words or _Words())
                 continue
             spelt = piece.text.replace("{n}", str(self._seen + 1)) if piece.control else piece.text
             for text in self.tokenizer.split(spelt) if piece.control else [spelt]:
@@ -347,15 +356,16 @@ class _Rows:
                 span += 1
             weights.append(run[span].weight)
             if (words := run[span].words) is not None:
-                words.append(column)
+                words.columns.append(column)
         self.put(ids, weights)
 
-    def _medium(self, medium: Media, words: list[int]) -> None:
+    def _medium(self, medium: Media, words: _Words) -> None:
         size, columns = self.measure(medium)
         if columns < 1:
             raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
         self.shown.append(medium)
-        self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns), words))
+        prompt = tuple(self.tokenizer.reader.ids(words.text)) if self.tokenizer.reader else ()
+        self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns, prompt=prompt), words.columns))
         steps = [min(n, 1) + (n == columns - 1 > 1) for n in range(columns)] if self.shared else None
         self.put([self.tokenizer.pad_id] * columns, [0.0] * columns, steps=steps)
         self._seen += 1

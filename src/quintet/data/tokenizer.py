@@ -17,14 +17,46 @@ from tokenizers import Tokenizer as Backend
 
 from quintet.errors import CheckpointError, ConfigError
 
-__all__ = ["Tokenizer"]
+__all__ = ["READER", "Reader", "Tokenizer"]
+
+READER = "qformer_tokenizer"
+"""Folder of a connector's own tokenizer beside the LLM's, as transformers' InstructBLIP names it."""
+
+
+class Reader:
+    """The tokenizer of a connector that reads the instruction in tokens of its own (InstructBLIP's BERT)."""
+
+    def __init__(self, hf: Any) -> None:
+        self._hf = hf
+        self._backend = Backend.from_str(hf.backend_tokenizer.to_str())
+        self._backend.encode_special_tokens = True
+        self._backend.no_truncation()
+        self._backend.no_padding()
+
+    def ids(self, text: str) -> list[int]:
+        """What it reads of a text: with the tokens that it puts around one ([CLS] … [SEP])."""
+        return self._backend.encode(text).ids
+
+    def save(self, folder: Path) -> None:
+        """Writes its files as transformers does."""
+        self._hf.save_pretrained(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Reader":
+        """The tokenizer of a transformers folder; no code of the folder is run."""
+        hf = _from_folder(folder)
+        if not getattr(hf, "is_fast", False):
+            raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend; save it as tokenizer.json")
+        return cls(hf)
 
 
 class Tokenizer:
     """A `tokenizers` backend with its control tokens."""
 
-    def __init__(self, backend: Backend, *, bos: str | None, eos: str, pad: str | None = None) -> None:
-        self.backend = backend
+    def __init__(
+        self, backend: Backend, *, bos: str | None, eos: str, pad: str | None = None, reader: Reader | None = None
+    ) -> None:
+        self.backend, self.reader = backend, reader
         added = backend.get_added_tokens_decoder()
         self.specials: dict[str, int] = {token.content: index for index, token in added.items() if token.special}
         for name in (bos, eos, pad):
@@ -93,6 +125,8 @@ class Tokenizer:
         """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers reads too."""
         hf = self.to_transformers()
         hf.save_pretrained(folder)
+        if self.reader is not None:
+            self.reader.save(folder / READER)
 
     def to_transformers(self) -> Any:
         """The same tokenizer as transformers' class."""
@@ -107,24 +141,27 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """The tokenizer of a transformers folder; no code of the folder is run."""
-        from transformers import AutoTokenizer
-
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder} is no folder with a tokenizer")
-        try:
-            hf = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-        except (OSError, ValueError, KeyError, TypeError) as error:  # the last two for a file that lacks something
-            raise CheckpointError(
-                f"{folder}: no tokenizer can be read there ({type(error).__name__}: {error})"
-            ) from None
+        hf = _from_folder(folder)
         # BERT encloses a text in [CLS] and [SEP]; templates call what encloses one <s> and </s>.
         bos, eos = (hf.bos_token, hf.eos_token) if hf.eos_token else (hf.cls_token, hf.sep_token)
         if not getattr(hf, "is_fast", False) or eos is None:
             raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend, or no end token")
-        made = cls(Backend.from_str(hf.backend_tokenizer.to_str()), bos=bos, eos=eos, pad=hf.pad_token)
+        reader = Reader.load(folder / READER) if (folder / READER).is_dir() else None
+        made = cls(Backend.from_str(hf.backend_tokenizer.to_str()), bos=bos, eos=eos, pad=hf.pad_token, reader=reader)
         if hf.eos_token is None:
             made.call({"<s>": bos, "</s>": eos})
         return made
+
+
+def _from_folder(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is no folder with a tokenizer")
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # the last two for a file that lacks something
+        raise CheckpointError(f"{folder}: no tokenizer can be read there ({type(error).__name__}: {error})") from None
 
 
 def _added(backend: Backend, token: str) -> int:

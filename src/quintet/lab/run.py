@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -68,9 +69,12 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str) -> tuple[str, Recipe]:
     """A recipe of the package by its name, or of a file of yours by its path; the name and the recipe.
 
+    Behind a colon stands another of its functions: `blip2:flan_t5`, whose name is then blip2_flan_t5.
+
     Raises:
         ConfigError: there is none, or the file has no function `recipe`.
     """
+    whole, (name, _, variant) = name, name.partition(":")
     if name.endswith(".py"):
         path = Path(name)
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -87,10 +91,11 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
         raise ConfigError(
             f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
         )
-    found = module.recipe() if hasattr(module, "recipe") else None
+    made = getattr(module, variant or "recipe", None)
+    found = made() if isinstance(made, FunctionType) else None
     if not isinstance(found, Recipe):
-        raise ConfigError(f"{name} has no function `recipe() -> Recipe`")
-    return Path(name).stem, found
+        raise ConfigError(f"{whole} has no function `{variant or 'recipe'}() -> Recipe`")
+    return Path(name).stem + (f"_{variant}" if variant else ""), found
 
 
 def cache_folder() -> Path:

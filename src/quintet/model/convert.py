@@ -1,6 +1,6 @@
 """Models in and out of transformers' folders, with the logits of both compared and recorded.
 
-    quintet import SRC --out RUN    a LLaVA, LLaVA-NeXT or Fuyu folder becomes RUN/model/, RUN/parity.json
+    quintet import SRC --out RUN    a folder of a class in `families.py` becomes RUN/model/, RUN/parity.json
     quintet export RUN --out DIR    RUN/model/ becomes such a folder, DIR/parity.json
 
 Nothing is downloaded, no pickle is opened, no code of a folder is run.
@@ -14,29 +14,27 @@ from typing import Any
 
 import torch
 
-from quintet.components.encoders.hf_config import image_spec, to_image_processor
-from quintet.components.encoders.tiles import Tiles
+from quintet.components.encoders.hf_config import image_spec
 from quintet.components.llms.none import NoLLM
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.blip2_retrieval import export_retrieval, import_retrieval, is_retrieval, verify_retrieval
 from quintet.model.checkpoint import CAPTIONS, load_model, read_json, save_model, write_json
-from quintet.model.fuyu import NEWLINE_ID, from_fuyu_config, load_fuyu_state, to_fuyu_config, to_fuyu_state
-from quintet.model.llava import from_llava_config, load_llava_state, to_llava_config, to_llava_state
+from quintet.model.families import FAMILIES, family
+from quintet.model.family import Facts, cast, materialised
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 
 __all__ = [
     "TOKENIZER_FILES",
     "Conversion",
-    "LlavaFacts",
-    "export_fuyu",
-    "export_llava",
+    "export_model",
     "export_run",
-    "import_fuyu",
-    "import_llava",
+    "import_model",
     "import_run",
+    "retrieves",
+    "spoken_as",
 ]
 
 IMAGE_TOKEN = "<image>"
@@ -50,23 +48,14 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
     "chat_template.json",
 )
-
-
-@dataclass(frozen=True)
-class LlavaFacts:
-    """What a LLaVA or Fuyu folder says beside its model."""
-
-    image_token_id: int
-    """The token that stands for one feature of a picture."""
-    vocab: int
-    dtype: str
-    source: str
-    """Name of the folder."""
-    newline_token_id: int | None = None
-    """Fuyu's: the token that ends a row of patches."""
+_READER = "qformer_tokenizer"
+"""Folder of the tokenizer of a connector that reads the instruction in tokens of its own."""
+_EMBEDDINGS = ("embed_tokens.weight", "shared.weight")
 
 
 @dataclass(frozen=True)
@@ -80,64 +69,41 @@ class Conversion:
 
 
 # ---- in ----------------------------------------------------------------------------------------------------------
-def import_llava(folder: Path) -> tuple[MLLM, LlavaFacts]:
-    """The model of a transformers LLaVA or LLaVA-NeXT folder, on the CPU, in the numbers of its file.
+def import_model(folder: Path) -> tuple[MLLM, Facts]:
+    """The model of a transformers folder, on the CPU, in the numbers of its file.
 
     Raises:
         CheckpointError: no such folder, another class, or weights that do not fit its config.
         ConfigError: a tower, a text model or a setting that our parts do not have.
     """
-    raw = read_json(folder / "config.json")
-    if not isinstance(raw, dict) or raw.get("model_type") not in ("llava", "llava_next"):
-        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
-        raise CheckpointError(
-            f"{folder / 'config.json'} has model_type {kind!r}; expected 'llava' or 'llava_next', as transformers "
-            "saves LlavaForConditionalGeneration (a release in its authors' own layout is read with --as RECIPE)"
-        )
-    config = _filled(raw, folder)
-    model_config = from_llava_config(config, image=lambda size: _picture_preparation(folder, config, size))
-    state = SafetensorsFolder(folder)
-    dtype = _dtype(state, folder)
-    with torch.device("meta"):
-        model = model_config.build()
-    model = model.to(dtype).to_empty(device="cpu")
-    load_llava_state(model, state)
-    facts = LlavaFacts(
-        image_token_id=config["image_token_index"],
-        vocab=model.llm.vocab,
-        dtype=str(dtype).removeprefix("torch."),
-        source=folder.name,
-    )
-    if facts.image_token_id >= facts.vocab:
-        raise CheckpointError(
-            f"{folder}: the image token {facts.image_token_id} is past the {facts.vocab} of the vocabulary"
-        )
-    return model.eval(), facts
-
-
-def import_fuyu(folder: Path) -> tuple[MLLM, LlavaFacts]:
-    """The model of a transformers Fuyu folder, on the CPU, in the numbers of its file.
-
-    Raises:
-        CheckpointError: no such folder, or weights that do not fit its config.
-        ConfigError: a setting that our parts do not have.
-    """
-    config = _filled(read_json(folder / "config.json"), folder)
-    state = SafetensorsFolder(folder)
-    dtype = _dtype(state, folder)
+    config = _config(folder)
+    published = family(config["model_type"], where=folder / "config.json")
     tokenizer = _tokenizer(folder)
-    newline = tokenizer.get_vocab().get("|NEWLINE|", NEWLINE_ID) if tokenizer else NEWLINE_ID
-    # Not on the meta device, as LLaVA's: Persimmon's rotary frequencies are in no file.
-    model = from_fuyu_config(config).build().to(dtype)
-    load_fuyu_state(model, state, newline_token_id=newline)
-    facts = LlavaFacts(
-        image_token_id=config["image_token_id"],
+    tokens = published.tokens(config, tokenizer.get_vocab() if tokenizer else {})
+    made = published.from_config(config, image=lambda size: _picture_preparation(folder, config, size))
+    state = SafetensorsFolder(folder)
+    dtype = _dtype(state, folder)
+    model = materialised(made, dtype)
+    facts = Facts(
+        kind=config["model_type"],
         vocab=model.llm.vocab,
         dtype=str(dtype).removeprefix("torch."),
         source=folder.name,
-        newline_token_id=newline,
+        **tokens,
     )
+    published.load_state(model, state, facts)
     return model.eval(), facts
+
+
+def spoken_as(folder: Path) -> str:
+    """The recipe whose conversations a published folder was trained on, as `load_recipe` reads it."""
+    config = _config(folder)
+    return family(config["model_type"], where=folder / "config.json").recipe(config)
+
+
+def retrieves(folder: Path) -> bool:
+    """Whether a published folder compares pictures with captions and has no LLM (BLIP-2 after its first stage)."""
+    return is_retrieval(read_json(folder / "config.json"))
 
 
 def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None = None) -> Conversion:
@@ -147,16 +113,15 @@ def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None =
     content of processor.json. With it and a tokenizer.json, RUN can be talked to and measured.
     """
     _free(out)
-    raw = read_json(source / "config.json")
-    if is_retrieval(raw):
+    if retrieves(source):
         return _import_retrieval(source, out, processor)
-    fuyu = isinstance(raw, dict) and raw.get("model_type") == "fuyu"
-    model, facts = import_fuyu(source) if fuyu else import_llava(source)
-    parity = verify(model, source, image_token_id=facts.image_token_id, newline_token_id=facts.newline_token_id)
+    model, facts = import_model(source)
+    parity = verify(model, source, facts)
     place = out / "model"
     save_model(model, place)
     write_json(place / FACTS, asdict(facts))
     _copy_tokenizer(source, place)
+    _copy_reader(source, place)
     if processor is not None:
         write_json(place / "processor.json", dict(processor))
     write_json(out / "parity.json", parity.to_json())
@@ -164,58 +129,27 @@ def import_run(source: Path, out: Path, *, processor: Mapping[str, Any] | None =
 
 
 # ---- out ---------------------------------------------------------------------------------------------------------
-def export_llava(model: MLLM, folder: Path, *, image_token_id: int, image_token: str = IMAGE_TOKEN) -> None:
-    """Writes config, weights and picture processor as transformers reads them. Weights over 5 GB are cut into shards.
+def export_model(model: MLLM, folder: Path, facts: Facts, *, image_token: str = IMAGE_TOKEN) -> None:
+    """Writes config, weights and processor as transformers reads them. Weights over 5 GB are cut into shards.
 
     Raises:
         ConfigError: the class cannot express the composition; nothing is written then.
     """
     from huggingface_hub import save_torch_state_dict
 
-    config = to_llava_config(model, image_token_id=image_token_id)
-    encoder: Any = model.config.encoders["image"]
-    name, more = "LlavaProcessor", {}
-    if isinstance(encoder, Tiles.Config):
-        encoder, name = encoder.encoder, "LlavaNextProcessor"
-        more = {"image_processor_type": "LlavaNextImageProcessor", "do_pad": True}
-        more["image_grid_pinpoints"] = config["image_grid_pinpoints"]
-    processor = to_image_processor(encoder.spec) | more
+    published = family(facts.kind, where=folder)
+    config, state = published.to_config(model, facts), published.to_state(model, facts)
+    files = published.processor(model, facts, image_token=image_token) | {"config.json": config}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
         old.unlink()
-    save_torch_state_dict(to_llava_state(model, image_token_id=image_token_id), folder)
-    write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", processor)
-    write_json(
-        folder / "processor_config.json",
-        {
-            "processor_class": name,
-            "image_token": image_token,
-            "patch_size": encoder.patch,
-            "vision_feature_select_strategy": config["vision_feature_select_strategy"],
-            "num_additional_image_tokens": encoder.extra,
-        },
-    )
-
-
-def export_fuyu(model: MLLM, folder: Path, *, image_token_id: int, newline_token_id: int) -> None:
-    """Writes config and weights as transformers reads them.
-
-    Raises:
-        ConfigError: the class cannot express the composition; nothing is written then.
-    """
-    from huggingface_hub import save_torch_state_dict
-
-    config = to_fuyu_config(model, image_token_id=image_token_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("model*.safetensors*"):
-        old.unlink()
-    save_torch_state_dict(to_fuyu_state(model, newline_token_id=newline_token_id), folder)
-    write_json(folder / "config.json", config)
+    save_torch_state_dict(state, folder)
+    for name, content in files.items():
+        write_json(folder / name, content)
 
 
 def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
-    """`quintet export`: a run's model as a LLaVA folder, its tokenizer with an image token, and parity.json.
+    """`quintet export`: a run's model as a folder of transformers, its tokenizer with an image token, and parity.json.
 
     `chat_template` is the conversation's spelling in Jinja, for transformers and vLLM; empty keeps the tokenizer's.
     """
@@ -226,28 +160,25 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
     model = load_model(place).eval()
     if isinstance(model.llm, NoLLM):
         return _export_retrieval(model, place, out)
-    tokenizer, token, newline = _tokenizer(place), IMAGE_TOKEN, None
+    tokenizer, token = _tokenizer(place), IMAGE_TOKEN
     if (place / FACTS).exists():
-        facts = LlavaFacts(**read_json(place / FACTS))
-        token_id, model = facts.image_token_id, model.to(getattr(torch, facts.dtype))
-        newline = facts.newline_token_id
-        token = tokenizer.convert_ids_to_tokens(token_id) if tokenizer else token
-    elif tokenizer:
-        tokenizer.add_tokens([token], special_tokens=True)
-        token_id = tokenizer.convert_tokens_to_ids(token)
+        facts = Facts(**read_json(place / FACTS))
+        cast(model, getattr(torch, facts.dtype))
+        token = tokenizer.convert_ids_to_tokens(facts.image_token_id) if tokenizer else token
     else:
-        token_id = model.llm.vocab
-    if newline is not None:
-        export_fuyu(model, out, image_token_id=token_id, newline_token_id=newline)
-    else:
-        export_llava(model, out, image_token_id=token_id, image_token=token)
+        if tokenizer:
+            tokenizer.add_tokens([token], special_tokens=True)
+        facts = _facts(model, tokenizer.convert_tokens_to_ids(token) if tokenizer else model.llm.vocab)
+    export_model(model, out, facts, image_token=token)
     if tokenizer:
         _write_tokenizer(tokenizer, out, chat_template=chat_template)
-    parity = verify(model, out, image_token_id=token_id, newline_token_id=newline)
+        _copy_reader(place, out)
+    parity = verify(model, out, facts)
     write_json(out / "parity.json", parity.to_json())
     return _conversion(out, model, parity)
 
 
+# ---- without an LLM ----------------------------------------------------------------------------------------------
 def _import_retrieval(source: Path, out: Path, captions: Mapping[str, Any] | None) -> Conversion:
     """A model without an LLM; its tokenizer, and how captions are spelt (`captions`), lie where a Retriever looks."""
     model = import_retrieval(source)
@@ -270,10 +201,29 @@ def _export_retrieval(model: MLLM, place: Path, out: Path) -> Conversion:
     return _conversion(out, model, parity)
 
 
+# ---- pieces ------------------------------------------------------------------------------------------------------
 def _copy_tokenizer(source: Path, place: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, place / name)
+
+
+def _facts(model: MLLM, image_token_id: int) -> Facts:
+    """What a model that was made here is as a published class, if any can hold it.
+
+    Raises:
+        ConfigError: none can; the message has each one's reason.
+    """
+    refused: dict[str, str] = {}
+    dtype = str(next(model.llm.parameters()).dtype).removeprefix("torch.")
+    for kind, published in FAMILIES.items():
+        facts = Facts(kind=kind, image_token_id=image_token_id, vocab=model.llm.vocab, dtype=dtype, source="")
+        try:
+            return Facts(**asdict(facts) | {"kind": published.to_config(model, facts)["model_type"]})
+        except ConfigError as error:
+            refused.setdefault(str(error), kind)
+    reasons = "; ".join(f"{kind}: {reason}" for reason, kind in refused.items())
+    raise ConfigError(f"no class of transformers that we write can hold this model. {reasons}")
 
 
 def _free(out: Path) -> None:
@@ -281,28 +231,32 @@ def _free(out: Path) -> None:
         raise ConfigError(f"{out} is not empty; name another --out")
 
 
-# ---- pieces ------------------------------------------------------------------------------------------------------
 def _conversion(place: Path, model: MLLM, parity: Parity) -> Conversion:
     files = tuple(sorted(p.name for p in place.iterdir() if p.is_file()))
     return Conversion(place, sum(p.numel() for p in model.parameters()), files, parity)
 
 
-def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A LLaVA config with all the defaults of transformers filled in."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import FuyuConfig, LlavaConfig, LlavaNextConfig
+def _config(folder: Path) -> dict[str, Any]:
+    """The folder's config with all the defaults of transformers filled in, if it is of a family that we read."""
+    path = folder / "config.json"
+    raw = read_json(path)
+    family(raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__, where=path)
+    return _filled(raw, folder)
 
-    kind: Any = {"llava_next": LlavaNextConfig, "fuyu": FuyuConfig}.get(raw["model_type"], LlavaConfig)
+
+def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
     try:
-        return kind.from_dict(raw).to_dict()
+        return CONFIG_MAPPING[raw["model_type"]].from_dict(raw).to_dict()
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read by transformers: {error}") from None
 
 
 def _picture_preparation(folder: Path, config: dict[str, Any], size: int) -> ImageSpec:
     """From the folder's picture processor; without one, what the tower was trained with."""
-    kind = config["vision_config"].get("model_type", "")
-    processor: dict[str, Any] = {"image_processor_type": "Siglip" if "siglip" in kind else "CLIP"}
+    processor: dict[str, Any] = {"image_processor_type": config["vision_config"].get("model_type", "")}
     if (folder / "preprocessor_config.json").is_file():
         processor |= read_json(folder / "preprocessor_config.json")
     elif (folder / "processor_config.json").is_file():
@@ -313,9 +267,9 @@ def _picture_preparation(folder: Path, config: dict[str, Any], size: int) -> Ima
 def _dtype(state: SafetensorsFolder, folder: Path) -> torch.dtype:
     """The type of the word embedding: one type for the whole model, as transformers loads it."""
     for name in state:
-        if name.endswith("embed_tokens.weight"):
+        if name.endswith(_EMBEDDINGS):
             return state[name].dtype
-    raise CheckpointError(f"{folder} holds no word embedding (…embed_tokens.weight)")
+    raise CheckpointError(f"{folder} holds no word embedding (…{' or …'.join(_EMBEDDINGS)})")
 
 
 def _write_tokenizer(tokenizer: Any, out: Path, *, chat_template: str) -> None:
@@ -325,6 +279,11 @@ def _write_tokenizer(tokenizer: Any, out: Path, *, chat_template: str) -> None:
     tokenizer.save_pretrained(out)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     write_json(out / "generation_config.json", {name: number for name, number in ids.items() if number is not None})
+
+
+def _copy_reader(source: Path, place: Path) -> None:
+    if (source / _READER).is_dir():
+        shutil.copytree(source / _READER, place / _READER)
 
 
 def _tokenizer(place: Path) -> Any:

@@ -9,7 +9,7 @@ connector's vector into it, which is the one that pictures were read with.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,22 @@ from quintet.components.connectors.newline import Newline
 from quintet.components.encoders.pixels import Pixels
 from quintet.components.llms.hf import HFCausal
 from quintet.components.lora import LoraLinear
+from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
+from quintet.model.family import Facts, Row, on_disk
 from quintet.model.mllm import MLLM
 
-__all__ = ["NEWLINE_ID", "from_fuyu_config", "load_fuyu_state", "to_fuyu_config", "to_fuyu_state"]
+__all__ = [
+    "NEWLINE_ID",
+    "from_config",
+    "inputs",
+    "load_state",
+    "processor",
+    "recipe",
+    "to_config",
+    "to_state",
+    "tokens",
+]
 
 NEWLINE_ID = 71_019
 """|NEWLINE| in the published vocabulary, from memory; a folder's own tokenizer is asked first."""
@@ -39,8 +51,21 @@ _SPELLINGS = [
 """Names on disk and names in memory, as for LLaVA."""
 
 
-def from_fuyu_config(config: Mapping[str, Any]) -> MLLM.Config:
+def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
+    return "fuyu"
+
+
+def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
+    newline = vocabulary.get("|NEWLINE|", NEWLINE_ID)
+    return {"image_token_id": config["image_token_id"], "newline_token_id": newline}
+
+
+def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
     """The composition that a Fuyu `config.json` describes; `config` has all its defaults filled in.
+
+    Pictures keep their size, so `image` is not asked.
 
     Raises:
         ConfigError: pictures of another number of channels.
@@ -59,7 +84,7 @@ def from_fuyu_config(config: Mapping[str, Any]) -> MLLM.Config:
     )
 
 
-def to_fuyu_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
+def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
     """The `config.json` of transformers for this model.
 
     Raises:
@@ -71,27 +96,26 @@ def to_fuyu_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
         "model_type": "fuyu",
         "patch_size": pixels.config.patch,
         "num_channels": 3,
-        "image_token_id": image_token_id,
+        "image_token_id": facts.image_token_id,
         "dtype": str(next(llm.parameters()).dtype).removeprefix("torch."),
         "text_config": llm.model.config.to_dict(),
     }
 
 
-def to_fuyu_state(model: MLLM, *, newline_token_id: int) -> dict[str, Tensor]:
+def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
     """The weights under the names that transformers writes to disk."""
     _, connector, llm = _parts(model)
     state = {f"vision_embed_tokens.{n}": p for n, p in connector.inner.project.named_parameters()}  # type: ignore[union-attr]
     state |= {f"language_model.{name}": value for name, value in llm.model.state_dict().items()}
     embedding = state[f"language_model.{_EMBEDDING}"].detach().clone()
-    _check_row(newline_token_id, embedding)
-    embedding[newline_token_id] = connector.newline.detach()
+    embedding[_newline(facts, embedding)] = connector.newline.detach()
     state[f"language_model.{_EMBEDDING}"] = embedding
-    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+    return on_disk(state)
 
 
 @torch.no_grad()
-def load_fuyu_state(model: MLLM, state: Mapping[str, Tensor], *, newline_token_id: int) -> None:
-    """Copies a Fuyu file's weights into a model of `from_fuyu_config`, which is not on the meta device.
+def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Copies a Fuyu file's weights into a model of `from_config`,.
 
     Raises:
         CheckpointError: missing or unexpected names, or a shape that does not fit.
@@ -113,8 +137,27 @@ def load_fuyu_state(model: MLLM, state: Mapping[str, Tensor], *, newline_token_i
             wrong = sorted({name for name, _ in wanted.items() ^ given.items()})
             raise CheckpointError(f"weights of the {part} part are missing, unexpected or misshapen: {wrong[:4]}")
         module.load_state_dict(found[part])
-    _check_row(newline_token_id, found["text"][_EMBEDDING])
-    connector.newline.copy_(found["text"][_EMBEDDING][newline_token_id])
+    embedding = found["text"][_EMBEDDING]
+    connector.newline.copy_(embedding[_newline(facts, embedding)])
+
+
+def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """Nothing: its processor's files are those of the published folder."""
+    return {}
+
+
+def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward: the last of each row's columns is a newline, the others are patches."""
+    found = {"input_ids": row.tokens[None].clone()}
+    encoder = model.encoders["image"]
+    if row.pictures:
+        assert facts.newline_token_id is not None
+        features = encoder(row.pictures)
+        sizes = [layout.grid for layout in features.layouts]
+        ends = torch.cat([(torch.arange(r * (c + 1)) + 1) % (c + 1) == 0 for r, c in sizes])
+        found["input_ids"][0, row.slots[ends]] = facts.newline_token_id
+        found["pixel_values"] = features.values[None]
+    return found
 
 
 def _parts(model: MLLM) -> tuple[Pixels, Newline, HFCausal]:
@@ -130,6 +173,8 @@ def _parts(model: MLLM) -> tuple[Pixels, Newline, HFCausal]:
     return encoder, connector, model.llm  # type: ignore[return-value]
 
 
-def _check_row(row: int, embedding: Tensor) -> None:
-    if not 0 <= row < len(embedding):
+def _newline(facts: Facts, embedding: Tensor) -> int:
+    row = facts.newline_token_id
+    if row is None or not 0 <= row < len(embedding):
         raise CheckpointError(f"|NEWLINE| is token {row}, past the {len(embedding)} of the vocabulary")
+    return row

@@ -5,33 +5,33 @@
     model.gated_cross_attn_layers    ⇄  fusion              (`GatedCrossAttention`)
     model.layers, embed_tokens, …    ⇄  llm                 LLaMA (`Decoder`)
 
-Theirs keeps the rows of added tokens in tables of their own, ours after the published ones; the row of `<image>` is
-also the fusion's marker. Only names move; weights are copied as they are.
+Theirs keeps the rows of added tokens (`Facts.first_added` and on) in tables of their own, ours after the published
+ones; the row of `<image>` is also the fusion's marker. Only names move; weights are copied as they are.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.encoders.hf_config import from_hf as vision_from_hf
-from quintet.components.encoders.presets import CLIP_H
+from quintet.components.encoders.hf_config import to_image_processor
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import to_hf_state as vision_state
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.hf_config import from_hf as llm_from_hf
-from quintet.components.llms.weights import SafetensorsFolder
+from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import to_hf_state as llm_state
-from quintet.errors import CheckpointError, ConfigError
-from quintet.model.checkpoint import read_json
+from quintet.components.roles import ImageSpec
+from quintet.errors import ConfigError
+from quintet.model.family import DERIVED, Facts, Row, copy_into, on_disk, refuse_adapters, with_row
 from quintet.model.mllm import MLLM
 
-__all__ = ["from_idefics_config", "import_idefics", "load_idefics_state", "to_idefics_state"]
+__all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
 
 _RESAMPLER = {
     "latents": "latents",
@@ -61,7 +61,24 @@ _BLOCK = {
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
-def from_idefics_config(config: Mapping[str, Any]) -> MLLM.Config:
+def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
+    return "idefics"
+
+
+def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The config does not say which token is `<image>`: the tokenizer does, or it is the second of the added ones."""
+    first, added = config["vocab_size"], config["additional_vocab_size"]
+    image = vocabulary.get("<image>", first + 1)
+    if not first <= image < first + added:
+        raise ConfigError(
+            f"the id of <image> is {image}; added tokens have {first} to {first + added - 1}: put the tokenizer of the "
+            "checkpoint beside it"
+        )
+    return {"image_token_id": image, "first_added": first}
+
+
+def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
     """The composition that an IDEFICS `config.json` describes; `config` has all its defaults filled in.
 
     Raises:
@@ -76,7 +93,7 @@ def from_idefics_config(config: Mapping[str, Any]) -> MLLM.Config:
     size, dim = sight["image_size"], config["hidden_size"]
     encoder = vision_from_hf(
         sight | {"model_type": "clip_vision_model", "hidden_size": sight["embed_dim"]},
-        image=replace(CLIP_H.image, size=(size, size), fit="squash"),
+        image=image(size),
     )
     return MLLM.Config(
         encoders={"image": replace(encoder, layer=-1, select="full", keep_unused=True)},
@@ -107,78 +124,131 @@ def from_idefics_config(config: Mapping[str, Any]) -> MLLM.Config:
     )
 
 
-def import_idefics(folder: Path, *, image_token_id: int) -> MLLM:
-    """The model of a transformers `IdeficsForVisionText2Text` folder, on the CPU, in the numbers of its file.
-
-    `image_token_id` is the tokenizer's id of `<image>` (32001 in the published ones); the config does not say it.
+def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
+    """The `config.json` of transformers for this model.
 
     Raises:
-        CheckpointError: no such folder, another class, or weights that do not fit its config.
-        ConfigError: a setting that our parts do not have.
+        ConfigError: the class cannot express the composition; the message says why.
     """
-    from transformers import IdeficsConfig
+    encoder, connector, fusion, llm = _parts(model)
+    sight, perceiver, gated, words = encoder.config, connector.config, fusion.config, llm_to_hf(llm.cfg)
+    for name in ("architectures", "model_type", "head_dim", "num_key_value_heads", "tie_word_embeddings", "vocab_size"):
+        words.pop(name)
+    first = _first_added(facts)
+    return words | {
+        "architectures": ["IdeficsForVisionText2Text"],
+        "model_type": "idefics",
+        "vocab_size": first,
+        "additional_vocab_size": max(llm.vocab, facts.image_token_id + 1) - first,
+        "tie_word_embeddings": False,
+        "use_resampler": True,
+        "cross_layer_interval": gated.every,
+        "qk_layer_norms": gated.qk_norm,
+        "alpha_type": "float" if gated.gate == "scalar" else "vector",
+        "dtype": str(llm.embedding.weight.dtype).removeprefix("torch."),
+        "vision_config": {
+            "model_type": "idefics_vision",
+            "embed_dim": sight.width,
+            "image_size": sight.trained_size,
+            "intermediate_size": sight.ffn,
+            "patch_size": sight.patch,
+            "num_hidden_layers": sight.depth if sight.keep_unused else sight.num_run,
+            "num_attention_heads": sight.heads,
+            "hidden_act": sight.act,
+            "layer_norm_eps": sight.eps,
+        },
+        "perceiver_config": {
+            "model_type": "idefics_perciever",  # sic
+            "use_resampler": True,
+            "resampler_n_latents": perceiver.latents,
+            "resampler_depth": perceiver.depth,
+            "resampler_n_heads": perceiver.heads,
+            "resampler_head_dim": perceiver.head_dim,
+            "qk_layer_norms_perceiver": perceiver.qk_norm,
+        },
+    }
 
-    raw = read_json(folder / "config.json")
-    if not isinstance(raw, dict) or raw.get("model_type") != "idefics":
-        kind = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
-        raise CheckpointError(f"{folder / 'config.json'} has model_type {kind!r}; expected 'idefics'")
-    config = IdeficsConfig.from_dict(raw).to_dict()
-    state = SafetensorsFolder(folder)
-    with torch.device("meta"):
-        model = from_idefics_config(config).build()
-    model = model.to(state["model.norm.weight"].dtype).to_empty(device="cpu")
-    load_idefics_state(model, state, vocab=config["vocab_size"], image_token_id=image_token_id)
-    return model.eval()
+
+def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
+    encoder, *_ = _parts(model)
+    side = encoder.config.trained_size
+    pictures = to_image_processor(encoder.config.spec)
+    pictures |= {"image_processor_type": "IdeficsImageProcessor", "image_size": side, "image_num_channels": 3}
+    said = {"processor_class": "IdeficsProcessor"}
+    return {"preprocessor_config.json": pictures | said, "processor_config.json": said}
+
+
+def _parts(model: MLLM) -> tuple[Vision, Perceiver, GatedCrossAttention, Decoder]:
+    """The four parts, or why the class cannot hold the model."""
+
+    def refuse(what: str) -> ConfigError:
+        return ConfigError(
+            f"{what}; transformers' IdeficsForVisionText2Text is CLIP's tower, all features of its last layer, a "
+            "resampler as wide as it, LLaMA-like gated cross-attention and a LLaMA; use the model through "
+            "Quintet"
+        )
+
+    if sorted(model.encoders) != ["image"]:
+        raise refuse(f"this model takes {', '.join(sorted(model.encoders)) or 'no media'}")
+    encoder, connector, fusion, llm = model.encoders["image"], model.connectors["image"], model.fusion, model.llm
+    if not isinstance(encoder, Vision) or encoder.config.family != "clip":
+        raise refuse("the encoder is another")
+    sight = encoder.config
+    if sight.select != "full" or sight.norm or not sight.class_token or sight.dim != sight.width:
+        raise refuse(f"the features are select={sight.select!r}, norm={sight.norm}, layer={sight.layer}")
+    if sight.keep_unused and sight.num_run != sight.depth:
+        raise refuse(f"the features are of layer {sight.layer}")
+    if sight.spec.size != (sight.trained_size,) * 2 or sight.spec.fit != "squash":
+        raise refuse(f"pictures are {sight.spec.size}, fit={sight.spec.fit!r}, and not squashed to one size")
+    if not isinstance(connector, Perceiver) or connector.config.act != "relu" or connector.config.frames:
+        raise refuse("the connector is another")
+    if connector.config.width not in (0, sight.width) or connector.config.expand != 4:
+        raise refuse("the resampler is of another width")
+    if not isinstance(fusion, GatedCrossAttention) or not isinstance(llm, Decoder):
+        raise refuse("the fusion or the LLM is another")
+    gated, cfg = fusion.config, llm.cfg
+    alike = (gated.act, gated.norm, gated.look, gated.first, gated.heads, gated.features, round(gated.expand * cfg.dim))
+    if (
+        alike != ("swiglu", "rms", "last", 0, cfg.heads, sight.width, cfg.ffn)
+        or gated.heads * gated.head_dim != cfg.dim
+    ):
+        raise refuse(f"the gated blocks are not those of the LLM: {gated}")
+    if cfg.family != "llama" or cfg.kv_heads != cfg.heads or cfg.norm_eps != 1e-6:
+        raise refuse(f"the LLM is {cfg.family} with {cfg.kv_heads} key heads and norm_eps {cfg.norm_eps}")
+    refuse_adapters(model)
+    return encoder, connector, fusion, llm
+
+
+def _first_added(facts: Facts) -> int:
+    return facts.image_token_id if facts.first_added is None else facts.first_added
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------
-def to_idefics_state(model: MLLM, *, vocab: int, image_token_id: int) -> dict[str, Tensor]:
-    """The model's weights under transformers' names; rows from `vocab` on are those of added tokens.
-
-    Raises:
-        ConfigError: a part that the class does not have, or an id of `<image>` that is not an added token's.
-    """
-    state = _views(model, vocab=vocab, image_token_id=image_token_id)
-    added = "model.embed_tokens.additional_embedding.weight"
-    state[added] = state[added].clone()
-    state[added][image_token_id - vocab] = cast(GatedCrossAttention, model.fusion).marker.detach()
-    return {name: value.contiguous() for name, value in state.items()}
+def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk."""
+    _, _, fusion, llm = _parts(model)
+    tables = llm.tables()  # one, if the head is tied: theirs is not
+    embedding, head = (with_row(table.detach().clone(), facts.image_token_id) for table in (tables[0], tables[-1]))
+    embedding[facts.image_token_id] = fusion.marker.detach()
+    views = _views(model, facts, embedding, head)
+    return on_disk(views)
 
 
 @torch.no_grad()
-def load_idefics_state(model: MLLM, state: Mapping[str, Tensor], *, vocab: int, image_token_id: int) -> None:
-    """Copies an IDEFICS file's weights into a model of `from_idefics_config`.
-
-    Raises:
-        CheckpointError: missing or unexpected names, or a shape that does not fit; nothing is copied then.
-    """
-    ours = _views(model, vocab=vocab, image_token_id=image_token_id)
-    missing, extra = sorted(ours.keys() - set(state)), sorted(set(state) - ours.keys())
-    if missing or extra:
-        raise CheckpointError(f"the file is no such IDEFICS: missing {missing[:4]}, unexpected {extra[:4]}")
-    for name, weight in ours.items():
-        value = state[name]
-        if value.shape != weight.shape:
-            raise CheckpointError(f"{name} is {tuple(value.shape)} in the file, {tuple(weight.shape)} in the model")
-    for name, weight in ours.items():
-        weight.copy_(state[name])
-    cast(GatedCrossAttention, model.fusion).marker.copy_(model.llm.embedding.weight[image_token_id])
+def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Copies a file's weights into a model of `from_config`; see `Family.load_state`."""
+    _, _, fusion, llm = _parts(model)
+    names = [name for name in state if not name.endswith(DERIVED)]
+    copy_into(_views(model, facts, *llm.tables()), {name: state[name] for name in names}, what="IDEFICS")
+    fusion.marker.copy_(llm.embedding.weight[facts.image_token_id])
 
 
-def _views(model: MLLM, *, vocab: int, image_token_id: int) -> dict[str, Tensor]:
-    """Published name → our weight, not copied."""
-    encoder, connector, fusion, llm = (
-        model.encoders["image"],
-        model.connectors["image"],
-        model.fusion,
-        model.llm,
-    )
-    sees = isinstance(encoder, Vision) and isinstance(connector, Perceiver)
-    if not sees or not isinstance(fusion, GatedCrossAttention) or not isinstance(llm, Decoder) or not llm.lm_head:
-        raise ConfigError("IDEFICS is a CLIP tower, a resampler, gated cross-attention and a LLaMA with a head")
-    if not vocab <= image_token_id < llm.vocab:
-        raise ConfigError(f"the id of <image> is {image_token_id}; added tokens have {vocab} to {llm.vocab - 1}")
-    found = {f"model.vision_model.{name}": value for name, value in vision_state(cast(Vision, encoder)).items()}
+def _views(model: MLLM, facts: Facts, embedding: Tensor, head: Tensor) -> dict[str, Tensor]:
+    """Published name → our weight, not copied; the tables of words are the ones given."""
+    encoder, connector, fusion, llm = _parts(model)
+    first = _first_added(facts)
+    found = {f"model.vision_model.{name}": value for name, value in vision_state(encoder).items()}
     found |= {f"model.perceiver_resampler.{_resampler(n)}": v for n, v in connector.state_dict().items()}
     for name, value in fusion.blocks.state_dict().items():
         index, rest = name.split(".", 1)
@@ -187,10 +257,11 @@ def _views(model: MLLM, *, vocab: int, image_token_id: int) -> dict[str, Tensor]
             value.view(1, 1, -1) if vector else value
         )
     found |= llm_state(llm)
-    embedding, head = found.pop("model.embed_tokens.weight"), found.pop("lm_head.weight")
-    found["model.embed_tokens.weight"], found["lm_head.weight"] = embedding[:vocab], head[:vocab]
-    found["model.embed_tokens.additional_embedding.weight"] = embedding[vocab:]
-    found["lm_head.additional_fc.weight"] = head[vocab:]
+    for name, more, table in (
+        ("model.embed_tokens", "additional_embedding", embedding),
+        ("lm_head", "additional_fc", head),
+    ):
+        found[f"{name}.weight"], found[f"{name}.{more}.weight"] = table[:first], table[first:]
     return found
 
 
@@ -205,3 +276,16 @@ def _renamed(name: str, table: Mapping[str, str]) -> str:
     """With the longest beginning that the table has replaced."""
     begin = max((own for own in table if name == own or name.startswith(own + ".")), key=len)
     return table[begin] + name[len(begin) :]
+
+
+# ---- the class' forward ------------------------------------------------------------------------------------------
+def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward: a column sees the last picture before it."""
+    pixels = row.pixels(model.encoders["image"])
+    last = (row.tokens == facts.image_token_id).cumsum(0) - 1
+    return {
+        "input_ids": row.tokens[None],
+        "attention_mask": torch.ones_like(row.tokens)[None],
+        "pixel_values": pixels[None],
+        "image_attention_mask": (last[:, None] == torch.arange(len(pixels))).long()[None],
+    }

@@ -23,6 +23,7 @@ from quintet.components.connectors.mlp import Activation, Mlp
 from quintet.components.connectors.newline import Newline
 from quintet.components.encoders.hf_config import from_hf as vision_from_hf
 from quintet.components.encoders.hf_config import to_hf as vision_to_hf
+from quintet.components.encoders.hf_config import to_image_processor
 from quintet.components.encoders.tiles import Tiles
 from quintet.components.encoders.vision import Select, Vision, resize_positions
 from quintet.components.encoders.weights import load_hf_state as load_vision
@@ -33,19 +34,34 @@ from quintet.components.llms.hf_config import from_hf as llm_from_hf
 from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import load_hf_state as load_llm
 from quintet.components.llms.weights import to_hf_state as llm_state
-from quintet.components.lora import LoraLinear
 from quintet.components.roles import ConnectorConfig, EncoderConfig, ImageSpec
 from quintet.errors import CheckpointError, ConfigError
+from quintet.model.family import Facts, Row, on_disk, refuse_adapters, with_row
 from quintet.model.mllm import MLLM
 
-__all__ = ["from_llava_config", "load_llava_state", "to_llava_config", "to_llava_state"]
+__all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
 
 _ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu", "silu": "silu"}
 _EMBEDDING, _HEAD = "language_model.model.embed_tokens.weight", "language_model.lm_head.weight"
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
-def from_llava_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
+def recipe(config: Mapping[str, Any]) -> str:
+    """The recipe whose conversations such weights were trained on."""
+    return "llava_next" if config["model_type"] == "llava_next" else "llava15"
+
+
+def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
+    """The ids that the model does not hold; see `Family.tokens`."""
+    found = config["image_token_index"]
+    if found >= config["text_config"]["vocab_size"]:
+        raise CheckpointError(
+            f"the image token {found} is past the {config['text_config']['vocab_size']} of the vocabulary"
+        )
+    return {"image_token_id": found}
+
+
+def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec]) -> MLLM.Config:
     """The composition that a LLaVA or LLaVA-NeXT `config.json` describes; `config` has all its defaults filled in.
 
     `image` gives the preparation of pictures for the tower's size in pixels. Everything of the tower is kept, so that
@@ -131,10 +147,7 @@ def _parts(model: MLLM) -> _Parts:
         raise refuse(f"the fusion is {_describe(model.config.fusion)}")
     if not isinstance(llm, Decoder):
         raise refuse(f"the LLM is {_describe(model.config.llm)}")
-    if any(isinstance(module, LoraLinear) for module in model.modules()):
-        raise ConfigError(
-            "this model has an adapter beside its weights; merge it first (quintet.components.lora.merge)"
-        )
+    refuse_adapters(model)
     height, width = encoder.config.spec.size
     if not encoder.config.spec.fixed or height != width:
         raise refuse(f"pictures are {height} × {width}, fit={encoder.config.spec.fit!r}, not of one square size")
@@ -146,7 +159,7 @@ def _describe(config: object) -> str:
     return f"{name} ({config.family})" if isinstance(config, Vision.Config) else f"{name}: {config}"
 
 
-def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
+def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
     """The `config.json` of transformers for this model.
 
     Raises:
@@ -160,7 +173,7 @@ def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
     # Without the layers after it, the deepest feature layer is the last one.
     depth = encoder.depth if encoder.keep_unused else encoder.num_run
     layers = [index - depth - 1 for index in encoder.indices]
-    text = llm_to_hf(parts.llm.cfg) | {"vocab_size": max(parts.llm.vocab, image_token_id + 1)}
+    text = llm_to_hf(parts.llm.cfg) | {"vocab_size": max(parts.llm.vocab, facts.image_token_id + 1)}
     text.pop("architectures")
     next_: dict[str, Any] = {}
     if parts.tiles is not None:
@@ -172,7 +185,7 @@ def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
-        "image_token_index": image_token_id,
+        "image_token_index": facts.image_token_id,
         "image_seq_length": encoder.layout((side, side)).count,
         "projector_hidden_act": acts[parts.connector.config.act],
         "multimodal_projector_bias": parts.connector.config.bias,
@@ -185,9 +198,46 @@ def to_llava_config(model: MLLM, *, image_token_id: int) -> dict[str, Any]:
     } | next_
 
 
+def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
+    """What transformers prepares words and pictures by."""
+    parts = _parts(model)
+    encoder, name, more = parts.encoder.config, "LlavaProcessor", {}
+    config = to_config(model, facts)
+    if parts.tiles is not None:
+        name = "LlavaNextProcessor"
+        more = {"image_processor_type": "LlavaNextImageProcessor", "do_pad": True}
+        more["image_grid_pinpoints"] = config["image_grid_pinpoints"]
+    return {
+        "preprocessor_config.json": to_image_processor(encoder.spec) | more,
+        "processor_config.json": {
+            "processor_class": name,
+            "image_token": image_token,
+            "patch_size": encoder.patch,
+            "vision_feature_select_strategy": config["vision_feature_select_strategy"],
+            "num_additional_image_tokens": encoder.extra,
+        },
+    }
+
+
+# ---- the class' forward ------------------------------------------------------------------------------------------
+def inputs(model: MLLM, row: Row, facts: Facts) -> dict[str, Tensor]:
+    """The row for the class' forward."""
+    found = {"input_ids": row.tokens[None]}
+    encoder = model.encoders["image"]
+    if row.pictures and isinstance(encoder, Tiles):
+        views = [torch.stack(encoder.divided(picture)) for picture in row.pictures]
+        pixels = torch.nn.utils.rnn.pad_sequence(views, batch_first=True)
+        found["image_sizes"] = torch.tensor([picture.shape[1:] for picture in row.pictures])
+        assert isinstance(encoder.encoder, Vision)
+        found["pixel_values"] = encoder.encoder.normalise(pixels)
+    elif row.pictures:
+        found["pixel_values"] = row.pixels(encoder)
+    return found
+
+
 # ---- weights -----------------------------------------------------------------------------------------------------
-def to_llava_state(model: MLLM, *, image_token_id: int) -> dict[str, Tensor]:
-    """The weights under the names that transformers writes to disk, for the config of `to_llava_config`.
+def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
+    """The weights under the names that transformers writes to disk, for the config of `to_config`.
 
     Positions for another picture size are resized here, once, as the encoder does at every forward. An image token
     past the vocabulary gets rows of its own: the mean of all rows, which nothing reads.
@@ -205,15 +255,13 @@ def to_llava_state(model: MLLM, *, image_token_id: int) -> dict[str, Tensor]:
     if parts.newline is not None:
         state["image_newline"] = parts.newline.newline
     state |= {f"language_model.{name}": value for name, value in llm_state(parts.llm).items()}
-    for name in (_EMBEDDING, _HEAD):
-        if name in state and (more := image_token_id + 1 - len(state[name])) > 0:
-            mean = state[name].float().mean(0).to(state[name].dtype)
-            state[name] = torch.cat([state[name], mean.expand(more, -1)])
-    return {name: value.detach().to("cpu").contiguous() for name, value in sorted(state.items())}
+    for name in {_EMBEDDING, _HEAD} & state.keys():
+        state[name] = with_row(state[name].detach(), facts.image_token_id)
+    return on_disk(state)
 
 
-def load_llava_state(model: MLLM, state: Mapping[str, Tensor]) -> None:
-    """Copies a LLaVA file's weights into a model of `from_llava_config`.
+def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
+    """Copies a LLaVA file's weights into a model of `from_config`.
 
     Raises:
         CheckpointError: missing or unexpected names, or a shape that does not fit.

@@ -229,7 +229,14 @@ class MLLM(nn.Module):
                 " question, so its features cannot be shared: put the question into the turn of the"
                 f" {kind}, or the {kind} into each branch",
             )
-        return connector(features, batch.tokens.flatten()[media.words].split(list(media.word_counts)))
+        if not media.prompts and self.config.connectors[kind].own_words:
+            raise DataError(
+                "no-reader",
+                f"the connector for {kind} reads the instruction in tokens of its own, and none came with the batch; "
+                "load its tokenizer beside the LLM's (Tokenizer.reader)",
+            )
+        words = batch.tokens.flatten()[media.words].split(list(media.word_counts))
+        return connector(features, media.prompts or words)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """float[…, D] → float32[…, V]."""

@@ -5,24 +5,27 @@ wrong anywhere shows. Letters: T columns, V vocabulary.
 """
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.pixels import Pixels
-from quintet.components.encoders.tiles import Tiles
-from quintet.components.encoders.vision import Vision
+from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.errors import CheckpointError
+from quintet.model.families import family
+from quintet.model.family import DERIVED, Facts, Row
 from quintet.model.mllm import MLLM
-from quintet.values import Batch, Features, MediaBatch, Targets
 
 __all__ = ["Parity", "verify"]
 
 ROWS = ((3, 1, 4), (5, 2, 0), (2, 3, 2, 1), (9,))
 """Words between pictures: three, a picture, one, a picture, four; and so on. The last row has no picture."""
+ANSWER = 3
+"""Tokens of an answer, for an encoder–decoder."""
 LARGE = 1_000_000_000
 """Weights from which a 16-bit model is compared in 16 bits: twice in float32 would not fit common machines."""
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -58,15 +61,14 @@ class Parity:
         }
 
 
-def verify(
-    model: MLLM, folder: Path, *, image_token_id: int, newline_token_id: int | None = None, seed: int = 0
-) -> Parity:
-    """Compares the model with the folder as transformers loads it. Fuyu also needs the token that ends a row.
+def verify(model: MLLM, folder: Path, facts: Facts, *, seed: int = 0) -> Parity:
+    """Compares the model with the folder as transformers loads it.
 
     Raises:
         CheckpointError: transformers finds missing, unexpected or misshapen weights, or the logits differ.
     """
-    reference = _reference(folder)
+    published = family(facts.kind, where=folder)
+    reference = _reference(folder, facts)
     dtype = next(model.llm.parameters()).dtype
     if dtype != torch.float32 and sum(p.numel() for p in model.parameters()) < LARGE:
         dtype = torch.float32
@@ -77,12 +79,14 @@ def verify(
     shapes = []
     with ours.inference():
         for words in ROWS:
-            row = _Row.random(words, model, image_token_id, generator)
-            theirs = row.through(reference, ours, newline_token_id)
-            mine = ours.logits(ours(row.batch()).hidden)[0]
+            row = _random(words, model, facts, generator)
+            inputs = published.inputs(ours, row, facts)
+            inputs = {n: value.to(dtype) if value.is_floating_point() else value for n, value in inputs.items()}
+            theirs = reference(**inputs).logits[0].float()
+            mine = ours.logits(ours(row.batch()).hidden[0, row.read()])
             worst = max(worst, float((mine - theirs[:, : mine.shape[1]]).abs().max()))
             largest = max(largest, float(mine.abs().max()))
-            other = ours.logits(ours(row.with_other_pictures().batch()).hidden)[0]
+            other = ours.logits(ours(row.with_other_pictures().batch()).hidden[0, row.read()])
             effect = max(effect, float((mine - other).abs().max()))
             shapes.append({"columns": len(row.tokens), "pictures": len(row.pictures)})
     found = Parity(
@@ -96,7 +100,7 @@ def verify(
     return found
 
 
-def _reference(folder: Path) -> Any:
+def _reference(folder: Path, facts: Facts) -> Any:
     """The folder as transformers loads it, whole."""
     from transformers import AutoModelForImageTextToText
 
@@ -105,101 +109,49 @@ def _reference(folder: Path) -> Any:
     )
     model, info = loaded
     wrong = {name: sorted(map(str, info[name])) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
+    wrong["unexpected_keys"] = [name for name in wrong["unexpected_keys"] if not name.endswith(DERIVED)]
     if any(wrong.values()):
         raise CheckpointError(f"transformers does not load {folder} whole: {wrong}")
     if getattr(model.config, "vision_feature_layer", None) == 0:
         # transformers 5.23 takes a 0 for "no hidden states"; from the end it means the same.
         model.config.vision_feature_layer = -1 - model.config.vision_config.num_hidden_layers
+    if getattr(model.config, "image_token_index", 0) is None:
+        # Folders of before transformers 4.46: without it, the class puts pictures nowhere.
+        model.config.image_token_index = facts.image_token_id
     return model.eval()
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One row of random words and pictures."""
+def _random(words: tuple[int, ...], model: MLLM, facts: Facts, generator: torch.Generator) -> Row:
+    """`words` text tokens between pictures of the size that the encoder takes, or of several if it takes any.
 
-    tokens: Tensor
-    pictures: tuple[Tensor, ...]
-    slots: Tensor
-    counts: tuple[int, ...]
-    """Columns of each picture."""
+    An encoder–decoder gets an answer behind them; a connector that reads an instruction gets one a picture.
+    """
+    spec = model.config.spec("image")
+    height, width = spec.size
+    # Upright, wide and narrow: other canvases, and other rows and columns of padding.
+    several = ((height, width), (height // 2, width - 3), (height - 1, width // 3))
+    if isinstance(encoder := model.config.encoders["image"], Pixels.Config):
+        several = tuple((rows * encoder.patch, cols * encoder.patch) for rows, cols in ((3, 5), (1, 2), (4, 1)))
+    sizes = [spec.size if spec.fixed else several[n % len(several)] for n, _ in enumerate(words[1:], len(words))]
+    counts = tuple(model.config.columns("image", size) for size in sizes)
+    answer = ANSWER if isinstance(model.llm, HFSeq2Seq) else 0
 
-    @classmethod
-    def random(cls, words: tuple[int, ...], model: MLLM, image_token_id: int, generator: torch.Generator) -> "_Row":
-        """`words` text tokens between pictures of the size that the encoder takes, or of several if it takes any."""
-        spec = model.config.spec("image")
-        height, width = spec.size
-        # Upright, wide and narrow: other canvases, and other rows and columns of padding.
-        several = ((height, width), (height // 2, width - 3), (height - 1, width // 3))
-        if isinstance(encoder := model.config.encoders["image"], Pixels.Config):
-            several = tuple((rows * encoder.patch, cols * encoder.patch) for rows, cols in ((3, 5), (1, 2), (4, 1)))
-        sizes = [spec.size if spec.fixed else several[n % len(several)] for n, _ in enumerate(words[1:], len(words))]
-        counts = tuple(model.config.columns("image", size) for size in sizes)
-        pieces: list[Tensor] = []
-        for number, length in enumerate(words):
-            if number:
-                pieces.append(torch.full((counts[number - 1],), image_token_id))
-            # Ids below the image token, or above it where it is the first of all.
-            ids = torch.randint(0, model.llm.vocab - 1, (length,), generator=generator)
-            pieces.append(ids + (ids >= image_token_id))
-        tokens = torch.cat(pieces)
-        pictures = tuple(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes)
-        return cls(tokens, pictures, (tokens == image_token_id).nonzero()[:, 0], counts)
+    def text(length: int) -> Tensor:
+        # Not the image token, nor the two below the rest that may be padding, which moves positions.
+        ids = torch.randint(2, model.llm.vocab - 1, (length,), generator=generator)
+        return ids + (ids >= facts.image_token_id)
 
-    def with_other_pictures(self) -> "_Row":
-        """The same words with every picture inverted."""
-        return replace(self, pictures=tuple(255 - picture for picture in self.pictures))
-
-    def batch(self) -> Batch:
-        """The row for our model. An image token past our vocabulary becomes 0: its embedding is written over."""
-        columns = torch.arange(len(self.tokens))[None]
-        zeros = torch.zeros_like(columns)
-        place = torch.zeros(len(self.pictures), dtype=torch.int64)
-        tokens = self.tokens.clone()
-        tokens[self.slots] = 0
-        media = MediaBatch(
-            values=self.pictures,
-            slots=self.slots,
-            counts=self.counts,
-            row=place,
-            enter=place,
-            exit=place + 1,
-            order=torch.stack([columns[0] for columns in self.slots.split(self.counts)]) if self.counts else place,
-        )
-        nothing = torch.zeros(0, dtype=torch.int64)
-        return Batch(
-            tokens=tokens[None],
-            enter=zeros,
-            exit=zeros + 1,
-            order=columns,
-            positions=columns,
-            targets=Targets(nothing, nothing, nothing.float(), nothing),
-            media={"image": media} if self.pictures else {},
-            lengths=(len(tokens),),
-        )
-
-    def through(self, reference: Any, model: MLLM, newline_token_id: int | None) -> Tensor:
-        """The reference's logits float32[T, V]."""
-        inputs: dict[str, Tensor] = {"input_ids": self.tokens[None].clone()}
-        encoder = model.encoders["image"]
-        if self.pictures and isinstance(encoder, Pixels):
-            assert newline_token_id is not None
-            features = encoder(self.pictures)
-            # The last of each row's columns; the others are patches.
-            ends = torch.cat([(torch.arange(r * (c + 1)) + 1) % (c + 1) == 0 for r, c in _grids(features)])
-            inputs["input_ids"][0, self.slots[ends]] = newline_token_id
-            inputs["pixel_values"] = features.values[None].to(reference.dtype)
-        elif self.pictures:
-            pixels = torch.stack(self.pictures) if isinstance(encoder, Vision) else None
-            if isinstance(encoder, Tiles):
-                views = [torch.stack(encoder.divided(picture)) for picture in self.pictures]
-                pixels = torch.nn.utils.rnn.pad_sequence(views, batch_first=True)
-                inputs["image_sizes"] = torch.tensor([picture.shape[1:] for picture in self.pictures])
-                encoder = encoder.encoder
-            assert isinstance(encoder, Vision)
-            assert pixels is not None
-            inputs["pixel_values"] = encoder.normalise(pixels).to(reference.dtype)
-        return reference(**inputs).logits[0].float()
-
-
-def _grids(features: Features) -> list[tuple[int, ...]]:
-    return [layout.grid for layout in features.layouts]
+    pieces: list[Tensor] = []
+    for number, length in enumerate(words):
+        if number:
+            pieces.append(torch.full((counts[number - 1],), facts.image_token_id))
+        pieces.append(text(length))
+    tokens = torch.cat(pieces)
+    slots = (tokens == facts.image_token_id).nonzero()[:, 0]
+    pictures = tuple(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator) for size in sizes)
+    connector = model.config.connectors["image"]
+    prompts: tuple[Tensor, ...] = ()
+    if connector.sees_prompt:
+        rows = connector.words if isinstance(connector, QFormer.Config) and connector.words else model.llm.vocab
+        prompts = tuple(torch.randint(0, rows, (len(words) + 1,), generator=generator) for _ in pictures)
+    return Row(torch.cat([tokens, text(answer)]), pictures, slots, counts, prompts, answer)

@@ -17,6 +17,7 @@ __all__ = [
     "BLIP2_T5_CAPTION",
     "DLP_TEXT",
     "INSTRUCTBLIP",
+    "INSTRUCTBLIP_T5",
     "KOSMOS",
     "KOSMOS2_CAPTION",
     "KOSMOS2_CHAT",
@@ -89,12 +90,13 @@ BLIP2_T5 = Template(
     name="blip2_t5",
     bos=False,
     user=Frame(before="Question: ", after=" "),
-    assistant="Short answer:",
+    assistant="Short answer:</s>",
     end="</s>",
     joint="",
     place="outside",
 )
-"""<image>Question: {q} Short answer: {a}</s> (BLIP-2, zero-shot questions to Flan-T5)."""
+"""<image>Question: {q} Short answer:</s> to the encoder, {a}</s> from the decoder (BLIP-2, zero-shot questions to
+Flan-T5). T5's tokenizer ends whatever it encodes, the prompt too (LAVIS and transformers)."""
 
 INSTRUCTBLIP = Template(
     name="instructblip",
@@ -105,6 +107,9 @@ INSTRUCTBLIP = Template(
     place="front",
 )
 """<image></s>{q} {a}</s>: no roles; the tokenizer's start token is set to </s> (LAVIS' `blip2_vicuna_instruct`)."""
+
+INSTRUCTBLIP_T5 = replace(INSTRUCTBLIP, name="instructblip_t5", media={}, assistant="</s>")
+"""<image>{q}</s> to the encoder, {a}</s> from the decoder (LAVIS' `blip2_t5_instruct`)."""
 
 MPLUG_OWL = Template(
     name="mplug_owl",

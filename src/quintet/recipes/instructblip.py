@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.presets import EVA_CLIP_G
-from quintet.components.presets_llm import VICUNA_V1_1_7B
+from quintet.components.presets_llm import FLAN_T5_XL, VICUNA_V1_1_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes import blip2
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates_query import INSTRUCTBLIP
+from quintet.recipes._templates_query import INSTRUCTBLIP, INSTRUCTBLIP_T5
 from quintet.training.stage import Data, Rate, Stage
 
 
@@ -55,4 +55,16 @@ def recipe(*, released: bool = False) -> Recipe:
                 blip2.recipe().stages[-1], name="blip2", template=INSTRUCTBLIP, train={"connectors": Rate(lr=1e-4)}
             ),
         ),
+    )
+
+
+def flan_t5() -> Recipe:
+    """InstructBLIP with Flan-T5-XL."""
+    base = recipe()
+    return replace(
+        base,
+        model=replace(base.model, llm=FLAN_T5_XL),
+        stages=tuple(replace(stage, template=INSTRUCTBLIP_T5) for stage in base.stages),
+        # 768 · 2048 + 2048, as in BLIP-2.
+        paper=replace(base.paper, published={"connectors.image.project": 1_574_912}),
     )

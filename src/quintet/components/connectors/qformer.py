@@ -13,8 +13,8 @@ the same self-attention, and three masks say who sees whom (`sight`). What only 
 `Captions`, which the second stage leaves behind.
 
 Two things differ from the released InstructBLIP. The words are the LLM's own tokens with an embedding of the Q-Former's
-(released: BERT's tokens): a sample has one spelling, and what is read is exactly what the LLM reads. And the
-feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
+(released: BERT's tokens, which `words` gives): a sample has one spelling, and what is read is exactly what the LLM
+reads. And the feed-forward of the last layer's words is not built: nothing reads it, so nothing trains it.
 
 Letters: N items, Q queries, L words, S picture features, D width, P width of the space that ITC compares in, V words.
 """
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quintet.components.roles import ConnectorConfig, Prompts
+from quintet.components.unused import parameters_to_buffers
 from quintet.config.base import Config
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
@@ -128,10 +129,14 @@ class QFormer(nn.Module):
         eps: float = 1e-12
         reads: bool = False
         """Whether the queries also see the instruction (InstructBLIP)."""
+        words: int | None = None
+        """Tokens of a tokenizer of its own (`Tokenizer.reader`; the released InstructBLIP: BERT's); None: the LLM's."""
         positions: int = 512
         """The longest instruction or caption, in tokens."""
         captions: Captions.Config | None = None
         """What reads captions in the first stage; None is a Q-Former of later stages alone."""
+        keep_unused: bool = False
+        """Whether the feed-forward of the last layer's words is kept, as buffers, for a lossless export."""
 
         def __post_init__(self) -> None:
             if self.dim % self.heads:
@@ -148,6 +153,10 @@ class QFormer(nn.Module):
             return self.reads or self.captions is not None
 
         @property
+        def own_words(self) -> bool:
+            return self.reads and self.words is not None
+
+        @property
         def matches(self) -> bool:
             return self.captions is not None
 
@@ -156,13 +165,15 @@ class QFormer(nn.Module):
             return self.captions.source if self.captions else ""
 
         def starter(self) -> "QFormer.Config":
-            captions = self.captions and self.captions.small(64)
-            queries = min(self.queries, 16)
-            return replace(self, queries=queries, dim=192, depth=3, heads=6, ffn=768, captions=captions)
+            return self._small(queries=16, dim=192, depth=3, heads=6, ffn=768, shared=64)
 
         def tiny(self) -> "QFormer.Config":
-            captions = self.captions and self.captions.small(16)
-            return replace(self, queries=min(self.queries, 4), dim=32, depth=2, heads=4, ffn=64, captions=captions)
+            return self._small(queries=4, dim=32, depth=2, heads=4, ffn=64, shared=16)
+
+        def _small(self, *, queries: int, shared: int, **sizes: int) -> "QFormer.Config":
+            captions = self.captions and self.captions.small(shared)
+            queries = min(self.queries, queries)
+            return replace(self, queries=queries, captions=captions, words=None, keep_unused=False, **sizes)
 
         def layout(self, layout: Layout) -> Layout:
             return Layout((self.queries,))
@@ -174,7 +185,7 @@ class QFormer(nn.Module):
         super().__init__()
         self.config = config
         self.sees_prompt = config.reads
-        self.qformer = Queries(config, d_in=d_in, vocab=vocab if config.reads else 0)
+        self.qformer = Queries(config, d_in=d_in, vocab=(config.words or vocab) if config.reads else 0)
         self.captions = Captions(config.captions, config, vocab=vocab) if config.captions else None
         # Without an LLM there is nothing to project to: such a model compares pictures and captions and no more.
         self.project = nn.Linear(config.dim, d_out) if d_out else None
@@ -326,6 +337,9 @@ class Queries(nn.Module):
             _Layer(config, d_in=d_in, cross=i % config.cross_every == 0, words=bool(vocab) and (i < last or last_words))
             for i in range(config.depth)
         )
+        if config.keep_unused and vocab and not last_words:
+            self.unused = _FeedForward(config)
+            parameters_to_buffers(self.unused)
         self.apply(_initialise)
 
     def embed(self, ids: Tensor) -> Tensor:

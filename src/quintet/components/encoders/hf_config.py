@@ -139,7 +139,12 @@ def image_spec(processor: Mapping[str, Any], *, size: int) -> ImageSpec:
     kind = str(processor.get("image_processor_type", "CLIPImageProcessor")).lower()
     clip = "siglip" not in kind
     given: dict[str, Any] = {name: value for name, value in processor.items() if value is not None}
-    processor = dict[str, Any](do_center_crop=clip) | given
+    crops = clip and not any(name in kind for name in ("blip", "idefics", "kosmos"))
+    processor = dict[str, Any](do_center_crop=crops) | given
+    if "idefics" in kind and "image_size" in given:
+        processor["size"] = given["image_size"]
+    if (scaled := _sides(processor.get("size"))) and scaled == _sides(processor.get("crop_size")):
+        processor["do_center_crop"] = False  # Kosmos-2's: all of what was squashed is cut out
     sides = processor.get("crop_size" if processor.get("do_center_crop") else "size") or size
     shortest = None if isinstance(sides, int) else sides.get("shortest_edge")
     height, width = (sides, sides) if isinstance(sides, int) else (sides.get("height"), sides.get("width"))
@@ -193,6 +198,11 @@ def to_image_processor(spec: ImageSpec) -> dict[str, Any]:
         "image_mean": list(spec.mean),
         "image_std": list(spec.std),
     }
+
+
+def _sides(size: Any) -> tuple[int, int] | None:
+    """Height and width, if a size has both: what is scaled without its aspect."""
+    return (size["height"], size["width"]) if isinstance(size, Mapping) and "height" in size else None
 
 
 def _activation(name: str) -> str:

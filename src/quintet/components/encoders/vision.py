@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from quintet.components.encoders.eva import EvaLayer
 from quintet.components.encoders.parallel import ParallelLayer
 from quintet.components.roles import EncoderConfig, ImageSpec
+from quintet.components.unused import parameters_to_buffers
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
@@ -231,7 +232,7 @@ class Vision(nn.Module):
                 self.unused["norm"] = parts["norm"]
             if parts["head"] is not None:
                 self.unused["head"] = parts["head"]
-            _parameters_to_buffers(self.unused)
+            parameters_to_buffers(self.unused)
 
     def layout(self, size: tuple[int, ...]) -> Layout:
         return self.config.layout(size)
@@ -388,12 +389,3 @@ def _transformers_parts(config: Vision.Config) -> dict[str, Any]:
         "norm": tower.post_layernorm,
         "head": tower.head if config.head else None,
     }
-
-
-def _parameters_to_buffers(module: nn.Module) -> None:
-    """Every parameter below becomes a buffer of the same name: saved and moved with the module, never trained."""
-    for owner in list(module.modules()):
-        for name, value in list(owner._parameters.items()):
-            del owner._parameters[name]
-            if value is not None:
-                owner.register_buffer(name, value.detach())
