@@ -91,7 +91,8 @@ def test_two_processes_compare_the_pairs_of_both(found: tuple[Path, dict[str, An
     folder, by_two = found
     alone = measured(folder / "rows" / "rows.json", [[0, 1, 2, 3]])
     assert by_two[name]["loss"] == pytest.approx(alone["loss"], rel=LOSS)
-    assert by_two[name]["gradients"] == pytest.approx(alone["gradients"], rel=1e-3)
+    # The temperature's is a sum of terms of up to 14 that cancel to 8e-4: rounding alone measured 1e-6.
+    assert by_two[name]["gradients"] == pytest.approx(alone["gradients"], rel=1e-3, abs=5e-6)
     apart = [measured(folder / "rows" / "rows.json", [share])["loss"] for share in ([0, 1], [2, 3])]
     assert max(apart) < alone["loss"] - 0.1, "with fewer negatives the task is easier"
 
