@@ -12,35 +12,18 @@ B rows, T columns, N media items, S packed features, P supervised tokens, D widt
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 __all__ = [
-    "Batch",
-    "Features",
-    "Item",
-    "Layout",
-    "Media",
-    "MediaBatch",
-    "Node",
-    "Origin",
-    "Part",
-    "Ref",
-    "Region",
-    "Sample",
-    "Spot",
-    "Spots",
-    "Targets",
-    "Text",
-    "Tokens",
-    "Turn",
-    "visible",
-]
+    "Batch", "Features", "Item", "Layout", "Media", "MediaBatch", "Node", "Origin", "Part", "Ref", "Region",
+    "Sample", "Spot", "Spots", "Targets", "Text", "Tokens", "Turn", "visible",
+]  # fmt: skip
 
 
 # ---- what a source makes: a tree of turns ------------------------------------------------------------------------
@@ -376,22 +359,19 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """Everything on `device`."""
+        return _moved(self, device)
 
-        def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
 
-        def move_media(m: MediaBatch) -> MediaBatch:
-            vectors = {name: move(getattr(m, name)) for name in ("slots", "row", "enter", "exit", "order", "words")}
-            prompts = tuple(map(move, m.prompts))
-            return replace(m, values=tuple(map(move, m.values)), prompts=prompts, **vectors)
-
-        return replace(
-            self,
-            targets=Targets(*(move(getattr(self.targets, f.name)) for f in fields(Targets))),
-            media={kind: move_media(m) for kind, m in self.media.items()},
-            spots=self.spots and replace(self.spots, slots=move(self.spots.slots)),
-            **{name: move(getattr(self, name)) for name in ("tokens", "enter", "exit", "order", "positions")},
-        )
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(each, device) for each in value)
+    if isinstance(value, Mapping):
+        return {name: _moved(each, device) for name, each in value.items()}
+    if not is_dataclass(value):
+        return value
+    return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})  # pyright: ignore
 
 
 def visible(

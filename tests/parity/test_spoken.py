@@ -181,7 +181,7 @@ def test_the_command_spells_as_the_folder_was_trained(tmp_path: Path) -> None:
     spoken = blip2(tmp_path / "theirs", "blip-2", "t5", side=28)
     done = CliRunner().invoke(app, ["import", str(spoken.folder), "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output
-    assert "spelt as in blip2:flan_t5 (blip2_t5)" in done.output
+    assert "spelt as in blip2_flan_t5 (blip2_t5)" in done.output
     assert Engine.open(tmp_path / "run").processor.template == load_recipe("blip2:flan_t5")[1].template
 
 

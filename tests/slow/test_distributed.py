@@ -104,6 +104,11 @@ TOKENS = [
     'stages.pretrain.template.media={"image": {"before": "<im_start>"}}',
     "model.llm.tie_head=false",
 ]
+EXPERTS = [
+    f"stages.{stage}.{s}"
+    for stage in ("pretrain", "instruct", "experts")
+    for s in ("packing=false", "micro=1", "row=300", "batch=4", "steps=1")
+]
 REGIONS = [f"stages.grit.{s}" for s in ("packing=false", "micro=1", "row=300", "batch=4", "steps=4")]
 
 
@@ -133,6 +138,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         made.append(Order(str(folder / where / "gated"), single, GATED, recipe="open_flamingo"))
         made.append(Order(str(folder / where / "adapters"), many, ADAPTERS))
+        made.append(Order(str(folder / where / "experts"), many, EXPERTS, recipe="moe_llava"))
         made.append(Order(str(folder / where / "tokens"), many, TOKENS))
         regions = str(pointed(folder / "pictured" / "rows.json"))
         return [*made, Order(str(folder / where / "regions"), regions, REGIONS, recipe="ferret")]
@@ -197,7 +203,7 @@ def assert_same_model(mine: Path, other: Path) -> None:
         assert (mine / "model" / name).read_bytes() == (other / "model" / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["pictures", "lonely", "gated", "adapters", "tokens", "regions"])
+@pytest.mark.parametrize("name", ["pictures", "lonely", "gated", "adapters", "experts", "tokens", "regions"])
 def test_two_processes_have_the_losses_and_the_model_of_one(runs: Path, name: str) -> None:
     assert_same_steps(runs / "two" / name, runs / "one" / name)
     assert_same_model(runs / "two" / name, runs / "one" / name)

@@ -32,6 +32,7 @@ __all__ = [
     "LLMConfig",
     "Prompts",
     "RegionConfig",
+    "Tally",
     "plain",
     "splice",
 ]
@@ -223,6 +224,20 @@ class Cache(Protocol):
         ...
 
 
+class Tally:
+    """What a fusion adds up in the blocks of one forward, by name.
+
+    No dict and no dataclass: of those a sharded block (FSDP2) is given copies, and what it added would be lost.
+    """
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Adds to the sum of that name."""
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
 @dataclass(frozen=True)
 class Context:
     """What every block may know besides its hidden states.
@@ -248,7 +263,7 @@ class Context:
     attention: Callable[[int, Tensor, Tensor, Tensor], Tensor] | None = None
     media: Mapping[str, MediaBatch] = field(default_factory=dict)
     lengths: tuple[int, ...] = ()
-    extra: dict[str, Tensor] = field(default_factory=dict)
+    extra: Tally = field(default_factory=Tally)
 
 
 Around = Callable[[int, nn.Module, Tensor, Context], Tensor]

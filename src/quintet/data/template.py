@@ -6,54 +6,27 @@ construction. Every medium reserves exactly the columns that the model's config 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-
 from quintet.config.base import Config
+from quintet.data.columns import Measure, Piece, Rows, Words
 from quintet.data.frame import Frame
 from quintet.data.media import image_size
 from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
-from quintet.values import Item, Media, Node, Part, Region, Sample, Spot, Text, Tokens, Turn
+from quintet.values import Media, Node, Part, Region, Sample, Text, Tokens, Turn
 
 __all__ = ["DECIMALS", "Frame", "Measure", "Template"]
-
-Measure = Callable[[Media], tuple[tuple[int, ...], int]]
-"""Medium → (the size that the encoder will see, columns of text)."""
-
 
 _Said = Text | Media | list[Region]
 """A turn's parts, regions of one phrase together."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Words:
-    """What a user's turn says: its columns, once they are written, and the text."""
-
-    columns: list[int] = field(default_factory=list)
-    text: str = ""
-
-
 DECIMALS = Numbers(group=Frame(before="[", after="]"), decimals=2, comma=", ", between=", ")
 """[0.12, 0.34, 0.56, 0.78]: what a template writes that names no format."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """A run's raw material: text or a medium. `control`: special tokens in it count. `learnt`: part of an answer."""
-
-    text: str = ""
-    medium: Media | None = None
-    spot: tuple[Region, Media] | None = None
-    weight: float = 0.0
-    control: bool = False
-    learnt: bool = False
-    words: _Words | None = None
-    """Shared by a user's words and media."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,66 +100,66 @@ class Template(Config):
             return []
         return self.regions.parse(text, size=self._size(Region("points", ()), media))
 
-    def _turn(self, turn: Turn, media: Sequence[Media], flip: bool) -> list[_Piece]:
+    def _turn(self, turn: Turn, media: Sequence[Media], flip: bool) -> list[Piece]:
         if turn.role == "system":
             return []
         if turn.role == "assistant":
-            header = _Piece(self.assistant, control=True)
-            learnt: list[_Piece] = []
+            header = Piece(self.assistant, control=True)
+            learnt: list[Piece] = []
             for part in self._grouped(turn.parts):
                 if isinstance(part, Media):
-                    learnt.append(_Piece(medium=part))
+                    learnt.append(Piece(medium=part))
                 else:
                     learnt += self._said(part, media, weight=turn.weight, learnt=True)
-            before = _Piece(self.answer, weight=turn.weight, learnt=True)
-            end = _Piece(self.end, weight=turn.weight, control=True, learnt=True)
+            before = Piece(self.answer, weight=turn.weight, learnt=True)
+            end = Piece(self.end, weight=turn.weight, control=True, learnt=True)
             return [header, before, *learnt, end]
         if turn.role == "document":
             return self._document(turn, media)
         if turn.role != "user":
             known = "system, user, assistant, document"
             raise DataError("unknown-role", f"the template {self.name!r} has no role {turn.role!r}; it has {known}")
-        frame, words = self.user, _Words(text=self.words(turn.parts, media) if self.questions else "")
+        frame, words = self.user, Words(text=self.words(turn.parts, media) if self.questions else "")
         outside = [p for p in turn.parts if isinstance(p, Media)] if self.place == "outside" else []
         return [
             *self._user_parts(outside, media, words, flip),
-            _Piece(frame.before, control=True),
+            Piece(frame.before, control=True),
             *self._user_parts([p for p in turn.parts if p not in outside], media, words, flip),
-            _Piece(frame.after, control=True),
+            Piece(frame.after, control=True),
         ]
 
-    def _document(self, turn: Turn, media: Sequence[Media]) -> list[_Piece]:
+    def _document(self, turn: Turn, media: Sequence[Media]) -> list[Piece]:
         """Words and media as they stand: the words, what ends a chunk and the end marker are learnt."""
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         for part in self._grouped(turn.parts):
             if isinstance(part, Media):
                 if pieces and pieces[-1].learnt:
-                    pieces.append(_Piece(self.chunk, weight=turn.weight, control=True, learnt=True))
+                    pieces.append(Piece(self.chunk, weight=turn.weight, control=True, learnt=True))
                 frame = self.media.get(part.kind, Frame())
-                pieces += [_Piece(frame.before, control=True), _Piece(medium=part), _Piece(frame.after, control=True)]
+                pieces += [Piece(frame.before, control=True), Piece(medium=part), Piece(frame.after, control=True)]
             else:
                 pieces += self._said(part, media, weight=turn.weight, learnt=True)
-        return [*pieces, _Piece(self.end, weight=turn.weight, control=True, learnt=True)]
+        return [*pieces, Piece(self.end, weight=turn.weight, control=True, learnt=True)]
 
-    def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: _Words, flip: bool) -> list[_Piece]:
+    def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: Words, flip: bool) -> list[Piece]:
         kept = [p for p in self._grouped(parts) if self.questions or isinstance(p, Media)]
         if self.place != "written":
             shown, text = [p for p in kept if isinstance(p, Media)], [p for p in kept if not isinstance(p, Media)]
             kept = text + shown if self.place == "random" and flip else shown + text
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         for i, part in enumerate(kept):
             # The joint stands once between a medium and each neighbour; plain pre-training has no neighbours.
             if i and (isinstance(part, Media) or isinstance(kept[i - 1], Media)):
-                pieces.append(_Piece(self.joint, control=True))
+                pieces.append(Piece(self.joint, control=True))
             if isinstance(part, Media):
                 frame = self.media.get(part.kind, Frame())
-                medium = _Piece(medium=part, words=words)
-                pieces += [_Piece(frame.before, control=True), medium, _Piece(frame.after, control=True)]
+                medium = Piece(medium=part, words=words)
+                pieces += [Piece(frame.before, control=True), medium, Piece(frame.after, control=True)]
             else:
                 said = self._said(part, media, weight=self.user_weight)
                 pieces += [replace(piece, words=words) for piece in said]
                 if self.pointer and not isinstance(part, Text):
-                    pieces.append(_Piece(self.pointer, control=True, spot=(part[0], media[part[0].of])))
+                    pieces.append(Piece(self.pointer, control=True, spot=(part[0], media[part[0].of])))
         return pieces
 
     def _grouped(self, parts: Sequence[Part]) -> list[_Said]:
@@ -203,14 +176,14 @@ class Template(Config):
 
     def _said(
         self, part: Text | list[Region], media: Sequence[Media], *, weight: float = 0.0, learnt: bool = False
-    ) -> list[_Piece]:
+    ) -> list[Piece]:
         """Words, or places with the words that name them. Only what the format writes may hold special tokens."""
         if isinstance(part, Text):
-            return [_Piece(part.text, weight=weight * part.weight, learnt=learnt)]
+            return [Piece(part.text, weight=weight * part.weight, learnt=learnt)]
         form, name = self.regions, part[0].phrase
         places = form.format(part, size=self._size(part[0], media))
-        made = [_Piece(form.phrase.before, control=True), _Piece(name), _Piece(form.phrase.after, control=True)]
-        made = [*(made if name else []), _Piece(places, control=True)]
+        made = [Piece(form.phrase.before, control=True), Piece(name), Piece(form.phrase.after, control=True)]
+        made = [*(made if name else []), Piece(places, control=True)]
         return [replace(piece, weight=weight, learnt=learnt) for piece in made]
 
     def _size(self, region: Region, media: Sequence[Media]) -> tuple[int, int]:
@@ -219,8 +192,8 @@ class Template(Config):
             raise DataError("bad-region", f"a region of medium {region.of + 1}, and the sample has {len(media)}")
         return image_size(media[region.of].ref) if self.regions.frame == "square" else (1, 1)
 
-    def _node(self, node: Node, media: Sequence[Media], flip: bool, *, root: bool) -> list[_Piece]:
-        pieces: list[_Piece] = []
+    def _node(self, node: Node, media: Sequence[Media], flip: bool, *, root: bool) -> list[Piece]:
+        pieces: list[Piece] = []
         if not root and any(turn.role == "system" for turn in node.turns):
             raise DataError("misplaced-system", "a system message stands in a branch; it belongs before all turns")
         if root:
@@ -228,13 +201,13 @@ class Template(Config):
             system = "\n".join(own) if own else self.system
             if system:
                 frame = self.system_frame
-                pieces = [_Piece(frame.before, control=True), _Piece(system), _Piece(frame.after, control=True)]
+                pieces = [Piece(frame.before, control=True), Piece(system), Piece(frame.after, control=True)]
         first = root
         for turn in node.turns:
             if turn.role == "user" and not first:
-                pieces.append(_Piece(self.between, control=True))
+                pieces.append(Piece(self.between, control=True))
             elif turn.role == "user" and not any(isinstance(part, Media) for part in turn.parts):
-                pieces.append(_Piece(self.blank, control=True))
+                pieces.append(Piece(self.blank, control=True))
             pieces += self._turn(turn, media, flip)
             first = first and turn.role == "system"
         return pieces
@@ -248,7 +221,7 @@ class Template(Config):
         """
         # Not the file's name: the same rows elsewhere on the disk must train the same.
         flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
-        rows = _Rows(tokenizer, measure, shared=self.places == "inner")
+        rows = Rows(tokenizer, measure, shared=self.places == "inner")
         if self.bos and tokenizer.bos:
             rows.put([tokenizer.id(tokenizer.bos)], [0.0])
         self._visit(sample.root, [], rows, flip=flip, open=open, root=True)
@@ -258,13 +231,13 @@ class Template(Config):
         return made
 
     def _visit(
-        self, node: Node, above: Sequence[Media], rows: "_Rows", *, flip: bool, open: bool, root: bool = False
+        self, node: Node, above: Sequence[Media], rows: "Rows", *, flip: bool, open: bool, root: bool = False
     ) -> None:
         # Media are counted along the path: a branch is spelt as if it had no siblings.
         media = [*above, *(part for turn in node.turns for part in turn.parts if isinstance(part, Media))]
         pieces = self._node(node, media, flip, root=root)
         if open and not node.children:
-            pieces.append(_Piece(self.assistant, control=True))
+            pieces.append(Piece(self.assistant, control=True))
         rows.write(pieces)
         for child in node.children:
             with rows.branch():
@@ -282,135 +255,3 @@ def _as_text(part: Part) -> Text:
     if not isinstance(part, Text):
         raise DataError("unsupported-part", f"a system message is text; it holds a {type(part).__name__}")
     return part
-
-
-class _Rows:
-    """The growing columns of one sample: a depth-first walk that numbers nodes and remembers who predicts whom."""
-
-    def __init__(self, tokenizer: Tokenizer, measure: Measure, *, shared: bool) -> None:
-        self.tokenizer, self.measure, self.shared = tokenizer, measure, shared
-        self.ids: list[int] = []
-        self.weight: list[float] = []
-        self.node: list[int] = []
-        self.position: list[int] = []
-        self.parent: list[int] = []
-        self.items: list[tuple[Item, list[int]]] = []
-        self.shown: list[Media] = []
-        self.spots: list[Spot] = []
-        self.exits: list[int] = [0]
-        self._here, self._last = 0, -1
-        self._seen = 0
-        """Media on the path so far."""
-
-    def put(self, tokens: Sequence[int], weights: Sequence[float], *, steps: Sequence[int] | None = None) -> None:
-        """Columns that follow each other in the current node; `steps` are their positions, counted from the first's."""
-        first, count = len(self.ids), len(tokens)
-        self.ids += tokens
-        self.weight += weights
-        self.node += [self._here] * count
-        place = self.position[self._last] + 1 if self._last >= 0 else 0
-        self.position += (place + step for step in (range(count) if steps is None else steps))
-        self.parent += [self._last, *range(first, first + count - 1)]
-        self._last = first + count - 1
-
-    def write(self, pieces: list[_Piece]) -> None:
-        """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own."""
-        run: list[_Piece] = []
-        learnt = False
-        for piece in pieces:
-            if piece.medium and piece.medium.text is not None:
-                # Told in words, it is a piece of the user's text like any other.
-                piece = replace(piece, text=piece.medium.text, medium=None)
-                self._seen += 1
-            if piece.learnt != learnt or piece.medium:
-                self._flush(run)
-                run, learnt = [], piece.learnt
-            if piece.medium:
-                self._medium(piece.medium, piece.words or _Words())
-                continue
-            spelt = piece.text.replace("{n}", str(self._seen + 1)) if piece.control else piece.text
-            for text in self.tokenizer.split(spelt) if piece.control else [spelt]:
-                if piece.control and text in self.tokenizer.specials:
-                    self._flush(run)
-                    run = []
-                    if piece.spot:
-                        self._spot(*piece.spot)
-                    self.put([self.tokenizer.specials[text]], [piece.weight])
-                elif text:
-                    run.append(piece if text == piece.text else replace(piece, text=text))
-        self._flush(run)
-
-    def _flush(self, run: list[_Piece]) -> None:
-        if not run:
-            return
-        ends: list[int] = []
-        for piece in run:
-            ends.append((ends[-1] if ends else 0) + len(piece.text))
-        ids, offsets = self.tokenizer.encode("".join(piece.text for piece in run))
-        if not ids:
-            return
-        span, weights = 0, []
-        for column, (_, stop) in enumerate(offsets, start=len(self.ids)):
-            # A token belongs to the span of its last character: a leading space goes with its word.
-            while span < len(ends) - 1 and stop > ends[span]:
-                span += 1
-            weights.append(run[span].weight)
-            if (words := run[span].words) is not None:
-                words.columns.append(column)
-        self.put(ids, weights)
-
-    def _medium(self, medium: Media, words: _Words) -> None:
-        size, columns = self.measure(medium)
-        if columns < 1:
-            raise ConfigError(f"a {medium.kind} of size {size} takes {columns} columns; it must take at least one")
-        self.shown.append(medium)
-        prompt = tuple(self.tokenizer.reader.ids(words.text)) if self.tokenizer.reader else ()
-        self.items.append((Item(medium.kind, medium.ref, size, len(self.ids), columns, prompt=prompt), words.columns))
-        steps = [min(n, 1) + (n == columns - 1 > 1) for n in range(columns)] if self.shared else None
-        self.put([self.tokenizer.pad_id] * columns, [0.0] * columns, steps=steps)
-        self._seen += 1
-
-    def _spot(self, region: Region, medium: Media) -> None:
-        """The next column is the region's."""
-        item = next((i for i, shown in enumerate(self.shown) if shown is medium), None)
-        if item is None:
-            raise DataError("bad-region", f"a region of {medium.ref.name} stands before it; show the picture first")
-        self.spots.append(Spot(region, item, len(self.ids)))
-
-    def branch(self) -> "_Branch":
-        """A context in which columns belong to a new child of the current node."""
-        return _Branch(self)
-
-    def tokens(self, sample: Sample) -> Tokens:
-        """All columns as tensors."""
-        node = torch.tensor(self.node, dtype=torch.int64)
-        return Tokens(
-            ids=torch.tensor(self.ids, dtype=torch.int64),
-            weight=torch.tensor(self.weight, dtype=torch.float32),
-            enter=node,
-            exit=torch.tensor(self.exits, dtype=torch.int64)[node] + 1,
-            order=torch.arange(len(self.ids)),
-            position=torch.tensor(self.position, dtype=torch.int64),
-            parent=torch.tensor(self.parent, dtype=torch.int64),
-            items=tuple(replace(item, words=tuple(words)) for item, words in self.items),
-            origin=sample.origin,
-            spots=tuple(self.spots),
-        )
-
-
-class _Branch:
-    def __init__(self, rows: _Rows) -> None:
-        self.rows = rows
-
-    def __enter__(self) -> None:
-        rows = self.rows
-        self.saved = (rows._here, rows._last, rows._seen)
-        rows._here = len(rows.exits)
-        rows.exits.append(rows._here)
-
-    def __exit__(self, *_: object) -> None:
-        rows = self.rows
-        last_below = len(rows.exits) - 1
-        rows.exits[rows._here] = last_below
-        rows._here, rows._last, rows._seen = self.saved
-        rows.exits[rows._here] = last_below

@@ -97,10 +97,7 @@ def evaluate(
             (`Task.together`) it is an error.
     """
     start = time.monotonic()
-    items = _kept(task.items(), limit, seed)
-    if task.headline and all(item.kind != task.headline for item in items):
-        message = f"{task.name} has no item of kind {task.headline!r} among {len(items)}; raise the limit"
-        raise DataError("no-items", message)
+    items = _kept(task, limit, seed)
     swapped = shuffled(items, seed=seed)
     if task.together:
         own, others = _ranked(answer, items), _ranked(answer, list(swapped.values()))
@@ -187,12 +184,16 @@ def _scored(task: Task, items: Sequence[Item], outputs: Sequence[Output], read: 
     return task.score(items, [write_boxes(read(item.sample(), output.text)) for item, output in pairs])
 
 
-def _kept(items: list[Item], limit: int | None, seed: int) -> list[Item]:
+def _kept(task: Task, limit: int | None, seed: int) -> list[Item]:
     """At most `limit` items, by lot from their ids: the same ones whatever file or order they came in."""
-    if limit is None or limit >= len(items):
-        return items
-    drawn = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())
-    return sorted(drawn[:limit], key=lambda item: item.id)
+    items = task.items()
+    if limit is not None and limit < len(items):
+        drawn = sorted(items, key=lambda item: hashlib.sha256(f"{seed}:{item.id}".encode()).digest())
+        items = sorted(drawn[:limit], key=lambda item: item.id)
+    if task.headline and all(item.kind != task.headline for item in items):
+        message = f"{task.name} has no item of kind {task.headline!r} among {len(items)}; raise the limit"
+        raise DataError("no-items", message)
+    return items
 
 
 def _counts(outputs: Sequence[Output]) -> dict[str, int]:

@@ -163,7 +163,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
         "model_type": kind,
         "num_query_tokens": asks.queries,
         "image_token_index": facts.image_token_id,
-        "dtype": str(connector.project.weight.dtype).removeprefix("torch."),
+        "dtype": str(connector.qformer.queries.dtype).removeprefix("torch."),
         "vision_config": vision,
         "qformer_config": qformer,
         "text_config": text,
@@ -201,6 +201,8 @@ def _parts(model: MLLM) -> tuple[Vision, QFormer]:
         raise refuse(f"the features are select={config.select!r}, norm={config.norm}, layer={config.layer}")
     if not isinstance(connector, QFormer) or not connector.config.norm:
         raise refuse(f"the connector is {_named(model.config.connectors['image'])}")
+    if connector.project is None:
+        raise refuse("this model has no LLM")
     if type(model.fusion) is not TokenFusion:
         raise refuse(f"the fusion is {_named(model.config.fusion)}")
     refuse_adapters(model)
@@ -247,6 +249,7 @@ def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
 def _views(model: MLLM) -> dict[str, Tensor]:
     """Published name → our weight, not copied."""
     encoder, connector = _parts(model)
+    assert connector.project is not None, "there is an LLM"
     found = {f"vision_model.{name}": value for name, value in vision_state(encoder).items()}
     qformer = connector.qformer
     for name, value in qformer.state_dict().items():

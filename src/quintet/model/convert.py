@@ -249,9 +249,14 @@ def _filled(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
     from transformers import CONFIG_MAPPING
 
     try:
-        return CONFIG_MAPPING[raw["model_type"]].from_dict(raw).to_dict()
+        filled = CONFIG_MAPPING[raw["model_type"]].from_dict(raw).to_dict()
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read by transformers: {error}") from None
+    text = raw.get("text_config")
+    if isinstance(text, dict) and "tie_word_embeddings" in text:
+        # transformers 5 says of every T5 that its head is tied; what the file says is what its weights are.
+        filled["text_config"]["tie_word_embeddings"] = text["tie_word_embeddings"]
+    return filled
 
 
 def _picture_preparation(folder: Path, config: dict[str, Any], size: int) -> ImageSpec:

@@ -274,6 +274,9 @@ def text_config(llm: Any, *, vocab: int) -> dict[str, Any]:
     elif isinstance(llm, HFCausal | HFSeq2Seq):
         config = llm.model.config.to_dict()
         config.pop("dtype", None)
+        if isinstance(llm, HFSeq2Seq):
+            # transformers 5 says of every T5 that its head is tied.
+            config["tie_word_embeddings"] = llm.cfg.config.get("tie_word_embeddings", True)
     else:
         raise ConfigError(f"the LLM is {type(llm).__name__}; expected a decoder, or a model of transformers")
     return config | {"vocab_size": vocab}

@@ -206,7 +206,7 @@ class MLLM(nn.Module):
         if read is not None and hidden.ndim == 3:
             hidden = hidden.flatten(0, 1).index_select(0, read)
         told = self.fusion.extra(features, batch) if only_targets and not given else {}
-        return Output(hidden, read, {**ctx.extra, **told})
+        return Output(hidden, read, {**ctx.extra.sums, **told})
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""

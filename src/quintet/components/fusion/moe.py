@@ -87,7 +87,7 @@ class MixtureOfExperts(TokenFusion):
         hidden = hidden + block.attend(hidden, ctx)
         added, balance, dropped = self.layers[place](block.feed_norm(hidden), _real(hidden, ctx))
         for name, value in (("balance", balance), ("dropped", dropped / len(self.layers))):
-            ctx.extra[name] = ctx.extra.get(name, 0.0) + value
+            ctx.extra.add(name, value)
         return hidden + added
 
 

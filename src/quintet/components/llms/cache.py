@@ -35,8 +35,6 @@ class Columns:
         self.memory: Any = None
         """What the fusion computed for the prompt's media."""
         self._length = 0
-        self.memory: Any = None
-        """What the fusion computed of the prompt's media."""
 
     @property
     def length(self) -> int:

@@ -36,7 +36,7 @@ from quintet.training.folder import RunFolder
 from quintet.training.hardware import prepare_cpu
 from quintet.training.loop import Settings, train_stage
 from quintet.training.stage import Data, Rate, Stage
-from quintet.values import Node, Sample, Text, Turn
+from quintet.values import Node, Region, Sample, Text, Turn
 
 __all__ = ["LlmSchedule", "Phase", "build_llm", "build_vision", "text_scores", "write_card"]
 
@@ -210,7 +210,8 @@ def text_scores(engine: Engine, *, n: int, seed: int = 9) -> dict[str, float]:
     for answer, (form, question) in zip(answers, truths, strict=True):
         if question.kind == "grounding":
             [box] = question.regions
-            right["boxes"].append(any(iou(each.points, box) >= 0.5 for each in DECIMALS.parse(answer)))
+            said = [each.bounds for each in DECIMALS.parse(answer)]
+            right["boxes"].append(any(iou(each, Region("box", box).bounds) >= 0.5 for each in said))
         else:
             right[form].append(answer == question.answer)
     plain = [hit for form, hits in right.items() if form != "boxes" for hit in hits]

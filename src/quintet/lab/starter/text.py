@@ -100,7 +100,7 @@ class TextScenes:
         children: tuple[Node, ...]
         boxes = form != "words"  # a description does not say where exactly
         if kind == "notes":
-            children = tuple(_branch(f"\n{note}", "", *answer) for note, *answer in _notes(scene, rng, boxes=boxes))
+            children = tuple(_branch(f"\n{q}", "", a, weight) for q, a, weight in _notes(scene, rng, boxes=boxes))
         elif kind == "plain":
             caption = Turn("assistant", (Text(f"{pretrain(scene, rng)[1]}\n"),))
             children = (Node((caption,)),)
@@ -108,7 +108,8 @@ class TextScenes:
             start = f"{VICUNA_V1.system} USER:{told}"
             said = conversation(scene, rng, self.turns, captions=0.25, boxes=0.7 if boxes else 0.0)
             said += referring(scene, rng)[:1] if boxes else []
-            children = tuple(_branch(f"\n{text} ", VICUNA_V1.assistant, *answer) for text, *answer in map(spelt, said))
+            answers = map(spelt, said)
+            children = tuple(_branch(f"\n{q} ", VICUNA_V1.assistant, a, weight) for q, a, weight in answers)
         return Sample(Node((Turn("user", (Text(start, weight=0.0),)),), children), Origin(self.name, index + 1))
 
     def questions(self, index: int) -> tuple[str, str, list[Question]]:

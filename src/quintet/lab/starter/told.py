@@ -90,11 +90,11 @@ class Composed(nn.Embedding):
         self.register_buffer("places", _padded([[index(w) for w in words] for words in names]), False)
         self.register_buffer("marks", torch.tensor([[index(w) for w in way] for way in (ACROSS, DOWN)]), False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """int64[…] → float[…, D]."""
-        told = tokens >= self.num_embeddings
-        plain = F.embedding(tokens.masked_fill(told, 0), self.weight)
-        return plain.masked_scatter(told[..., None], self._composed(tokens[told] - self.num_embeddings).to(plain.dtype))
+        told = input >= self.num_embeddings
+        plain = F.embedding(input.masked_fill(told, 0), self.weight)
+        return plain.masked_scatter(told[..., None], self._composed(input[told] - self.num_embeddings).to(plain.dtype))
 
     def _composed(self, code: Tensor) -> Tensor:
         """int64[N] → float[N, D]: the sum of the rows that a told word is made of, over the root of their number."""
