@@ -18,24 +18,10 @@ from quintet.errors import AlignmentError
 from quintet.values import Batch, Features, Layout, MediaBatch, Targets
 
 __all__ = [
-    "LLM",
-    "Around",
-    "Cache",
-    "Connector",
-    "ConnectorConfig",
-    "Context",
-    "Encoder",
-    "EncoderConfig",
-    "Fusion",
-    "FusionConfig",
-    "ImageSpec",
-    "LLMConfig",
-    "Prompts",
-    "RegionConfig",
-    "Tally",
-    "plain",
+    "LLM", "Around", "Cache", "Connector", "ConnectorConfig", "Context", "Encoder", "EncoderConfig",
+    "Fusion", "FusionConfig", "ImageSpec", "LLMConfig", "Prompts", "RegionConfig", "Tally", "plain",
     "splice",
-]
+]  # fmt: skip
 
 
 # ---- encoders ----------------------------------------------------------------------------------------------------
