@@ -32,7 +32,8 @@ from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.run import Job, load_recipe, resolve, stage_source
 from quintet.lab.show import show
 from quintet.recipes._scale import at_scale
-from quintet.values import Sample
+from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
+from quintet.values import Region, Sample
 
 ROOT = Path(__file__).parents[2]
 TASKS = {"scenes.vqa": 6, "scenes.pope": 6}
@@ -231,13 +232,13 @@ def test_answers_are_judged_again_to_the_score_that_was_written(scenes: Path, tm
     """A model that always says yes, and that with shuffled pictures."""
     task = scenes_task("scenes.pope", scenes)
     asked = Asked(task, {item.id: item for item in task.items()}, 20)
-    assert judge(tmp_path, asked) is None
+    assert judge(tmp_path, asked, VICUNA_V1) is None
 
     def yes(samples: list[Sample]) -> list[str]:
         return ["yes"] * len(samples)
 
     result = evaluate(yes, task, limit=20, out=tmp_path)
-    found = judge(tmp_path, asked)
+    found = judge(tmp_path, asked, VICUNA_V1)
     assert found is not None
     assert float(task.metric.value(found.own.sum(axis=0))) == result.score
     assert found.shuffled is not None
@@ -245,7 +246,29 @@ def test_answers_are_judged_again_to_the_score_that_was_written(scenes: Path, tm
     place = tmp_path / "eval" / "scenes.pope.jsonl"
     place.write_text(place.read_text().replace('"output": "yes"', '"output": "no"'))
     with pytest.raises(CheckpointError, match="delete it"):
-        judge(tmp_path, asked)
+        judge(tmp_path, asked, VICUNA_V1)
+
+
+def test_boxes_are_judged_again_as_the_recipe_spells_them(scenes: Path, tmp_path: Path) -> None:
+    task = scenes_task("scenes.grounding", scenes)
+    asked = Asked(task, {item.id: item for item in task.items()}, 10)
+    truths = {(item.media[0].ref.name, item.prompt): item.truth for item in asked.items.values()}
+
+    def right(samples: list[Sample]) -> list[str]:
+        parts = [sample.root.turns[0].parts for sample in samples]
+        boxes = [Region("box", tuple(truths.get((p[0].ref.name, p[1].text), (0.0, 0.0, 0.1, 0.1)))) for p in parts]  # type: ignore[union-attr]
+        return [MINIGPT_V2.regions.format([box]) for box in boxes]
+
+    def read(prompt: Sample, text: str) -> list[Region]:
+        return MINIGPT_V2.read_regions(text, prompt.media())
+
+    result = evaluate(right, task, read=read, limit=10, out=tmp_path)
+    assert result.score == 1
+    found = judge(tmp_path, asked, MINIGPT_V2)
+    assert found is not None
+    assert float(task.metric.value(found.own.sum(axis=0))) == 1
+    with pytest.raises(CheckpointError, match="delete it"):
+        judge(tmp_path, asked, VICUNA_V1)
 
 
 # ---- what differed -----------------------------------------------------------------------------------------------
@@ -421,6 +444,7 @@ def test_a_task_that_shows_what_a_recipe_does_not_read_is_not_asked(scenes: Path
     asked = Asked(task, {item.id: item for item in task.items()}, 5)
     recipe = at_scale(load_recipe("llava")[1], "tiny")
     assert asked.fits(recipe)
+    assert not replace(asked, task=replace(task, learnt_from="regions")).fits(recipe)
     assert not asked.fits(replace(recipe, model=replace(recipe.model, encoders={}, connectors={})))
 
 

@@ -55,7 +55,7 @@ def compare(
     from quintet.cli.screen import screen
     from quintet.errors import ConfigError
     from quintet.lab import compare as lab
-    from quintet.lab.quickstart import TASKS
+    from quintet.lab.compare.runs import TASKS
     from quintet.lab.run import recipe_names
     from quintet.training.loop import Interrupted
 

@@ -21,7 +21,7 @@ from quintet.evaluation.task import Item, Score, Task
 from quintet.log import logger
 from quintet.values import Region, Sample
 
-__all__ = ["Answer", "Output", "Result", "ask", "evaluate"]
+__all__ = ["Answer", "Output", "Result", "ask", "evaluate", "scored"]
 
 log = logger(__name__)
 
@@ -105,8 +105,8 @@ def evaluate(
     else:
         outputs = ask(answer, [*items, *swapped.values()], batch_size=batch_size, progress=progress)
         own, others = outputs[: len(items)], outputs[len(items) :]
-    score = _scored(task, items, own, read)
-    blind = _scored(task, list(swapped.values()), others, read) if swapped else None
+    score = scored(task, items, [each.text for each in own], read)
+    blind = scored(task, list(swapped.values()), [each.text for each in others], read) if swapped else None
     majority, majority_answers = task.majority(items)
     result = Result(
         task=task.name,
@@ -177,11 +177,11 @@ def _alone(answer: Answer, item: Item) -> Output:
         return Output("", fault=str(error))
 
 
-def _scored(task: Task, items: Sequence[Item], outputs: Sequence[Output], read: Read | None) -> Score:
-    if read is None or not task.metric.of_regions:
-        return task.score(items, [output.text for output in outputs])
-    pairs = zip(items, outputs, strict=True)
-    return task.score(items, [write_boxes(read(item.sample(), output.text)) for item, output in pairs])
+def scored(task: Task, items: Sequence[Item], outputs: Sequence[str], read: Read | None) -> Score:
+    """Judges outputs; with `read`, those of a task that asks for regions by what it finds in them."""
+    if read is not None and task.metric.of_regions:
+        outputs = [write_boxes(read(item.sample(), text)) for item, text in zip(items, outputs, strict=True)]
+    return task.score(items, outputs)
 
 
 def _kept(task: Task, limit: int | None, seed: int) -> list[Item]:

@@ -95,6 +95,8 @@ class Task:
     """The kind that the score is of; empty for all items together."""
     together: bool = False
     """Whether items are each other's candidates: all are asked at once, and an answer is a ranking (retrieval)."""
+    learnt_from: str = ""
+    """The kind of data (`Data.kind`) that teaches what is asked; empty if any does."""
 
     @property
     def higher_is_better(self) -> bool:

@@ -36,6 +36,7 @@ from quintet.values import Media, Origin, Part, Ref, Region, Text
 __all__ = ["NAMES", "names_in", "scenes_task"]
 
 FEWSHOT = "scenes.fewshot"
+REFERRING = "scenes.referring"
 
 _NUM_REFERENCES = 5  # captions a picture, as in COCO; objects come in a random order in each
 
@@ -48,9 +49,10 @@ def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
     if name == RETRIEVAL:
         return Task(name, "1", Recall(), partial(retrieval_items, Path(folder), split), together=True)
     if name == FEWSHOT:
-        return Task(name, "1", ExactMatch(), partial(_fewshot, Path(folder), split))
+        return Task(name, "1", ExactMatch(), partial(_fewshot, Path(folder), split), learnt_from="interleaved")
     metric, make, headline = _TASKS[name]
-    return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline)
+    learnt_from = "regions" if name == REFERRING else ""
+    return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline, learnt_from=learnt_from)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -158,7 +160,7 @@ _TASKS: dict[str, tuple[Metric, _Maker, str]] = {
     "scenes.caption": (Cider(), _caption, ""),
     "scenes.chair": (Chair(named_mentions), _chair, ""),
     "scenes.grounding": (BoxAccuracy(), _grounding, ""),
-    "scenes.referring": (ExactMatch(), _referring, ""),
+    REFERRING: (ExactMatch(), _referring, ""),
     "scenes.ocr": (Anls(), partial(_only, "word"), ""),
     "scenes.digits": (ExactMatch(), partial(_only, "digit"), ""),
 }

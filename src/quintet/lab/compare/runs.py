@@ -30,7 +30,7 @@ from quintet.evaluation.task import Item, Task
 from quintet.evaluation.tasks.scenes import NAMES, scenes_task
 from quintet.lab.compare.budget import Budget, share, tokens_per_sample
 from quintet.lab.pretrained import load_tokenizer
-from quintet.lab.quickstart import TASKS
+from quintet.lab.quickstart import TASKS as PLAIN
 from quintet.lab.run import STARTER_PICTURES, Job, load_recipe, resolved, scenes_folder, stage_source, train
 from quintet.lab.show import show
 from quintet.log import logger
@@ -43,9 +43,12 @@ from quintet.training.hardware import Precision, prepare_cpu
 from quintet.training.loop import Interrupted, Settings
 from quintet.training.stage import Stage
 
-__all__ = ["Asked", "Comparison", "Failures", "System", "Watcher", "failed_before", "prepare", "run_all"]
+__all__ = ["TASKS", "Asked", "Comparison", "Failures", "System", "Watcher", "failed_before", "prepare", "run_all"]
 
 log = logger(__name__)
+
+TASKS = PLAIN | {"scenes.referring": 300, "scenes.fewshot": 300, "scenes.retrieval": 300}
+"""Task → items asked at most; those of a kind that a recipe is not taught are left out of its row (`Asked.fits`)."""
 
 PROBE_STEPS = 6
 """Steps of a stage that are run to see how fast it is; the first two, which allocate, do not count."""
@@ -132,9 +135,10 @@ class Asked:
         return {medium.kind for item in self.items.values() for medium in item.media}
 
     def fits(self, recipe: Recipe) -> bool:
-        """Whether the recipe reads what the task shows, and ranks where it asks for rankings."""
+        """Whether the recipe reads what the task shows, ranks where it asks for rankings, and was taught it at all."""
         ranks = any(not stage.reads for stage in recipe.stages)
-        return self.kinds <= set(recipe.model.kinds) and (ranks or not self.task.together)
+        taught = not self.task.learnt_from or any(s.data.kind == self.task.learnt_from for s in recipe.stages)
+        return taught and self.kinds <= set(recipe.model.kinds) and (ranks or not self.task.together)
 
 
 def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[str, Asked], Path, Failures]:
@@ -388,7 +392,8 @@ def _run(
     for number, (name, asked) in enumerate(missing.items()):
         # Items and the pictures they are shuffled among are drawn by the same seed for all, so that they are the same.
         evaluate(
-            engine.answers(asked.task), asked.task, limit=asked.limit, batch_size=200, seed=0, out=job.out,
+            engine.answers(asked.task), asked.task, read=engine.processor.regions, limit=asked.limit, batch_size=200,
+            seed=0, out=job.out,
             progress=lambda done, total, name=name: watch.count(f"{title}: {name}", done, total),
         )  # fmt: skip
         part(TRAINING_SHARE + (1 - TRAINING_SHARE) * (number + 1) / len(missing))

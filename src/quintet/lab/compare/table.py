@@ -18,9 +18,11 @@ import numpy as np
 import torch
 
 import quintet
+from quintet.data.template import Template
 from quintet.errors import CheckpointError
 from quintet.evaluation.bootstrap import percentiles, resampled
 from quintet.evaluation.metrics.metric import Floats
+from quintet.evaluation.run import scored
 from quintet.evaluation.task import Task
 from quintet.lab.compare.differs import recipe_differs
 from quintet.lab.compare.runs import Asked, Comparison, Failures, System
@@ -28,6 +30,7 @@ from quintet.lab.listing import entry
 from quintet.lab.run import load_recipe
 from quintet.lab.show import Shown, show
 from quintet.model.checkpoint import read_json
+from quintet.values import Region, Sample
 
 __all__ = ["Judged", "judge", "table"]
 
@@ -48,8 +51,10 @@ Known = dict[tuple[Path, str], Judged]
 """What was judged already, by run and task."""
 
 
-def judge(run: Path, asked: Asked) -> Judged | None:
+def judge(run: Path, asked: Asked, template: Template) -> Judged | None:
     """A run's answers to a task, judged item by item; None if it was not asked yet.
+
+    `template` says how the run's answers spell regions.
 
     Raises:
         CheckpointError: the answers are not to these items, or are not what the score is of.
@@ -63,11 +68,15 @@ def judge(run: Path, asked: Asked) -> Judged | None:
     if any(line["id"] not in asked.items for line in lines):
         raise CheckpointError(f"{place} is of other items than this task has; delete it and compare again")
     items = [asked.items[line["id"]] for line in lines]
-    own = asked.task.score(items, [line["output"] for line in lines])
+
+    def read(prompt: Sample, text: str) -> list[Region]:
+        return template.read_regions(text, prompt.media())
+
+    own = scored(asked.task, items, [line["output"] for line in lines], read)
     if abs(own.score - result["score"]) > 1e-9:
         raise CheckpointError(f"{place} has {result['score']} for answers that score {own.score}; delete it")
     others = [(item, line["shuffled"]["output"]) for item, line in zip(items, lines, strict=True) if "shuffled" in line]
-    blind = asked.task.score([item for item, _ in others], [text for _, text in others]) if others else None
+    blind = scored(asked.task, [item for item, _ in others], [text for _, text in others], read) if others else None
     return Judged(own.sums, blind.sums if blind is not None and blind.n else None, result)
 
 
@@ -89,6 +98,7 @@ def table(
         except Exception as error:  # a part that cannot be built: its run has failed, and its row says so
             for seed in comparison.seeds:
                 failures.setdefault((system.name, seed), f"{type(error).__name__}: {error}")
+    templates = {s.name: s.recipe.template for s in systems}
     runs = {(s.name, seed): comparison.out / f"{s.name}-{seed}" for s in systems for seed in comparison.seeds}
     scores: dict[str, dict[str, Any]] = {s.name: {} for s in systems}
     differences: dict[str, dict[str, dict[str, list[float]]]] = {}
@@ -98,7 +108,7 @@ def table(
             if (system, seed) in failures:
                 continue
             try:
-                found = known.get((path, name)) or judge(path, asked)
+                found = known.get((path, name)) or judge(path, asked, templates[system])
             except CheckpointError as error:
                 failures[system, seed] = str(error)
                 continue
