@@ -165,7 +165,7 @@ def collates_fewer(*args: Any, **kwargs: Any) -> Batch:
     return replace(batch, targets=Targets(t.slots[:-1], t.ids[:-1], t.weights[:-1], t.node[:-1]))
 
 
-def learns_shifted(model: Any, batch: Batch) -> tuple[Tensor, float]:
+def learns_shifted(model: Any, batch: Batch, extra: Any = None) -> tuple[Tensor, float]:
     """The objective, with the shift once more."""
     t = batch.targets
     moved = Targets((t.slots - 1).clamp(min=0), t.ids, t.weights, t.node)

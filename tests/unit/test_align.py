@@ -346,8 +346,8 @@ def test_it_learns_which_caption_is_of_which_picture() -> None:
         optimizer.step()
         optimizer.zero_grad()
     last = losses(small, batch)
-    # Measured: 4.15 to 0.49 (smoothed targets leave 0.47), 1.18 to 0.01, 9.24 to 0.04.
-    assert first["itc"] > 4
+    # Measured: 3.50 to 0.49 (smoothed targets leave 0.47), 1.18 to 0.01, 9.24 to 0.04.
+    assert first["itc"] > 3
     assert last["itc"] < 0.6
     assert last["itm"] < 0.2
     assert last["itg"] < 0.2

@@ -21,7 +21,7 @@ from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates import PLAIN, VICUNA_V1
 from quintet.training.stage import Data, Rate, Stage
 
-CHAT = replace(VICUNA_V1, name="moe_llava", end="<|endoftext|>")
+CHAT = replace(VICUNA_V1, name="moe_llava", end="<|endoftext|>", added=("<|endoftext|>",))
 """{system} USER: <image>\\n{q} ASSISTANT: {a}<|endoftext|>USER: … (conv `qwen`)."""
 
 
