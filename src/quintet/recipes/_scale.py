@@ -31,7 +31,7 @@ STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "regions": 2e-3, "fusion"
 ALIGNMENT_RATE = 1e-2
 """Of connectors and fusion while all else is frozen: at 2e-3 only some seeds found digits and words (docs/log.md)."""
 
-STARTER_BATCH: Mapping[str, int] = {"captions": 32, "instructions": 16, "interleaved": 16, "regions": 16, "text": 16}
+STARTER_BATCH: Mapping[str, int] = {"captions": 16, "instructions": 16, "interleaved": 16, "regions": 16, "text": 16}
 """By kind of data."""
 
 STARTER_EPOCHS = 2.0
