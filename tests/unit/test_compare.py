@@ -360,6 +360,12 @@ def test_one_folder_holds_one_set_of_conditions(
     (tmp_path / "thesis" / "one.tex").touch()
     with pytest.raises(ConfigError, match="is not empty and holds no comparison"):
         compare(comparison(scenes, tmp_path / "thesis"), Quiet(), command="")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["one.tex"]
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        compare(comparison(scenes, tmp_path / "thesis" / "one.tex"), Quiet(), command="")
+    with pytest.raises(ConfigError, match="two recipes are named"):
+        compare(comparison(scenes, tmp_path / "new", recipes=["llava", "llava"]), Quiet(), command="")
+    assert not (tmp_path / "new").exists()
 
 
 def test_progress_never_goes_back_and_ends_at_all(scenes: Path, tmp_path: Path) -> None:

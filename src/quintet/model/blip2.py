@@ -41,9 +41,9 @@ from quintet.model.family import (
 )
 from quintet.model.mllm import MLLM
 
-__all__ = ["from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
+__all__ = ["LAYER", "from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
 
-_LAYER = {
+LAYER = {
     "attention.q_proj": "attention.attention.query",
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
@@ -61,6 +61,7 @@ _LAYER = {
     "ffn_words.down": "output.dense",
     "ffn_words.norm": "output.LayerNorm",
 }
+"""A part of a Q-Former's layer → its published name."""
 _WORDS = ("embed_tokens.weight", "shared.weight", "lm_head.weight")
 """Tables of the LLM's words."""
 
@@ -275,7 +276,7 @@ def _published(name: str, config: QFormer.Config) -> str:
         case _:
             index, _, rest = rest.partition(".")
     part, _, leaf = rest.rpartition(".")
-    return f"qformer.encoder.layer.{index}.{_LAYER[part]}.{leaf}"
+    return f"qformer.encoder.layer.{index}.{LAYER[part]}.{leaf}"
 
 
 # ---- the class' forward ------------------------------------------------------------------------------------------

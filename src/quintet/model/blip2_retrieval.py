@@ -29,6 +29,7 @@ from quintet.components.encoders.weights import to_hf_state as vision_state
 from quintet.components.llms.none import NoLLM
 from quintet.components.llms.weights import SafetensorsFolder
 from quintet.errors import CheckpointError, ConfigError
+from quintet.model.blip2 import LAYER
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM
 from quintet.model.parity import TOLERANCES, Parity
@@ -53,21 +54,6 @@ _TOP = {
     "captions.itc_picture": "vision_projection",
     "captions.itc_caption": "text_projection",
     "captions.itm": "itm_head",
-}
-_LAYER = {
-    "attention.q_proj": "attention.attention.query",
-    "attention.k_proj": "attention.attention.key",
-    "attention.v_proj": "attention.attention.value",
-    "attention.o_proj": "attention.output.dense",
-    "attention.norm": "attention.output.LayerNorm",
-    "cross.q_proj": "crossattention.attention.query",
-    "cross.k_proj": "crossattention.attention.key",
-    "cross.v_proj": "crossattention.attention.value",
-    "cross.o_proj": "crossattention.output.dense",
-    "cross.norm": "crossattention.output.LayerNorm",
-    "ffn.up": "intermediate_query.dense",
-    "ffn.down": "output_query.dense",
-    "ffn.norm": "output_query.LayerNorm",
 }
 _WORDS = {"up": "intermediate.dense", "down": "output.dense", "norm": "output.LayerNorm"}
 _NEW = ("captions.itg", "captions.log_temperature", "project.")
@@ -163,7 +149,7 @@ def _names(connector: QFormer) -> Iterator[tuple[str, str]]:
         elif pieces[:2] == ["captions", "ffn"]:
             yield name, f"qformer.encoder.layer.{pieces[2]}.{_WORDS[pieces[3]]}.{leaf}"
         else:
-            yield name, f"qformer.encoder.layer.{pieces[2]}.{_LAYER['.'.join(pieces[3:-1])]}.{leaf}"
+            yield name, f"qformer.encoder.layer.{pieces[2]}.{LAYER['.'.join(pieces[3:-1])]}.{leaf}"
 
 
 @torch.no_grad()

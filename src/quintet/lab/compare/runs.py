@@ -10,7 +10,6 @@ Everything is written whole or not at all and read back from the folder, so the 
 stopped it, and may name more recipes or seeds. Seeds are the outer loop: stopped early, recipes have as many each.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -29,6 +28,7 @@ from quintet.evaluation.run import evaluate
 from quintet.evaluation.task import Item, Task
 from quintet.evaluation.tasks.scenes import NAMES, scenes_task
 from quintet.lab.compare.budget import Budget, share, tokens_per_sample
+from quintet.lab.compare.folder import alone, check_folder, fingerprint, hold
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.quickstart import TASKS as PLAIN
 from quintet.lab.run import STARTER_PICTURES, Job, load_recipe, resolved, scenes_folder, stage_source, train
@@ -148,24 +148,27 @@ def prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[
         ConfigError: a name is not known, or a budget gives no step.
         CheckpointError: the folder holds another comparison.
     """
-    with _alone(comparison.out):
-        return _prepare(comparison, watch)
-
-
-def _prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict[str, Asked], Path, Failures]:
     prepare_cpu()
     named = [(*load_recipe(given), given) for given in comparison.recipes]
     names = [name for name, *_ in named]
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"two recipes are named {name!r}; each is a row of its own, so give each once")
+    check_folder(comparison.out)
+    with alone(comparison.out):
+        return _prepare(comparison, named, watch)
+
+
+def _prepare(
+    comparison: Comparison, named: Sequence[tuple[str, Recipe, str]], watch: Watcher
+) -> tuple[list[System], dict[str, Asked], Path, Failures]:
     pictures = STARTER_PICTURES if comparison.scale == "starter" else TINY_PICTURES
     scenes = comparison.scenes or scenes_folder(pictures, progress=partial(watch.count, "pictures"))
     tasks: dict[str, Asked] = {}
     for name, limit in comparison.tasks.items():
         task = scenes_task(name, scenes)
         tasks[name] = Asked(task, {item.id: item for item in task.items()}, limit)
-    _hold(comparison, scenes)
+    hold(comparison.out, _conditions(comparison, scenes))
     systems: list[System] = []
     failures: Failures = {}
     for number, (name, recipe, given) in enumerate(named):
@@ -177,6 +180,19 @@ def _prepare(comparison: Comparison, watch: Watcher) -> tuple[list[System], dict
         systems.append(system)
         watch.count("plans", number + 1, len(named))
     return systems, tasks, scenes, failures
+
+
+def _conditions(comparison: Comparison, scenes: Path) -> dict[str, Any]:
+    made = read_json(scenes / "scenes.json")
+    return {
+        "scale": comparison.scale,
+        "budget": comparison.budget.text if comparison.budget else "own",
+        "tasks": dict(comparison.tasks),
+        "precision": comparison.precision,
+        "scenes": fingerprint(scenes),
+        "scenes_seed": made["seed"],
+        "pictures": made["splits"],
+    }
 
 
 def run_all(
@@ -203,58 +219,7 @@ def run_all(
         yield system.name, seed, failures.get((system.name, seed), "")
 
 
-# ---- the folder --------------------------------------------------------------------------------------------------
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time: what the second needs (pictures, conditions, plans), the first has made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _hold(comparison: Comparison, scenes: Path) -> None:
-    """Writes the conditions, or compares them with those that are there; without a run yet they may still change."""
-    fingerprint = _fingerprint(scenes)
-    made = read_json(scenes / "scenes.json")
-    facts = {
-        "scale": comparison.scale,
-        "budget": comparison.budget.text if comparison.budget else "own",
-        "tasks": dict(comparison.tasks),
-        "precision": comparison.precision,
-        "scenes": fingerprint,
-        "scenes_seed": made["seed"],
-        "pictures": made["splits"],
-    }
-    place = comparison.out / "comparison.json"
-    if place.exists():
-        old = read_json(place)
-        changed = [key for key, value in facts.items() if old.get(key) != value]
-        if not changed:
-            return
-        if any(not path.parent.name.startswith(".") for path in comparison.out.glob("*/recipe.json")):
-            key = changed[0]
-            raise CheckpointError(
-                f"{comparison.out} holds a comparison whose {key} is {old.get(key)!r}, this one's is {facts[key]!r}; "
-                "a table is of equal conditions, so name another --out"
-            )
-        (comparison.out / "plans.json").unlink(missing_ok=True)
-    elif comparison.out.exists() and any(not path.name.startswith(".") for path in comparison.out.iterdir()):
-        raise ConfigError(f"{comparison.out} is not empty and holds no comparison; name another --out")
-    comparison.out.mkdir(parents=True, exist_ok=True)
-    write_json(place, facts)
-
-
-def _fingerprint(scenes: Path) -> str:
-    """Of what is learnt and asked."""
-    digest = hashlib.sha256()
-    for name in ("scenes.json", "train_captions.json", "train.json", "test.truth.jsonl"):
-        if not (path := scenes / name).is_file():
-            raise ConfigError(f"{scenes} holds no {name}; make Scenes with `quintet data make scenes --out FOLDER`")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()[:16]
-
-
+# ---- what fails --------------------------------------------------------------------------------------------------
 @contextmanager
 def _failing(comparison: Comparison, name: str, seeds: Sequence[int], failures: Failures) -> Iterator[None]:
     """What goes wrong in one recipe becomes its row's reason: a night's work must not end with the first fault.
