@@ -35,6 +35,11 @@ def test_a_rate_can_be_changed_added_and_given_adapters(recipe: Recipe) -> None:
     assert lora.rank == 4
 
 
+def test_a_part_of_a_connector_is_found_though_its_name_has_dots() -> None:
+    changed = override(load_recipe("minigpt4")[1], "stages.pretrain.train.connectors.image.project.lr=1e-3")
+    assert changed.stages[0].train == {"connectors.image.project": Rate(lr=1e-3)}
+
+
 def test_values_are_words_numbers_lists_and_nothing(recipe: Recipe) -> None:
     assert override(recipe, "stages.pretrain.schedule=linear").stages[0].schedule == "linear"
     assert override(recipe, "stages.pretrain.betas=[0.9, 0.95]").stages[0].betas == (0.9, 0.95)

@@ -1,6 +1,9 @@
 """From a recipe's name to RUN/model: what `quintet train` does around the loop. About 8 s."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,3 +213,70 @@ def test_resuming_where_no_run_is_says_so(data: Path, tmp_path: Path) -> None:
 def test_a_stage_without_a_step_is_refused(data: Path, tmp_path: Path, setting: str, found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         train(job(tmp_path / "run", data, sets=[f"stages.instruct.{setting}"]))
+
+
+# ---- recipes of one's own ----------------------------------------------------------------------------------------
+OWN_PART = '''
+"""A recipe whose connector is defined beside it."""
+
+from dataclasses import dataclass, replace
+
+from quintet.components.connectors.linear import Linear
+from quintet.recipes import llava15
+
+
+class Twice(Linear):
+    """A linear layer, times two."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config(Linear.Config):
+        """Nothing more."""
+
+        def build(self, *, d_in, d_out):
+            return Twice(self, d_in=d_in, d_out=d_out)
+
+    def forward(self, features):
+        made = super().forward(features)
+        return replace(made, values=2 * made.values)
+
+
+def recipe():
+    """LLaVA-1.5 with that."""
+    base = llava15.recipe()
+    return replace(base, model=replace(base.model, connectors={"image": Twice.Config()}))
+'''
+
+
+def test_a_file_is_run_once_until_it_changes_and_may_not_shadow_a_module(tmp_path: Path) -> None:
+    path = tmp_path / "own_recipe_once.py"
+    path.write_text(OWN_PART, encoding="utf-8")
+    name, one = load_recipe(str(path))
+    assert name == "own_recipe_once"
+    assert type(one.model.connectors["image"]) is type(load_recipe(str(path))[1].model.connectors["image"])
+    path.write_text(OWN_PART.replace("times two", "changed"), encoding="utf-8")
+    os.utime(path, ns=(1, 1))
+    assert type(load_recipe(str(path))[1].model.connectors["image"]) is not type(one.model.connectors["image"])
+    shadow = tmp_path / "json.py"
+    shadow.write_text(OWN_PART, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"json\.py has the name of a Python module"):
+        load_recipe(str(shadow))
+
+
+def test_a_run_with_a_part_of_ones_own_opens_once_its_recipe_is_named(data: Path, tmp_path: Path) -> None:
+    """In processes of their own: this one has met the part."""
+    path, run = tmp_path / "own_recipe.py", tmp_path / "run"
+    path.write_text(OWN_PART, encoding="utf-8")
+
+    def quintet(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "quintet", *words], capture_output=True, text=True, check=False)
+
+    rows = [word for stage in ("pretrain", "instruct") for word in ("--data", f"{stage}={data}")]
+    trained = quintet("train", str(path), "--scale", "tiny", "--out", str(run), *rows)
+    assert trained.returncode == 0, trained.stderr
+    assert f"--recipe{path}" in "".join(trained.stdout.split())
+    ask = ("chat", str(run), "-p", "What do you see?", "--max-tokens", "2")
+    blind = quintet(*ask)
+    assert blind.returncode != 0
+    assert "name its file: --recipe" in " ".join(blind.stderr.split())
+    told = quintet(*ask, "--recipe", str(path))
+    assert told.returncode == 0, told.stderr

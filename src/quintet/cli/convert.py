@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quintet.cli.runs import RUN
+from quintet.cli.runs import OWN, RUN, know
 
 if TYPE_CHECKING:
     from quintet.model.convert import Conversion
@@ -62,6 +62,7 @@ def import_(
 def export(
     run: RUN,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
+    recipe: OWN = None,
     chat_template: Annotated[
         Path | None, typer.Option(help="The conversation's spelling in Jinja, for transformers and vLLM.", exists=True)
     ] = None,
@@ -69,6 +70,7 @@ def export(
     """Write a run's model as transformers loads it; the logits of both are compared and recorded in parity.json."""
     from quintet.model.convert import export_run
 
+    know(recipe)
     template = chat_template.read_text(encoding="utf-8") if chat_template is not None else ""
     _print(export_run(run, out, chat_template=template))
 

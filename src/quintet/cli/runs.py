@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from quintet.cli.progress import TrainingBars
     from quintet.evaluation.run import Result
 
-__all__ = ["RUN", "register"]
+__all__ = ["OWN", "RUN", "know", "register"]
 
 RUN = Annotated[Path, typer.Argument(help="The folder of a run.", exists=True, file_okay=False)]
+OWN = Annotated[
+    Path | None,
+    typer.Option(
+        "--recipe", help="Your recipe's file, if it defines a part of the model.", exists=True, dir_okay=False
+    ),
+]
 INTERRUPTED = 130
 
 
@@ -118,13 +124,16 @@ def train(
                 highlight=False,
                 markup=False,
             )
+        own = f" --recipe {shlex.quote(recipe)}" if recipe.endswith(".py") else ""
         console.print(
-            f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {shlex.quote(str(folder))}", highlight=False
+            f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {shlex.quote(str(folder))}{own}",
+            highlight=False,
         )
 
 
 def evaluate(
     run: RUN,
+    recipe: OWN = None,
     tasks: Annotated[str, typer.Option(help="Names with commas between; `all` of Scenes by default.")] = "",
     data: Annotated[
         Path | None, typer.Option(help="A folder of Scenes, or a file. Default: the Scenes that the run trained on.")
@@ -145,6 +154,7 @@ def evaluate(
     from quintet.lab.record import note_pictures, scenes_of
     from quintet.serving.engine import Engine
 
+    know(recipe)
     place = data if data is not None else scenes_of(run)
     names = _task_names(tasks, place)
     if data is None and (others := [name for name in names if name in TASKS and not name.startswith("scenes.")]):
@@ -177,6 +187,7 @@ def evaluate(
 
 def chat(
     run: RUN,
+    recipe: OWN = None,
     image: Annotated[Path | None, typer.Option(help="A picture to talk about.", exists=True, dir_okay=False)] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="One question; without it, a session.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.0,
@@ -188,6 +199,7 @@ def chat(
     from quintet.model.generate import Sampling
     from quintet.serving.engine import Engine
 
+    know(recipe)
     engine = Engine.open(run, device=dist.device())
     talk = Talk(engine, sampling=Sampling(max_tokens=max_tokens, temperature=temperature))
     if image is not None:
@@ -213,6 +225,14 @@ def report(
 
 
 # ---- pieces ------------------------------------------------------------------------------------------------------
+def know(recipe: Path | None) -> None:
+    """Runs a recipe's file, so that the parts which are defined there can be read from a run."""
+    if recipe is not None:
+        from quintet.lab.run import load_recipe
+
+        load_recipe(str(recipe))
+
+
 @contextmanager
 def _stoppable(advice: str = "go on with --resume") -> Iterator[None]:
     """A run that was asked to stop has written a checkpoint: say so and exit with 130."""

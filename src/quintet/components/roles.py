@@ -115,13 +115,32 @@ class EncoderConfig(Config):
         raise NotImplementedError
 
 
+@dataclass(frozen=True, kw_only=True)
+class PartConfig(Config):
+    """Settings of what has no published stand-in: a part of any size serves at every scale, or gets smaller."""
+
+    def starter(self) -> Self:
+        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
+        return self
+
+    def tiny(self) -> Self:
+        """The same at a size for tests."""
+        return self
+
+    @property
+    def deep(self) -> bool:
+        """Whether it is layers of a transformer, which learn at lower rates than a matrix: by default, with heads."""
+        return hasattr(self, "heads")
+
+
 # ---- connectors --------------------------------------------------------------------------------------------------
 class Connector(Protocol):
     """`Features` at the encoder's width → `Features` at the LLM's."""
 
     sees_prompt: bool
     """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions, and it
-    is called with `Prompts` as a second argument. A connector that is several parts names them by `parts()`."""
+    is called with `Prompts` as a second argument. A connector that is several parts names them by `parts()`; one that
+    takes weights of the LLM does so in `begin(llm)`, once those are there."""
 
     def __call__(self, features: Features) -> Features: ...
 
@@ -132,16 +151,8 @@ the connector's own tokenizer (`ConnectorConfig.own_words`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConnectorConfig(Config):
+class ConnectorConfig(PartConfig):
     """Settings of a connector. `layout` maps the encoder's layout to the one that reaches the LLM, without weights."""
-
-    def starter(self) -> Self:
-        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
-        return self
-
-    def tiny(self) -> Self:
-        """The same at a size for tests."""
-        return self
 
     @property
     def sees_prompt(self) -> bool:
@@ -178,20 +189,12 @@ class ConnectorConfig(Config):
 
 # ---- regions -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class RegionConfig(Config):
+class RegionConfig(PartConfig):
     """Settings of what makes an embedding of a region, from the encoder's features of the picture that it is in.
 
     The module is called with (features, regions, items): `items` numbers the picture of each region. It returns
     float[R, D], which takes the column that the template gives the region (`Template.pointer`).
     """
-
-    def starter(self) -> Self:
-        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
-        return self
-
-    def tiny(self) -> Self:
-        """The same at a size for tests."""
-        return self
 
     def build(self, *, d_in: int, d_out: int) -> nn.Module:
         raise NotImplementedError
@@ -345,16 +348,8 @@ class Fusion(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusionConfig(Config):
+class FusionConfig(PartConfig):
     """Settings of a fusion. `columns` says how many columns of text an item of n features takes."""
-
-    def starter(self) -> Self:
-        """The same at the size of the small parts that ship with the package; without sizes of its own, itself."""
-        return self
-
-    def tiny(self) -> Self:
-        """The same at a size for tests."""
-        return self
 
     @property
     def needs_blocks(self) -> bool:

@@ -155,6 +155,6 @@ def _find(name: str, where: str) -> type[Config]:
         found = getattr(found, step, None)
     if not (isinstance(found, type) and issubclass(found, Config)):
         raise ConfigError(
-            f"{where}: type {name!r} is not a known config; if it belongs to a recipe of yours, name that recipe's file"
+            f"{where}: type {name!r} is not a known config; if it is of a recipe of yours, name its file: --recipe"
         )
     return found

@@ -1,6 +1,7 @@
 """`stages.instruct.batch=64`: one setting of a nested config, replaced with a typed value.
 
-A step of the path is a field, a key of a mapping, or the `name` (or the index) of a member of a tuple.
+A step of the path is a field, a key of a mapping (which may hold dots itself), or the `name` (or the index) of a member
+of a tuple.
 """
 
 import dataclasses
@@ -48,6 +49,9 @@ def _set(value: Any, hint: Any, steps: list[str], new: Any, path: str) -> Any:
         inner = _set(getattr(value, step), known[step], rest, new, path)
         return dataclasses.replace(value, **{step: inner})
     if isinstance(value, Mapping):
+        # A key may hold dots itself: stages.align.train.connectors.image.lr
+        taken = next((n for n in range(len(steps), 1, -1) if ".".join(steps[:n]) in value), 1)
+        step, rest = ".".join(steps[:taken]), steps[taken:]
         if step not in value and rest:
             raise ConfigError(f"{path}: no key {step!r}{nearest(step, value)}")
         arguments = typing.get_args(hint)

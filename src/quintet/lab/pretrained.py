@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import load_hf_folder
 from quintet.components.llms.decoder import Decoder
@@ -21,6 +22,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.log import logger
 from quintet.model.mllm import MLLM
+from quintet.model.qformer_source import begin_as
 from quintet.training.stage import Stage
 
 __all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "stage_tokenizer"]
@@ -83,7 +85,9 @@ def build_model(
         raise ConfigError(f"the tokenizer has {vocab - len(added)} tokens of its own, the LLM {source!r} only {rows}")
     model = config.build(vocab=max(vocab, rows) if source else vocab, added=added)
     load_published(model, [name for name, _, _ in _published(model)], download=download)
-    model.fusion.begin(model.llm)
+    for part in (*model.connectors.values(), model.fusion):
+        if begin := getattr(part, "begin", None):
+            begin(model.llm)
     return model
 
 
@@ -103,11 +107,14 @@ def load_published(model: MLLM, names: Collection[str], *, download: bool = Fals
 
 
 def _published(model: MLLM) -> Iterator[tuple[str, nn.Module, str]]:
-    """Every module whose settings name published weights: the LLM, and encoders, also those inside another."""
+    """Every module whose settings name published weights: encoders, also those inside another, connectors, the LLM."""
     for name, module in model.encoders.named_modules():
         config = getattr(module, "config", None)
         if isinstance(config, EncoderConfig) and getattr(config, "source", None):
             yield f"encoders.{name}", module, config.source  # type: ignore[attr-defined]
+    for kind, module in model.connectors.items():
+        if source := getattr(model.config.connectors[kind], "source", None):
+            yield f"connectors.{kind}", module, source
     if source := getattr(model.config.llm, "source", None):
         yield "llm", model.llm, source
 
@@ -117,6 +124,9 @@ def _load(part: nn.Module, folder: Path) -> None:
         load_hf_folder(part, folder)
     elif isinstance(part, Decoder):
         load_hf_state(part, SafetensorsFolder(folder))
+    elif isinstance(part, QFormer):
+        if fresh := begin_as(part, folder):
+            log.info("random, for the file does not have it: %s", ", ".join(fresh))
     elif isinstance(part, HFCausal | HFSeq2Seq):
         part.load(folder)
     else:

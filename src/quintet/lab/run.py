@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -76,13 +76,7 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
     """
     whole, (name, _, variant) = name, name.partition(":")
     if name.endswith(".py"):
-        path = Path(name)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None or not path.is_file():
-            raise ConfigError(f"there is no file {name}")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(path.stem, module)
-        spec.loader.exec_module(module)
+        module = _own_module(Path(name))
     elif name in recipe_names():
         module = importlib.import_module(f"quintet.recipes.{name}")
     elif Path(name).suffix or "/" in name:
@@ -96,6 +90,29 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
     if not isinstance(found, Recipe):
         raise ConfigError(f"{whole} has no function `{variant or 'recipe'}() -> Recipe`")
     return Path(name).stem + (f"_{variant}" if variant else ""), found
+
+
+def _own_module(path: Path) -> ModuleType:
+    """A file of yours as a module of its name, run once: the configs of its parts are written by that name."""
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    path, written = path.resolve(), path.stat().st_mtime_ns
+    known = sys.modules.get(path.stem)
+    if known is not None and not hasattr(known, "_written"):
+        raise ConfigError(f"{path.name} has the name of a Python module, {path.stem!r}; give the file another")
+    if known is not None and known._written == (path, written):
+        return known
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    module._written = (path, written)  # type: ignore[attr-defined]
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
 
 
 def cache_folder() -> Path:

@@ -41,7 +41,18 @@ from quintet.model.family import (
 )
 from quintet.model.mllm import MLLM
 
-__all__ = ["LAYER", "from_config", "inputs", "load_state", "processor", "recipe", "to_config", "to_state", "tokens"]
+__all__ = [
+    "LAYER",
+    "from_config",
+    "inputs",
+    "load_state",
+    "processor",
+    "published_name",
+    "recipe",
+    "to_config",
+    "to_state",
+    "tokens",
+]
 
 LAYER = {
     "attention.q_proj": "attention.attention.query",
@@ -254,13 +265,14 @@ def _views(model: MLLM) -> dict[str, Tensor]:
     found = {f"vision_model.{name}": value for name, value in vision_state(encoder).items()}
     qformer = connector.qformer
     for name, value in qformer.state_dict().items():
-        published = _published(name, connector.config)
+        published = published_name(name, connector.config, reads=connector.config.reads)
         found[published] = value[None] if published == "query_tokens" else value
     found |= {f"language_projection.{name}": value for name, value in connector.project.state_dict().items()}
     return found | {f"language_model.{name}": value for name, value in llm_views(model.llm).items()}
 
 
-def _published(name: str, config: QFormer.Config) -> str:
+def published_name(name: str, config: QFormer.Config, *, reads: bool) -> str:
+    """The name of a weight of `Queries` in a file of InstructBLIP, whose Q-Former `reads`, or of BLIP-2."""
     first, _, rest = name.partition(".")
     match first:
         case "queries":
@@ -268,7 +280,7 @@ def _published(name: str, config: QFormer.Config) -> str:
         case "norm_picture":
             return f"vision_model.post_layernorm.{rest}"
         case "norm":
-            return f"qformer.{'embeddings.' if config.reads else ''}layernorm.{rest}"
+            return f"qformer.{'embeddings.' if reads else ''}layernorm.{rest}"
         case "words" | "positions":
             return f"qformer.embeddings.{first.removesuffix('s')}_embeddings.{rest}"
         case "unused":

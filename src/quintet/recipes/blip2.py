@@ -10,8 +10,8 @@ reads them with its encoder and answers with its decoder. Training sees captions
 "Question: … Answer:".
 
 The paper lets the rate fall to 5e-5 in both stages, LAVIS to 1e-5; its warm-up is 2,000 steps, in LAVIS 5,000 of the
-first stage. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. The paper starts the Q-Former
-from BERT-base. OPT's end of an answer is a line's end.
+first stage. `ln_vision`, the encoder's last norm, trains with the Q-Former, as in LAVIS. The Q-Former begins as
+BERT-base; at the small scales its words begin as the LLM's. OPT's end of an answer is a line's end.
 """
 
 from dataclasses import replace
@@ -46,7 +46,7 @@ def recipe() -> Recipe:
     return Recipe(
         model=MLLM.Config(
             encoders={"image": EVA_CLIP_G.at(select="full")},
-            connectors={"image": QFormer.Config(captions=Captions.Config())},
+            connectors={"image": QFormer.Config(captions=Captions.Config(), source="google-bert/bert-base-uncased")},
             llm=OPT_2_7B,
         ),
         stages=(ALIGN, _generative(BLIP2_OPT_CAPTION, batch=1920)),

@@ -2,8 +2,10 @@
 
 Notable: other words take other features from the same picture; the Q-Former gets the same instruction as the LLM. There
 are no chat roles: picture, instruction, answer. Data sets are drawn with the square root of their size
-(`Mix.tempered`), 13 of 26 are kept for testing. Initialised from BLIP-2 with Vicuna: at full scale its published
-weights are to be there, at the small scales BLIP-2's second stage runs first, for the projection is frozen after it.
+(`Mix.tempered`), 13 of 26 are kept for testing. It starts from BLIP-2 with the same LLM, whose projection stays frozen.
+With Flan-T5 that is published; with Vicuna it is not, so BLIP-2's second stage runs first on BLIP-2's Q-Former, as the
+authors did (appendix). At the small scales it runs first for both. What reads words begins fresh: the paper takes
+BERT's.
 
 The paper trains the Q-Former alone; LAVIS also trains its projection (`released=True`). `ln_vision` belongs to the
 Q-Former in both. The released Q-Former reads BERT's tokens, this one the LLM's (`connectors/qformer.py` says why).
@@ -14,6 +16,7 @@ from dataclasses import replace
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.encoders.presets import EVA_CLIP_G
 from quintet.components.presets_llm import FLAN_T5_XL, VICUNA_V1_1_7B
+from quintet.data.template import Template
 from quintet.model.mllm import MLLM
 from quintet.recipes import blip2
 from quintet.recipes._recipe import Paper, Recipe
@@ -26,10 +29,11 @@ def recipe(*, released: bool = False) -> Recipe:
     return Recipe(
         model=MLLM.Config(
             encoders={"image": EVA_CLIP_G.at(select="full")},
-            connectors={"image": QFormer.Config(reads=True)},
+            connectors={"image": QFormer.Config(reads=True, source="Salesforce/blip2-opt-2.7b")},
             llm=VICUNA_V1_1_7B,
         ),
         stages=(
+            _blip2(INSTRUCTBLIP),
             Stage(
                 name="instruct",
                 data=Data(name="instructblip-13-held-in", kind="instructions"),
@@ -50,21 +54,24 @@ def recipe(*, released: bool = False) -> Recipe:
             published={"connectors.image.qformer": 182_097_920, "connectors.image.project": 3_149_824},
             tokens={"image": 32},
         ),
-        before=(
-            replace(
-                blip2.recipe().stages[-1], name="blip2", template=INSTRUCTBLIP, train={"connectors": Rate(lr=1e-4)}
-            ),
-        ),
     )
 
 
 def flan_t5() -> Recipe:
     """InstructBLIP with Flan-T5-XL."""
     base = recipe()
+    connector = QFormer.Config(reads=True, source="Salesforce/blip2-flan-t5-xl", source_project=True)
     return replace(
         base,
-        model=replace(base.model, llm=FLAN_T5_XL),
-        stages=tuple(replace(stage, template=INSTRUCTBLIP_T5) for stage in base.stages),
+        model=replace(base.model, llm=FLAN_T5_XL, connectors={"image": connector}),
+        stages=(replace(base.stages[-1], template=INSTRUCTBLIP_T5),),
         # 768 · 2048 + 2048, as in BLIP-2.
         paper=replace(base.paper, published={"connectors.image.project": 1_574_912}),
+        before=(_blip2(INSTRUCTBLIP_T5),),
     )
+
+
+def _blip2(template: Template) -> Stage:
+    """BLIP-2's second stage."""
+    stage = blip2.recipe().stages[-1]
+    return replace(stage, name="blip2", template=template, train={"connectors": Rate(lr=1e-4)})

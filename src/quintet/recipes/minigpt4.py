@@ -5,8 +5,8 @@ and the LLM are frozen. The first stage has no prompt at all, the second makes i
 picture stands between <Img> and </Img>, which are plain text. In chat a system message is added that training never
 saw.
 
-The Q-Former is BLIP-2's: at full scale its published weights are to be there, at the small scales BLIP-2's second stage
-runs first. A frozen Q-Former that nobody taught would hand on noise.
+The Q-Former is BLIP-2's, the one that was trained with Flan-T5-XXL: at full scale it is loaded, at the small scales
+BLIP-2's second stage runs first. A frozen Q-Former that nobody taught would hand on noise.
 
 The paper's second stage has 400 steps, the repository's configuration 1,000. Vicuna v0 in its 7B size: 13B is the
 paper's main one, with a layer of 768 × 5120.
@@ -30,7 +30,7 @@ def recipe() -> Recipe:
     return Recipe(
         model=MLLM.Config(
             encoders={"image": EVA_CLIP_G.at(select="full")},
-            connectors={"image": QFormer.Config()},
+            connectors={"image": QFormer.Config(source="Salesforce/blip2-flan-t5-xxl")},
             llm=VICUNA_V0_7B,
         ),
         stages=(

@@ -21,12 +21,13 @@ Letters: N items, Q queries, L words, S picture features, D width, P width of th
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quintet.components.connectors.bert import BertFeedForward, BertLayer, embed, initialise
 from quintet.components.roles import ConnectorConfig, Prompts
 from quintet.components.unused import parameters_to_buffers
 from quintet.config.base import Config
@@ -91,17 +92,17 @@ class Captions(nn.Module):
         self.dec = config.vocab or vocab
         """The id of [DEC]."""
         self.words, self.positions = nn.Embedding(self.dec + 1, dim), nn.Embedding(qformer.positions, dim)
-        self.ffn = nn.ModuleList(_FeedForward(qformer) for _ in range(qformer.depth))
+        self.ffn = nn.ModuleList(BertFeedForward(qformer) for _ in range(qformer.depth))
         self.itc_picture, self.itc_caption = nn.Linear(dim, config.dim), nn.Linear(dim, config.dim)
         self.itm = nn.Linear(dim, 2)
         self.itg, self.itg_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=qformer.eps)
-        self.apply(_initialise)
+        self.apply(initialise)
         self.itg_bias = nn.Parameter(torch.zeros(self.dec + 1))
         self.log_temperature = nn.Parameter(torch.full((1,), config.temperature).log())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Words int64[N, L] → float[N, L, D], not yet normalised."""
-        return _embed(ids, self.words, self.positions, what="a caption")
+        return embed(ids, self.words, self.positions, what="a caption")
 
     def logits(self, states: Tensor) -> Tensor:
         """Of the next word, from the states float[…, D] of words: float[…, V]."""
@@ -135,6 +136,10 @@ class QFormer(nn.Module):
         """The longest instruction or caption, in tokens."""
         captions: Captions.Config | None = None
         """What reads captions in the first stage; None is a Q-Former of later stages alone."""
+        source: str | None = None
+        """A folder or a hub name of BERT, BLIP-2 or InstructBLIP, as which it begins (`model.qformer_source`)."""
+        source_project: bool = False
+        """Whether its projection begins as the source's too: the LLM is then the source's."""
         keep_unused: bool = False
         """Whether the feed-forward of the last layer's words is kept, as buffers, for a lossless export."""
 
@@ -173,7 +178,8 @@ class QFormer(nn.Module):
         def _small(self, *, queries: int, shared: int, **sizes: int) -> "QFormer.Config":
             captions = self.captions and self.captions.small(shared)
             queries = min(self.queries, queries)
-            return replace(self, queries=queries, captions=captions, words=None, keep_unused=False, **sizes)
+            plain = replace(self, source=None, source_project=False, words=None, keep_unused=False)
+            return replace(plain, queries=queries, captions=captions, **sizes)
 
         def layout(self, layout: Layout) -> Layout:
             return Layout((self.queries,))
@@ -207,6 +213,19 @@ class QFormer(nn.Module):
         """What may train apart: MiniGPT-4 trains `project` alone."""
         parts = {"qformer": self.qformer, "captions": self.captions, "project": self.project}
         return {name: part for name, part in parts.items() if part is not None}
+
+    @torch.no_grad()
+    def begin(self, llm: Any) -> None:
+        """Words that are the LLM's tokens begin as the LLM's, at BERT's scale, where widths agree."""
+        if self.config.source or self.config.own_words or self.config.words_source:
+            return  # BLIP-2's words are BERT's
+        known = llm.tables()[0] if self.config.has_words else torch.empty(0, 0)
+        for part in (self.captions, self.qformer):
+            words = part.words if part is not None else None
+            if words is not None and words.embedding_dim == known.shape[1]:
+                rows = min(len(known), words.num_embeddings)
+                centred = known[:rows] - known[:rows].mean(0)
+                words.weight[:rows] = centred / centred.std() * 0.02
 
     # ---- captions (BLIP-2's first stage) -------------------------------------------------------------------------
     def read(self, pictures: Tensor, ids: Tensor, there: Tensor, kind: Sight) -> tuple[Tensor, Tensor]:
@@ -257,67 +276,6 @@ class QFormer(nn.Module):
             yield chosen, torch.stack([prompts[items[n]] for n in chosen]) if length else None
 
 
-class _Attention(nn.Module):
-    """BERT's attention: the norm comes after the residual."""
-
-    def __init__(self, config: "QFormer.Config", *, d_key: int) -> None:
-        super().__init__()
-        dim = config.dim
-        self.heads = config.heads
-        self.q_proj, self.o_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.k_proj, self.v_proj = nn.Linear(d_key, dim), nn.Linear(d_key, dim)
-        self.norm = nn.LayerNorm(dim, eps=config.eps)
-
-    def forward(self, hidden: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
-        """float[N, T, D] looks at float[N, S, E]; `mask` bool[N, 1, T or 1, S], true where it may."""
-        q, k, v = (
-            p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for p, x in ((self.q_proj, hidden), (self.k_proj, seen), (self.v_proj, seen))
-        )
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.norm(hidden + self.o_proj(out.transpose(1, 2).flatten(2)))
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, config: "QFormer.Config") -> None:
-        super().__init__()
-        self.up, self.down = nn.Linear(config.dim, config.ffn), nn.Linear(config.ffn, config.dim)
-        self.norm = nn.LayerNorm(config.dim, eps=config.eps)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.norm(hidden + self.down(F.gelu(self.up(hidden))))
-
-
-class _Layer(nn.Module):
-    def __init__(self, config: "QFormer.Config", *, d_in: int, cross: bool, words: bool) -> None:
-        super().__init__()
-        self.attention = _Attention(config, d_key=config.dim)
-        self.cross = _Attention(config, d_key=d_in) if cross else None
-        self.ffn = _FeedForward(config)
-        self.ffn_words = _FeedForward(config) if words else None
-
-    def forward(
-        self,
-        hidden: Tensor,
-        picture: Tensor | None,
-        queries: int,
-        mask: Tensor | None,
-        ffn_words: nn.Module | None = None,
-    ) -> Tensor:
-        hidden = self.attention(hidden, hidden, mask)
-        ffn_words = self.ffn_words if ffn_words is None else ffn_words
-        asked, words = hidden[:, :queries], hidden[:, queries:]
-        if queries:
-            if self.cross is not None:
-                assert picture is not None, "queries need a picture"
-                asked = self.cross(asked, picture, None)
-            asked = self.ffn(asked)
-        if ffn_words is None or not words.shape[1]:
-            # Nobody reads the last layer's words.
-            return asked
-        return torch.cat([asked, ffn_words(words)], 1)
-
-
 class Queries(nn.Module):
     """Queries, words and layers. What is not wanted of the last layer is not there: no weight without a gradient."""
 
@@ -334,13 +292,15 @@ class Queries(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=config.eps)
         last = config.depth - 1
         self.layers = nn.ModuleList(
-            _Layer(config, d_in=d_in, cross=i % config.cross_every == 0, words=bool(vocab) and (i < last or last_words))
+            BertLayer(
+                config, d_in=d_in, cross=i % config.cross_every == 0, words=bool(vocab) and (i < last or last_words)
+            )
             for i in range(config.depth)
         )
         if config.keep_unused and vocab and not last_words:
-            self.unused = _FeedForward(config)
+            self.unused = BertFeedForward(config)
             parameters_to_buffers(self.unused)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Words int64[N, L] → float[N, L, D], not yet normalised.
@@ -350,7 +310,7 @@ class Queries(nn.Module):
         """
         assert self.words is not None, "this Q-Former has no words"
         assert self.positions is not None
-        return _embed(ids, self.words, self.positions, what="an instruction")
+        return embed(ids, self.words, self.positions, what="an instruction")
 
     def forward(
         self,
@@ -378,21 +338,3 @@ class Queries(nn.Module):
         for i, layer in enumerate(self.layers):
             hidden = layer(hidden, picture, asked, mask, None if captions is None else captions.ffn[i])
         return hidden
-
-
-def _embed(ids: Tensor, words: nn.Embedding, positions: nn.Embedding, *, what: str) -> Tensor:
-    """Each word and its place."""
-    if ids.shape[1] > positions.num_embeddings:
-        raise ConfigError(
-            f"{what} of {ids.shape[1]} tokens; the Q-Former reads at most {positions.num_embeddings}: "
-            "raise its `positions` or shorten the text"
-        )
-    return words(ids) + positions.weight[: ids.shape[1]]
-
-
-def _initialise(module: nn.Module) -> None:
-    """BERT's: normal weights of 0.02, no biases."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)

@@ -43,6 +43,10 @@ class VisualExpert(TokenFusion):
         def needs_blocks(self) -> bool:
             return True
 
+        @property
+        def deep(self) -> bool:
+            return True
+
         def build_for(self, llm: LLMConfig) -> "VisualExpert":
             return VisualExpert(self, decoder_config(llm, "a visual expert"))
 

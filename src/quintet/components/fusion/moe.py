@@ -62,6 +62,10 @@ class MixtureOfExperts(TokenFusion):
         def needs_blocks(self) -> bool:
             return True
 
+        @property
+        def deep(self) -> bool:
+            return True
+
         def build_for(self, llm: LLMConfig) -> "MixtureOfExperts":
             return MixtureOfExperts(self, decoder_config(llm, "a mixture of experts"))
 

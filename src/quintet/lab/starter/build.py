@@ -22,9 +22,11 @@ from quintet.components.llms.weights import to_hf_state
 from quintet.components.starter import STARTER_LLM, STARTER_VISION
 from quintet.data.processor import Processor
 from quintet.data.scenes import Question, World
+from quintet.data.sources import Source
 from quintet.data.template import DECIMALS
 from quintet.data.tokenizer import Tokenizer
 from quintet.evaluation.metrics.boxes import iou
+from quintet.lab.starter.spellings import SPELLINGS, SpeltScenes
 from quintet.lab.starter.text import SPELT, TextScenes, train_tokenizer
 from quintet.lab.starter.told import Composed, ToldTokenizer
 from quintet.lab.starter.vision import VisionSchedule, make_pictures, train_vision, vision_scores
@@ -45,7 +47,10 @@ Note = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of reading: `steps` of `batch` scenes. `most`, `forms`, `notes`, `plain`: see `TextScenes`."""
+    """A stretch of reading: `steps` of `batch` scenes. `most`, `forms`, `notes`, `plain`: see `TextScenes`.
+
+    With `spellings` it reads `SpeltScenes`, in the templates of many systems; `notes` and `plain` then say nothing.
+    """
 
     name: str
     steps: int
@@ -53,6 +58,7 @@ class Phase:
     forms: tuple[float, float, float]
     notes: float = 0.0
     plain: float = 0.0
+    spellings: bool = False
     schedule: Literal["cosine", "constant"] = "cosine"
     batch: int = 16
     lr: float = 3e-3
@@ -68,6 +74,7 @@ class LlmSchedule:
     phases: tuple[Phase, ...] = (
         Phase("notes", 600, (1, 2, 3, 4), (0.0, 0.85, 0.15), notes=1.0, schedule="constant", batch=24),
         Phase("questions", 1900, (1, 2, 3, 4, 4), (0.3, 0.5, 0.2), notes=0.25, plain=0.1),
+        Phase("spellings", 500, (1, 2, 3, 4, 4), (0.3, 0.55, 0.15), spellings=True, batch=48, lr=1e-3, muon_lr=5e-3),
     )
     turns: int = 10
     seed: int = 1
@@ -132,15 +139,7 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
             note(f"llm: {row['stage']}, {at}, loss {row['loss']:.4f}, {rate:.0f} tokens/s")
 
     for number, phase in enumerate(schedule.phases):
-        source = TextScenes(
-            phase.steps * phase.batch,
-            seed=schedule.seed + number,
-            most=phase.most,
-            turns=schedule.turns,
-            forms=phase.forms,
-            notes=phase.notes,
-            plain=phase.plain,
-        )
+        source = _source(phase, schedule, seed=schedule.seed + number)
         result = train_stage(
             model, _stage(phase), source, tokenizer, run=RunFolder(run), settings=Settings(), progress=progress
         )
@@ -157,9 +156,19 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
     return facts | {"seconds": seconds, "last_loss": loss, "scores_on_held_out_texts": scores}
 
 
+def _source(phase: Phase, schedule: LlmSchedule, *, seed: int) -> Source:
+    texts = phase.steps * phase.batch
+    if phase.spellings:
+        return SpeltScenes(texts, seed=seed, most=phase.most, forms=phase.forms)
+    return TextScenes(
+        texts, seed=seed, most=phase.most, turns=schedule.turns, forms=phase.forms, notes=phase.notes, plain=phase.plain
+    )
+
+
 def _stage(phase: Phase) -> Stage:
     return Stage(
-        name=phase.name, data=Data(name="scenes as text", kind="text"), template=SPELT,
+        name=phase.name, data=Data(name="scenes as text", kind="text"),
+        template=SPELLINGS if phase.spellings else SPELT,
         train={"llm": Rate(lr=phase.lr)}, optimizer="muon", muon_lr=phase.muon_lr, betas=(0.9, 0.95),
         batch=phase.batch, steps=phase.steps, schedule=phase.schedule, row=640, micro=8192, warmup=0.03, final=0.02,
     )  # fmt: skip

@@ -46,7 +46,7 @@ from quintet.recipes._templates import VICUNA_V1
 from quintet.recipes._templates_regions import MINIGPT_V2_REGIONS, QWEN_VL_REGIONS, SHIKRA_REGIONS
 from quintet.values import Node, Origin, Region, Sample, Text, Turn
 
-__all__ = ["SPELT", "TextScenes", "spelt", "train_tokenizer"]
+__all__ = ["SPELT", "TextScenes", "spelt", "told_in", "train_tokenizer"]
 
 SPELT = Template(name="spelt", answer="", end=VICUNA_V1.end, joint="", user_weight=0.05)
 """Adds nothing but markers: `TextScenes` spells LLaVA's two templates itself, since one text shows both."""
@@ -121,7 +121,7 @@ class TextScenes:
         rng = random.Random(f"text/{self.seed}/{self.split}/{index}")
         scene = draw(World(max_objects=rng.choice(self.most)), rng, self.split)
         form = rng.choices(("map", "things", "words"), self.forms)[0]
-        return scene, form, _told(scene, form, rng), rng
+        return scene, form, told_in(scene, form, rng), rng
 
 
 def _branch(question: str, header: str, answer: str, weight: float) -> Node:
@@ -182,7 +182,7 @@ def _note(kind: str, scene: Scene, rng: random.Random) -> Said | None:
     return " ".join((first, *others)), question.answer, 1.0
 
 
-def _told(scene: Scene, form: str, rng: random.Random) -> str:
+def told_in(scene: Scene, form: str, rng: random.Random) -> str:
     """A scene as text, with a space before each word."""
     if form == "words":
         return f" {caption(scene, rng, 'long')}"
