@@ -33,12 +33,13 @@ def full(name: str) -> tuple[Recipe, MLLM]:
         return recipe, recipe.model.build()
 
 
-def tiny(recipe: Recipe) -> tuple[MLLM, Processor]:
-    """The model of a recipe at its tiny scale, as training finds it."""
+def tiny(recipe: Recipe | str) -> tuple[Recipe, MLLM, Processor]:
+    """A recipe at the tiny scale, and its model as training finds it."""
+    recipe = at_scale(load_recipe(recipe)[1] if isinstance(recipe, str) else recipe, "tiny")
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
     added = [tokenizer.id(token) for token in recipe.added_tokens]
     model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
-    return model, Processor(tokenizer, recipe.template, recipe.model)
+    return recipe, model, Processor(tokenizer, recipe.template, recipe.model)
 
 
 @torch.no_grad()
@@ -64,8 +65,7 @@ class Small:
 
     def __init__(self, recipe: Recipe | str, *, stage: int | None = None) -> None:
         """With the template of the finished model, or that of a stage."""
-        self.recipe = at_scale(load_recipe(recipe)[1] if isinstance(recipe, str) else recipe, "tiny")
-        self.model, made = tiny(self.recipe)
+        self.recipe, self.model, made = tiny(recipe)
         self.processor = made if stage is None else replace(made, template=self.recipe.stages[stage].template)
         enlarge(self.model)
 
