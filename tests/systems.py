@@ -33,13 +33,18 @@ def full(name: str) -> tuple[Recipe, MLLM]:
         return recipe, recipe.model.build()
 
 
-def tiny(recipe: Recipe | str) -> tuple[Recipe, MLLM, Processor]:
-    """A recipe at the tiny scale, and its model as training finds it."""
-    recipe = at_scale(load_recipe(recipe)[1] if isinstance(recipe, str) else recipe, "tiny")
+def begun(recipe: Recipe) -> tuple[MLLM, Processor]:
+    """The model of a recipe as training finds it, and its processor."""
     tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
     added = [tokenizer.id(token) for token in recipe.added_tokens]
     model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
-    return recipe, model, Processor(tokenizer, recipe.template, recipe.model)
+    return model, Processor(tokenizer, recipe.template, recipe.model)
+
+
+def tiny(recipe: Recipe | str) -> tuple[Recipe, MLLM, Processor]:
+    """A recipe at the tiny scale, its model and its processor."""
+    small = at_scale(load_recipe(recipe)[1] if isinstance(recipe, str) else recipe, "tiny")
+    return small, *begun(small)
 
 
 @torch.no_grad()
