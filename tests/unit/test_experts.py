@@ -89,13 +89,10 @@ def test_cogvlms_trainable_share_is_the_papers() -> None:
     assert sum(published.values()) == pytest.approx(6.5e9, rel=0.01)
 
 
-@pytest.mark.parametrize(
-    ("stage", "end"),
-    [(None, " [INST] What is it? [/INST] A dog.</s>"), (1, "<s>Question: What is it? Answer: A dog.</s>")],
-)
-def test_cogvlms_templates_are_the_published_ones(stage: int | None, end: str) -> None:
+def test_cogvlms_templates_are_the_published_ones() -> None:
     recipe = load_recipe("cogvlm")[1]
-    assert spelt(recipe.template if stage is None else recipe.stages[stage].template).endswith(end)
+    assert spelt(recipe.template).endswith(" [INST] What is it? [/INST] A dog.</s>")
+    assert spelt(recipe.stages[1].template) == "<s>Question: What is it? Answer: A dog.</s>"
 
 
 # ---- MoE-LLaVA ---------------------------------------------------------------------------------------------------
