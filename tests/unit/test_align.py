@@ -1,187 +1,29 @@
-"""BLIP-2's first stage: three masks, hard negatives, and what can be found with what it learns. About 15 s."""
+"""BLIP-2's first stage: what is a pair, hard negatives, and the three losses. About 10 s."""
 
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from quintet.components.connectors.qformer import Captions, QFormer, Sight, sight
-from quintet.data.collate import Loaded, collate
-from quintet.data.media import load_image
-from quintet.data.processor import Processor
-from quintet.data.scenes import World, make_scenes
-from quintet.data.tokenizer import Tokenizer
-from quintet.errors import ConfigError, DataError
-from quintet.evaluation.metrics.recall import DIRECTIONS
-from quintet.evaluation.run import evaluate
-from quintet.evaluation.tasks.scenes import scenes_task
-from quintet.lab.compare.runs import Asked
-from quintet.lab.pretrained import build_model, load_tokenizer, stage_tokenizer
-from quintet.lab.run import Job, load_recipe, train
-from quintet.model.checkpoint import CAPTIONS
-from quintet.model.mllm import MLLM
-from quintet.recipes import blip2, llava
+from quintet.errors import ConfigError
+from quintet.lab.pretrained import build_model
+from quintet.recipes import llava
 from quintet.recipes._scale import at_scale
-from quintet.serving.engine import Engine
 from quintet.serving.retrieval import Retriever
-from quintet.training.loop import Interrupted, Settings
 from quintet.training.objectives.align import align, hard, pairs, similarities
 from quintet.training.optim import set_trainable
-from quintet.values import Batch, Media, Node, Ref, Sample, Text, Turn
-
-QUERIES, WORDS = 4, 5
-EXACT = 0.0
-"""A masked key has the weight exp(−∞) = 0, and nothing else changes."""
-
-
-def connector(**settings: Any) -> Any:
-    config = QFormer.Config(queries=QUERIES, dim=32, depth=3, heads=4, ffn=64, captions=Captions.Config().small(16))
-    torch.manual_seed(0)
-    made: Any = replace(config, **settings).build(d_in=24, d_out=8, vocab=50)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
-    return made.eval()
-
-
-# ---- the masks ---------------------------------------------------------------------------------------------------
-def test_the_three_masks_are_figure_2() -> None:
-    there = torch.tensor([[True, True, True]])
-
-    def drawn(kind: Sight) -> list[str]:
-        return ["".join("■" if seen else "·" for seen in row) for row in sight(kind, 2, there)[0, 0].tolist()]
-
-    assert drawn("apart") == ["■■···", "■■···", "··■■■", "··■■■", "··■■■"]
-    assert drawn("together") == ["■■■■■"] * 5
-    assert drawn("causal") == ["■■···", "■■···", "■■■··", "■■■■·", "■■■■■"]
-
-
-def test_padding_is_seen_by_nobody() -> None:
-    there = torch.tensor([[True, True, False]])
-    for kind in ("apart", "together", "causal"):
-        assert not sight(kind, 2, there)[0, 0, :, 4].any()
-
-
-REACH = {
-    # What moves when (the picture, the third word of five) is another: queries, words 0 to 4.
-    "apart": ("Q·····", "·01234"),
-    "together": ("Q01234", "Q01234"),
-    "causal": ("Q01234", "···234"),
-}
-
-
-@pytest.mark.parametrize("kind", REACH)
-def test_a_mask_lets_through_exactly_what_it_should(kind: Sight) -> None:
-    made = connector()
-    picture, ids, there = torch.randn(1, 6, 24), torch.tensor([[1, 2, 3, 4, 5]]), torch.ones(1, 5, dtype=torch.bool)
-    other = ids.clone()
-    other[0, 2] = 9
-
-    def states(picture: Tensor, ids: Tensor) -> Tensor:
-        with torch.no_grad():
-            asked, words = made.read(picture, ids, there, kind)
-        return torch.cat([asked, words], 1)[0]
-
-    before = states(picture, ids)
-    for after, wanted in zip((states(torch.randn(1, 6, 24), ids), states(picture, other)), REACH[kind], strict=True):
-        moved = (after - before).abs().amax(-1)
-        queries = moved[:QUERIES]
-        assert bool((queries > 1e-3).all()) if "Q" in wanted else float(queries.max()) == EXACT
-        for n, change in enumerate(moved[QUERIES:].tolist()):
-            assert change > 1e-3 if str(n) in wanted else change == EXACT, f"word {n}"
-
-
-def test_apart_is_what_queries_and_words_are_without_each_other() -> None:
-    """Retrieval reads a gallery once, training reads pairs in one pass; rounding alone may differ."""
-    made = connector()
-    pictures, ids = torch.randn(3, 6, 24), torch.randint(0, 50, (3, WORDS))
-    there = torch.ones(3, WORDS, dtype=torch.bool)
-    there[1, 3:] = False
-    with torch.no_grad():
-        seen, said = made.compared(*made.read(pictures, ids, there, "apart"))
-        torch.testing.assert_close(made.pictures(pictures), seen, atol=1e-5, rtol=0)
-        torch.testing.assert_close(made.sentences(ids, there), said, atol=1e-5, rtol=0)
-
-
-def test_words_share_the_queries_self_attention_and_have_a_feed_forward_of_their_own() -> None:
-    made = connector()
-    ids, there = torch.tensor([[1, 2, 3]]), torch.ones(1, 3, dtype=torch.bool)
-    made.sentences(ids, there).sum().backward()
-    shared = {n for n, p in made.qformer.named_parameters() if p.grad is not None}
-    assert all(".attention." in name or name.startswith("norm.") for name in shared)
-    assert {f"layers.{i}.attention.q_proj.weight" for i in range(3)} <= shared
-    assert all(p.grad is not None for p in made.captions.ffn.parameters())
-
-
-def test_dec_takes_the_place_of_the_first_token_when_a_caption_is_written() -> None:
-    made = connector()
-    picture, there = torch.randn(1, 6, 24), torch.ones(1, 4, dtype=torch.bool)
-    with torch.no_grad():
-        one, other = (made.write(picture, torch.tensor([[first, 5, 6, 7]]), there) for first in (1, 2))
-        assert torch.equal(one, other)
-        made.captions.words.weight[made.captions.dec] *= -1.0
-        assert not torch.allclose(made.write(picture, torch.tensor([[1, 5, 6, 7]]), there), one, atol=1e-3)
-    assert one.shape == (1, 4, 51)
-
-
-def test_a_caption_that_is_too_long_is_refused_and_so_is_a_connector_without_words() -> None:
-    with pytest.raises(ConfigError, match="a caption of 5 tokens; the Q-Former reads at most 4"):
-        connector(positions=4).captions.embed(torch.zeros(1, 5, dtype=torch.long))
-    with pytest.raises(ConfigError, match="reads no captions"):
-        connector(captions=None).pictures(torch.randn(1, 6, 24))
-
-
-# ---- pairs -------------------------------------------------------------------------------------------------------
-class Small:
-    """A tiny BLIP-2 that spells and reads captions."""
-
-    def __init__(self) -> None:
-        self.recipe = at_scale(blip2.recipe(), "tiny")
-        self.tokenizer = load_tokenizer(self.recipe.model)
-        self.model = build_model(self.recipe.model, vocab=self.tokenizer.vocab).eval()
-        self.processor = Processor(self.tokenizer, self.recipe.stages[0].template, self.recipe.model)
-        torch.manual_seed(1)
-        with torch.no_grad():
-            for parameter in self.model.parameters():
-                if parameter.ndim >= 2:
-                    parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
-
-    def batch(self, *rows: list[Sample]) -> Batch:
-        spelt = [[self.processor.tokens(s) for s in row] for row in rows]
-        items = [item for row in spelt for tokens in row for item in tokens.items]
-        media = {n: Loaded(load_image(item.ref, self.processor.spec(item.kind))) for n, item in enumerate(items)}
-        return collate(spelt, media, pad=self.tokenizer.pad_id)
-
-    def said(self, ids: Tensor, there: Tensor) -> list[str]:
-        decode = self.tokenizer.decode
-        return [decode(i[t].tolist(), keep_special=True) for i, t in zip(ids, there, strict=True)]
+from quintet.values import Batch, Node, Sample, Text, Turn
+from systems import Small, asked, says, shown
 
 
 @pytest.fixture(scope="module")
 def small() -> Small:
-    return Small()
-
-
-def shown(number: int) -> Media:
-    import io
-
-    from conftest import picture
-
-    file = io.BytesIO()
-    picture(number, height=32, width=32).save(file, "PNG")
-    return Media("image", Ref(f"{number}.png", data=file.getvalue()))
-
-
-def says(text: str) -> Turn:
-    return Turn("assistant", (Text(text),))
+    return Small("blip2", stage=0)
 
 
 def pair(number: int, caption: str) -> Sample:
-    return Sample(Node((Turn("user", (shown(number), Text("Describe it."))), says(caption))))
+    return asked("Describe it.", caption, number=number)
 
 
 def test_a_pair_is_a_caption_and_the_picture_before_it(small: Small) -> None:
@@ -192,9 +34,8 @@ def test_a_pair_is_a_caption_and_the_picture_before_it(small: Small) -> None:
     two = Turn("user", (shown(4), shown(5)))
     batch = small.batch([pair(1, "A circle."), tree], [alone, Sample(Node((two, says("A cross.")))), pair(3, "No.")])
     found = pairs(batch)
-    assert small.said(found.ids, found.there) == [
-        f"<s>{text}</s>" for text in ("A circle.", "A star.", "One star, white.", "A cross.", "No.")
-    ]
+    said = [small.text(ids[there]) for ids, there in zip(found.ids, found.there, strict=True)]
+    assert said == [f"<s>{text}</s>" for text in ("A circle.", "A star.", "One star, white.", "A cross.", "No.")]
     assert found.items.tolist() == [0, 1, 1, 3, 4]
     assert torch.equal(found.weights > 0, found.there[:, 1:])
 
@@ -327,14 +168,14 @@ def test_one_pair_has_no_negatives_and_learns_all_the_same(small: Small) -> None
 
 def test_a_model_that_reads_no_captions_cannot_align(small: Small) -> None:
     recipe = at_scale(llava.recipe(), "tiny")
-    model = build_model(recipe.model, vocab=small.tokenizer.vocab)
+    model = build_model(recipe.model, vocab=small.processor.tokenizer.vocab)
     with pytest.raises(ConfigError, match="no connector of this model reads captions"):
         align(model, small.batch([pair(1, "A circle.")]))
 
 
 def test_it_learns_which_caption_is_of_which_picture() -> None:
     """Eight pairs by heart: ITC finds each, ITM tells all from the hardest others, ITG writes them."""
-    small = Small()
+    small = Small("blip2", stage=0)
     batch = small.batch([pair(n, f"Number {n} of them.") for n in range(8)])
     set_trainable(small.model, small.recipe.stages[0].train)
     optimizer = torch.optim.AdamW([p for p in small.model.parameters() if p.requires_grad], lr=3e-3)
@@ -357,130 +198,3 @@ def test_it_learns_which_caption_is_of_which_picture() -> None:
         pictures = torch.stack(small.model.encode("image", batch).split())
         near = similarities(made.pictures(pictures), made.sentences(found.ids, found.there))
     assert near.argmax(1).tolist() == near.argmax(0).tolist() == list(range(8))
-
-
-# ---- words -------------------------------------------------------------------------------------------------------
-def test_at_full_scale_captions_are_berts_words(tmp_path: Path) -> None:
-    """Its 30,522 and [DEC]; a folder of a small BERT tokenizer stands for the published one."""
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    model = blip2.recipe().model
-    with torch.device("meta"):
-        made: Any = model.connectors["image"].build(d_in=8, d_out=8, vocab=50_272)  # type: ignore[call-arg]
-    assert made.captions.words.weight.shape == (30_523, 768)
-    vocabulary = {w: n for n, w in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "circle"))}
-    backend = Backend(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    named = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **named).save_pretrained(tmp_path)
-    captions = Captions.Config(source=str(tmp_path), vocab=6, dim=16)
-    queries = replace(at_scale(blip2.recipe(), "tiny").model.connectors["image"], captions=captions)  # type: ignore[type-var]
-    config = replace(at_scale(blip2.recipe(), "tiny").model, connectors={"image": queries})
-    llm = load_tokenizer(config)
-    align_stage, generative = blip2.recipe().stages
-    assert stage_tokenizer(config, generative, llm) is llm
-    spelt = Processor(stage_tokenizer(config, align_stage, llm), align_stage.template, config)
-    assert spelt.tokens(pair(1, "a circle")).ids[-4:].tolist() == [2, 4, 5, 3]
-
-
-def test_bert_without_an_end_token_is_read_and_gpt_without_any_is_not(tmp_path: Path) -> None:
-    from tokenizers import Tokenizer as Backend
-    from tokenizers import models
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Backend(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]").save_pretrained(tmp_path)
-    with pytest.raises(Exception, match="no end token"):
-        Tokenizer.load(tmp_path)
-
-
-# ---- a run -------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("align") / "scenes"
-    make_scenes(out, 24, 0, World())
-    return out
-
-
-@pytest.fixture(scope="module")
-def run(scenes: Path) -> Path:
-    out = scenes.parent / "run"
-    train(Job(recipe="blip2", scale="tiny", out=out, scenes=scenes))
-    return out
-
-
-def test_the_first_stage_resumes_to_the_bit(scenes: Path, run: Path, tmp_path: Path) -> None:
-    """Its negatives are drawn by the step's own random numbers."""
-    job = Job(recipe="blip2", scale="tiny", out=tmp_path / "run", scenes=scenes)
-    with pytest.raises(Interrupted):
-        train(replace(job, settings=Settings(stop_after=1)))
-    train(replace(job, resume=True))
-    for name in ("connectors.image.qformer", "connectors.image.captions"):
-        there, here = (folder / "model" / f"{name}.safetensors" for folder in (run, tmp_path / "run"))
-        assert here.read_bytes() == there.read_bytes()
-
-
-def test_a_run_finds_captions_and_pictures(scenes: Path, run: Path) -> None:
-    engine = Engine.open(run)
-    task = scenes_task("scenes.retrieval", scenes, split="train")
-    result = evaluate(engine.answers(task), task, limit=16, out=run)
-    assert set(result.kinds) == set(DIRECTIONS)
-    assert result.controls["shuffled"] is not None
-    assert {f"{d} R@{k}" for d in DIRECTIONS for k in (1, 5, 10)} == set(result.measures)
-    assert result.n == 16
-    assert (run / "eval" / "scenes.retrieval.json").is_file()
-    assert (run / "model" / CAPTIONS / "processor.json").is_file()
-
-
-def test_a_model_without_such_heads_is_not_asked(scenes: Path, run: Path) -> None:
-    task = scenes_task("scenes.retrieval", scenes, split="train")
-    asked = Asked(task, {item.id: item for item in task.items()}, 4)
-    assert asked.fits(at_scale(blip2.recipe(), "tiny"))
-    assert not asked.fits(at_scale(llava.recipe(), "tiny"))
-    engine = Engine.open(run)
-    engine.captions = None
-    assert not engine.fits(task)
-    with pytest.raises(ConfigError, match=r"scenes\.retrieval asks which caption fits a picture"):
-        engine.answers(task)
-    assert engine.fits(scenes_task("scenes.vqa", scenes))
-
-
-# ---- finding -----------------------------------------------------------------------------------------------------
-def test_a_retriever_ranks_by_both_heads(small: Small) -> None:
-    """ITM orders what ITC finds near: with its yes turned round the order turns round too."""
-    made: Any = small.model.connectors["image"]
-    samples = [Sample(Node((Turn("user", (shown(n), Text(f"Number {n}."))),))) for n in range(5)]
-    samples += [Sample(Node((Turn("user", (Text(f"Number {n}."), shown(n))),))) for n in range(5)]
-    samples = [replace(s, origin=replace(s.origin, id=f"place-{i % 5}")) for i, s in enumerate(samples)]
-    found = Retriever(small.model, small.processor).rank(samples)
-    assert all(sorted(ranked.split("\n")) == [f"Number {n}." for n in range(5)] for ranked in found[:5])
-    assert all(sorted(ranked.split("\n")) == [f"place-{n}" for n in range(5)] for ranked in found[5:])
-    by_itc = Retriever(small.model, small.processor, judged=0).rank(samples)
-    with torch.no_grad():
-        made.captions.itm.weight.mul_(100.0)
-        one = Retriever(small.model, small.processor).rank(samples)
-        made.captions.itm.weight.mul_(-1.0)
-        other = Retriever(small.model, small.processor).rank(samples)
-        made.captions.itm.weight.mul_(-0.01)
-    assert one != by_itc
-    assert [ranked.split("\n") for ranked in other] == [ranked.split("\n")[::-1] for ranked in one]
-    assert Retriever(small.model, small.processor, judged=0).rank(samples[::-1])[::-1] == by_itc
-
-
-def test_a_sample_that_is_no_pair_is_refused(small: Small) -> None:
-    with pytest.raises(DataError, match="an image and a caption, the query first"):
-        Retriever(small.model, small.processor).rank([pair(1, "A circle.")])
-
-
-def test_full_scale_recipes_have_the_parameters_of_both_stages() -> None:
-    """188 M in the paper's table 1, 186.7 M here; what captions add is BERT-base's words and layers, and the heads."""
-    recipe = load_recipe("blip2")[1]
-    assert recipe.paper.trainable["align"] == 188_000_000
-    with torch.device("meta"):
-        parts = MLLM.Config.build(recipe.model).parts()
-    captions = sum(p.numel() for p in parts["connectors.image.captions"].parameters())
-    words, places, ffn = 30_523 * 768, 512 * 768, 12 * (2 * 768 * 3072 + 3072 + 768 + 2 * 768)
-    heads = 2 * (768 * 256 + 256) + 768 * 2 + 2 + 768 * 768 + 768 + 2 * 768 + 30_523 + 1
-    assert captions == words + places + ffn + heads

@@ -1,6 +1,7 @@
 """Connectors and token fusion: layouts are what is made, neighbours merge rightly, misfits are refused in words."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -202,3 +203,46 @@ def test_equal_totals_with_other_counts_per_item_are_refused() -> None:
     given = features(Layout((1,)), Layout((2,)), dim=2)
     with pytest.raises(AlignmentError, match="item 0: 2 columns, 1 features; item 1: 1 columns, 2 features"):
         TokenFusion().inputs(torch.zeros(1, 8, 2), {"image": given}, batch((2, 1), [1, 2, 6]))
+
+
+def test_a_wider_first_layer_is_as_wide_as_it_says() -> None:
+    config: ConnectorConfig = Mlp.Config(depth=3, widen=4)
+    assert [tuple(p.shape) for p in config.build(d_in=5, d_out=7).parameters() if p.ndim == 2] == [
+        (20, 5),
+        (7, 20),
+        (7, 7),
+    ]
+
+
+# ---- the resampler -----------------------------------------------------------------------------------------------
+def resample(config: Perceiver.Config, values: Tensor, layout: Layout) -> Tensor:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return config.build(d_in=12, d_out=10).eval()(Features(values, (layout,))).values
+
+
+def test_any_number_of_features_becomes_the_latents() -> None:
+    config = Perceiver.Config(latents=5, depth=2, heads=2, head_dim=4, act="gelu")
+    for layout in (Layout((2, 3)), Layout((7, 7), extra=1), Layout((1,))):
+        assert config.layout(layout) == Layout((5,))
+        assert resample(config, torch.randn(layout.count, 12), layout).shape == (5, 10)
+
+
+def test_patches_are_a_set_and_frames_are_not() -> None:
+    """Without time the order of patches is nothing to it; with it, two frames may not change places."""
+    config = Perceiver.Config(latents=3, depth=2, heads=2, head_dim=4, act="relu", qk_norm=True)
+    values, layout = torch.randn(8, 12), Layout((2, 2, 2))
+    swapped = torch.cat([values[4:], values[:4]])
+    torch.testing.assert_close(resample(config, swapped, layout), resample(config, values, layout), atol=1e-5, rtol=0)
+    timed = replace(config, frames=2)
+    assert (resample(timed, swapped, layout) - resample(timed, values, layout)).abs().max() > 1e-3
+    assert torch.equal(resample(timed, values, layout), resample(replace(timed, frames=2), values, layout))
+
+
+def test_more_frames_than_embeddings_get_those_in_between() -> None:
+    """Of two embeddings 0 and 1, three frames get 0, a half and 1 (two features each, after one that has no place)."""
+    made = Perceiver.Config(depth=1, heads=1, head_dim=4, act="gelu", frames=2).build(d_in=4, d_out=4)
+    with torch.no_grad():
+        assert made.time is not None
+        made.time.copy_(torch.tensor([[0.0] * 4, [1.0] * 4]))
+        assert made._times(Layout((3, 1, 2), extra=1))[:, 0].tolist() == [0, 0, 0, 0.5, 0.5, 1, 1]

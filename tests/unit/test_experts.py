@@ -1,83 +1,23 @@
-"""Experts and adapters inside the LLM: what each system's paper says is special about it, on tiny models. About 5 s."""
+"""Experts inside the LLM, CogVLM's and MoE-LLaVA's: what the papers say is special about them, tiny. About 5 s."""
 
-import copy
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from expert_fixtures import VOCAB, bare, batch, hidden, sample, scramble, spelt, tiny
 from torch import Tensor
 
-from conftest import byte_tokenizer, picture
+from conftest import byte_tokenizer
 from quintet.components.fusion.expert import VisualExpert
-from quintet.components.fusion.token import TokenFusion
-from quintet.components.llms.rope import rotate, tables
 from quintet.components.presets_llm import QWEN3_0_6B
-from quintet.components.roles import Context
-from quintet.data.collate import Loaded, collate
-from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import build_model
 from quintet.lab.run import load_recipe
-from quintet.recipes._recipe import Recipe
-from quintet.recipes._scale import at_scale
 from quintet.training.objectives.lm import lm
-from quintet.training.optim import set_trainable
-from quintet.values import Batch, Features, Media, Node, Origin, Ref, Sample, Text, Turn
-
-VOCAB = 512
-
-
-def tiny(name: str, **fusion: Any) -> tuple[Recipe, Any]:
-    """A recipe at the tiny scale and its model as training finds it; `fusion` replaces settings of its fusion."""
-    recipe = at_scale(load_recipe(name)[1], "tiny")
-    if fusion:
-        recipe = replace(recipe, model=replace(recipe.model, fusion=replace(recipe.model.fusion, **fusion)))
-    return recipe, build_model(recipe.model, vocab=VOCAB).eval()
-
-
-def pixels(number: int) -> Tensor:
-    import numpy as np
-
-    return torch.from_numpy(np.array(picture(number, height=32, width=32))).permute(2, 0, 1).contiguous()
-
-
-def sample(*, pictures: int, question: str = "What is it?", answer: str = "A dog.") -> Sample:
-    media = tuple(Media("image", Ref(f"{n}.png")) for n in range(pictures))
-    turns = (Turn("user", (*media, Text(question))), Turn("assistant", (Text(answer),)))
-    return Sample(Node(turns), Origin("memory", 1))
-
-
-def batch(recipe: Recipe, samples: Sequence[Sample], *, template: Template | None = None, first: int = 0) -> Batch:
-    """A row a sample; pictures are numbered from `first`."""
-    columns = recipe.model.columns("image", (32, 32))
-    spelt = template or recipe.template
-    rows = [[spelt.tokens(s, byte_tokenizer(), lambda medium: ((32, 32), columns))] for s in samples]
-    count = sum(len(tokens.items) for row in rows for tokens in row)
-    return collate(rows, {n: Loaded(pixels(first + n)) for n in range(count)}, pad=0)
-
-
-def hidden(model: Any, made: Batch) -> Tensor:
-    with model.inference():
-        return model(made).hidden
-
-
-def bare(model: Any) -> Any:
-    """The same encoder, connector and LLM with nothing around the blocks."""
-    found = replace(model.config, fusion=TokenFusion.Config()).build(vocab=VOCAB).eval()
-    found.encoders, found.connectors, found.llm = model.encoders, model.connectors, model.llm
-    return found
-
-
-@torch.no_grad()
-def scramble(module: torch.nn.Module, *, seed: int = 1) -> None:
-    """Other weights, far from what they began as."""
-    torch.manual_seed(seed)
-    for parameter in module.parameters():
-        parameter.add_(torch.randn_like(parameter))
+from systems import count, full
 
 
 # ---- CogVLM ------------------------------------------------------------------------------------------------------
@@ -147,6 +87,12 @@ def test_cogvlms_trainable_share_is_the_papers() -> None:
     """Section 2.1 of the paper: 6.5 B in experts and adapter."""
     published = load_recipe("cogvlm")[1].paper.published
     assert sum(published.values()) == pytest.approx(6.5e9, rel=0.01)
+
+
+def test_cogvlms_templates_are_the_published_ones() -> None:
+    recipe = load_recipe("cogvlm")[1]
+    assert spelt(recipe.template).endswith(" [INST] What is it? [/INST] A dog.</s>")
+    assert spelt(recipe.stages[1].template) == "<s>Question: What is it? Answer: A dog.</s>"
 
 
 # ---- MoE-LLaVA ---------------------------------------------------------------------------------------------------
@@ -278,230 +224,19 @@ def test_experts_are_made_of_what_the_stages_before_them_learnt(tmp_path: Path) 
 
 def test_moe_llavas_sizes_are_the_papers() -> None:
     """Its table of sizes (from memory): 2.2 B work on a token, 3.1 B are there, without the vision encoder."""
-    recipe = load_recipe("moe_llava")[1]
-    with torch.device("meta"):
-        parts = recipe.model.build().parts()
-    count = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    size = {name: count(part) for name, part in full("moe_llava")[1].parts().items()}
     network = 3 * 2048 * 5504
-    there = count["llm"] + count["connectors.image"] + count["fusion"] - 12 * network
+    there = size["llm"] + size["connectors.image"] + size["fusion"] - 12 * network
     assert round(there / 1e9, 1) == 3.1
     assert round((there - 12 * 2 * network) / 1e9, 1) == 2.2
 
 
-# ---- LLaMA-Adapter -----------------------------------------------------------------------------------------------
-def prompts_of(model: Any, layer: int) -> Any:
-    return model.fusion.prompts[layer]
+def test_moe_llavas_template_is_the_published_one() -> None:
+    template = replace(load_recipe("moe_llava")[1].template, system="Assist.")
+    assert spelt(template).endswith("Assist. USER: What is it? ASSISTANT: A dog.<|endoftext|>")
 
 
-def open_gates(model: Any, *, seed: int = 1) -> None:
-    """Gates of 0.3 to 0.9, and prompts of the size of hidden states."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.fusion.named_parameters():
-            if name.endswith("gate"):
-                parameter.uniform_(0.3, 1.5)
-
-
-@pytest.mark.parametrize("name", ["llama_adapter", "llama_adapter_v2"])
-def test_with_gates_at_zero_the_output_is_the_llms_exactly(name: str) -> None:
-    """Whatever the prompts are, and with a picture: its column holds zeros, which the LLM reads as it would any row."""
-    recipe, model = tiny(name)
-    text, seen = (batch(recipe, [sample(pictures=n), sample(pictures=0)]) for n in (0, 1))
-    plain = bare(model)
-    assert torch.equal(hidden(model, text), hidden(plain, text))
-    embeds = plain.llm.embed(seen.tokens)
-    embeds[0, int(seen.media["image"].slots)] = 0
-    with torch.no_grad():
-        ctx = Context(enter=seen.enter, exit=seen.exit, order=seen.order, positions=seen.positions)
-        assert torch.equal(hidden(model, seen), plain.llm(embeds, ctx))
-    open_gates(model)
-    assert not torch.allclose(hidden(model, seen), plain.llm(embeds, ctx), atol=0.1)
-
-
-def looked(model: Any, made: Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the first layer: queries and keys at their positions, and values, a head a query."""
-    block: Any = model.llm.blocks[0]
-    x = block.attend_norm(model.fusion.inputs(model.llm.embed(made.tokens), features(model, made), made))
-    q, k, v = (each.transpose(1, 2) for each in block.attn.project(x))
-    rope = tables(model.llm.cfg.rope, made.positions, head_dim=8, dtype=torch.float32)
-    return rotate(q, rope), rotate(k, rope).repeat_interleave(2, dim=1), v.repeat_interleave(2, dim=1)
-
-
-def features(model: Any, made: Batch) -> dict[str, Features]:
-    return {kind: model.connectors[kind](model.encode(kind, made)) for kind in made.media}
-
-
-def attended(model: Any, made: Batch) -> Tensor:
-    """What reaches the first block's output projection, float[B, T, D]."""
-    found: list[Tensor] = []
-    hook = model.llm.blocks[0].attn.o_proj.register_forward_pre_hook(lambda module, args: found.append(args[0]))
-    hidden(model, made)
-    hook.remove()
-    return found[0]
-
-
-@torch.no_grad()
-def test_llama_adapters_prompts_have_a_softmax_of_their_own_and_the_picture_is_added_to_them() -> None:
-    """By hand for every column: the prompts, from the picture's mark on with its feature added."""
-    recipe, model = tiny("llama_adapter")
-    open_gates(model)
-    made = batch(recipe, [sample(pictures=1)])
-    q, k, v = looked(model, made)
-    (feature,) = features(model, made)["image"].values
-    mark = int(made.media["image"].slots)
-    attn: Any = model.llm.blocks[0].attn
-    prompts = prompts_of(model, 0)
-    out = attended(model, made)[0]
-    for column in range(made.tokens.shape[1]):
-        prompt = prompts.prompt + feature * (column >= mark)
-        keys, values = (p(prompt).view(-1, 2, 8).repeat_interleave(2, dim=1) for p in (attn.k_proj, attn.v_proj))
-        for head in range(4):
-            own = (k[0, head, : column + 1] @ q[0, head, column] / 8**0.5).softmax(0) @ v[0, head, : column + 1]
-            beside = (keys[:, head] @ q[0, head, column] / 8**0.5).softmax(0) @ values[:, head]
-            by_hand = own + prompts.gate[0, head].tanh().flatten() * beside
-            torch.testing.assert_close(out[column, head * 8 : head * 8 + 8], by_hand, atol=2e-5, rtol=1e-4)
-
-
-def test_llama_adapter_learns_1_2_million_numbers_in_the_last_30_layers() -> None:
-    recipe = load_recipe("llama_adapter")[1]
-    with torch.device("meta"):
-        model: Any = recipe.model.build()
-    assert len(model.fusion.prompts) == 30
-    assert round(sum(p.numel() for p in model.fusion.parameters()) / 1e6, 1) == 1.2
-
-
-def test_prompts_are_refused_where_keys_are_not_linear() -> None:
-    recipe, _ = tiny("llama_adapter")
-    with pytest.raises(ConfigError, match=r"without biases and norms on queries and keys .* qwen3 has them"):
-        recipe.model.fusion.build_for(QWEN3_0_6B.tiny())
-    with pytest.raises(ConfigError, match="skip is 2, and the LLM has 2 layers"):
-        replace(recipe.model.fusion, skip=2).build_for(recipe.model.llm)
-
-
-# ---- LLaMA-Adapter V2 --------------------------------------------------------------------------------------------
-def test_v2s_two_kinds_of_data_train_two_sets_that_have_nothing_in_common() -> None:
-    recipe, model = tiny("llama_adapter_v2")
-    learnt: list[set[str]] = []
-    for stage in recipe.stages:
-        set_trainable(model, stage.train)
-        learnt.append({name for name, p in model.named_parameters() if p.requires_grad})
-    pairs, instructions = learnt
-    assert not pairs & instructions
-    assert {name.split(".")[0] for name in pairs} == {"connectors", "fusion"}
-    assert {name.rpartition(".")[0] for name in instructions} == {
-        "fusion.prompts.0",
-        *(f"fusion.tuning.{layer}.{what}" for layer in (0, 1) for what in ("bias", "scale")),
-    }
-    assert pairs | instructions == {
-        name for name, _ in model.named_parameters() if name.startswith(("connectors", "fusion"))
-    }
-
-
-@torch.no_grad()
-def test_v2s_picture_is_a_prompt_of_the_first_layer_alone_behind_a_gate() -> None:
-    """By hand: before the mark nothing; from it on the softmax over the picture's features alone."""
-    recipe, model = tiny("llama_adapter_v2")
-    open_gates(model)
-    made = batch(recipe, [sample(pictures=1)])
-    q, k, v = looked(model, made)
-    values = features(model, made)["image"].values
-    assert values.shape == (4, 32)
-    attn: Any = model.llm.blocks[0].attn
-    keys, found = (p(values).view(-1, 2, 8).repeat_interleave(2, dim=1) for p in (attn.k_proj, attn.v_proj))
-    out, mark = attended(model, made)[0], int(made.media["image"].slots)
-    for column in (0, mark - 1, mark, mark + 5):
-        for head in range(4):
-            by_hand = (k[0, head, : column + 1] @ q[0, head, column] / 8**0.5).softmax(0) @ v[0, head, : column + 1]
-            if column >= mark:
-                beside = (keys[:, head] @ q[0, head, column] / 8**0.5).softmax(0) @ found[:, head]
-                by_hand = by_hand + model.fusion.early[0].gate[0, head].tanh().flatten() * beside
-            torch.testing.assert_close(out[column, head * 8 : head * 8 + 8], by_hand, atol=2e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_biases_scales_and_norms_tune_every_linear_layer() -> None:
-    """The same as an LLM whose weights are s · W with a bias of s · b, and whose norms are w · n."""
-    recipe, model = tiny("llama_adapter_v2")
-    torch.manual_seed(0)
-    for parameter in model.fusion.tuning.parameters():
-        parameter.add_(0.3 * torch.randn_like(parameter))
-    made = batch(recipe, [sample(pictures=0)])
-    tuned = hidden(model, made)
-    plain = copy.deepcopy(bare(model))
-    assert not torch.allclose(tuned, hidden(plain, made), atol=0.1)
-    for block, tuning in zip(plain.llm.blocks, model.fusion.tuning, strict=True):
-        for owner in (block.attn, block.mlp):
-            for name, layer in list(owner.named_children()):
-                if name in tuning.bias:
-                    wide = torch.nn.Linear(layer.in_features, layer.out_features)
-                    scale, bias = tuning.scale[name], tuning.bias[name]
-                    wide.weight.copy_(scale[:, None] * layer.weight)
-                    wide.bias.copy_(scale * bias)
-                    setattr(owner, name, wide)
-        for name in ("attend_norm", "feed_norm"):
-            getattr(block, name).weight.mul_(tuning.scale[name])
-    torch.testing.assert_close(tuned, hidden(plain, made), atol=2e-5, rtol=1e-4)
-
-
-@torch.no_grad()
-def test_the_codes_variant_adds_a_feature_to_each_prompt() -> None:
-    """`visual="added"` with as many features as prompts, and biases: against keys made of (prompt + feature)."""
-    recipe, model = tiny("llama_adapter_v2", visual="added", skip=0, length=4)
-    open_gates(model)
-    torch.manual_seed(0)
-    for parameter in model.fusion.tuning.parameters():
-        parameter.add_(0.3 * torch.randn_like(parameter))
-    made = batch(recipe, [sample(pictures=1)])
-    values, prompts, attn = features(model, made)["image"].values, prompts_of(model, 0), model.llm.blocks[0].attn
-    tuned = model.fusion.tuning[0]()
-    added = [tuned.linear(n, getattr(attn, n), prompts.prompt + values) for n in ("k_proj", "v_proj")]
-    keys, found = (each.view(-1, 2, 8).repeat_interleave(2, dim=1).transpose(0, 1) for each in added)
-    q = torch.randn(1, 4, made.tokens.shape[1], 8)
-    ctx = Context(enter=made.enter, exit=made.exit, order=made.order, positions=made.positions)
-    ctx = replace(ctx, memory=model.fusion.memory({"image": features(model, made)["image"]}, made))
-    out = model.fusion._look(q, attn, tuned, prompts, ctx)
-    by_hand = prompts.gate.tanh() * ((q @ keys.mT).softmax(-1) @ found)
-    mark = int(made.media["image"].slots)
-    torch.testing.assert_close(out[:, :, mark:], by_hand[:, :, mark:], atol=2e-5, rtol=1e-4)
-    assert not torch.allclose(out[:, :, :mark], by_hand[:, :, :mark], atol=0.01)
-
-
-def test_v2s_trainable_share_is_the_papers() -> None:
-    """Biases, scales and norms: 0.04 % of LLaMA."""
-    recipe = load_recipe("llama_adapter_v2")[1]
-    with torch.device("meta"):
-        model: Any = recipe.model.build()
-    share = sum(p.numel() for p in model.fusion.tuning.parameters()) / sum(p.numel() for p in model.llm.parameters())
-    assert round(100 * share, 2) == 0.04
-    assert (len(model.fusion.prompts), len(model.fusion.early)) == (31, 1)
-
-
-# ---- stages without the fusion -----------------------------------------------------------------------------------
 def test_a_stage_that_trains_the_fusion_runs_with_it() -> None:
     stage = load_recipe("moe_llava")[1].stages[-1]
     with pytest.raises(ConfigError, match="stage 'experts' trains the fusion but runs without it"):
         replace(stage, fused=False)
-
-
-def test_the_templates_are_the_published_ones() -> None:
-    spelt = {
-        "moe_llava": "Assist. USER: What is it? ASSISTANT: A dog.<|endoftext|>",
-        "llama_adapter": "### Instruction:\nWhat is it?\n\n### Response:A dog.</s>",
-        "llama_adapter_v2": "### Instruction:\nWhat is it?\n\n### Response:A dog.</s>",
-        "cogvlm": " [INST] What is it? [/INST] A dog.</s>",
-    }
-    for name, text in spelt.items():
-        recipe, _ = tiny(name)
-        template = replace(recipe.template, system="Assist." if name == "moe_llava" else recipe.template.system)
-        made = template.tokens(sample(pictures=0), byte_tokenizer(), lambda medium: ((32, 32), 1))
-        found = byte_tokenizer().decode(made.ids.tolist(), keep_special=True)
-        assert found.endswith(text), name
-    system = (
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    )
-    alpaca = load_recipe("llama_adapter")[1].template
-    assert alpaca.system + alpaca.system_frame.after == system
-    grounding = load_recipe("cogvlm")[1].stages[1].template
-    made = grounding.tokens(sample(pictures=0), byte_tokenizer(), lambda medium: ((32, 32), 1))
-    found = byte_tokenizer().decode(made.ids.tolist(), keep_special=True)
-    assert found == "<s>Question: What is it? Answer: A dog.</s>"

@@ -22,12 +22,12 @@ from quintet.data.scenes.pages import NAMES
 from quintet.data.sources import Pages, open_source
 from quintet.data.template import Template
 from quintet.lab.doctor.spelling import answers, length
-from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.run import Job, load_recipe, recipe_names, scenes_rows, train
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.values import Batch, Features, Layout, Media, Node, Part, Ref, Sample, Text, Tokens, Turn
+from systems import enlarge, tiny
 
 READERS = sorted(n for n in recipe_names() if any(s.data.kind == "interleaved" for s in load_recipe(n)[1].stages))
 
@@ -94,20 +94,14 @@ def test_the_doctor_sees_when_the_end_of_a_chunk_is_not_learnt() -> None:
 # ---- who sees which picture --------------------------------------------------------------------------------------
 def loaded(name: str) -> tuple[Recipe, MLLM, Processor]:
     """A tiny model with its gates open, and the template of its stage on documents."""
-    recipe = at_scale(load_recipe(name)[1], "tiny")
-    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
-    added = [tokenizer.id(token) for token in recipe.added_tokens]
-    model = build_model(recipe.model, vocab=tokenizer.vocab, added=added).eval()
-    torch.manual_seed(1)
+    recipe, model, processor = tiny(name)
+    enlarge(model)
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
         for parameter in model.fusion.parameters():
             if not parameter.any():
                 parameter.fill_(0.5)
     stage = next(s for s in recipe.stages if s.data.kind == "interleaved")
-    return recipe, model, Processor(tokenizer, stage.template, recipe.model)
+    return recipe, model, replace(processor, template=stage.template)
 
 
 def page(folder: Path, *numbers: int) -> Sample:

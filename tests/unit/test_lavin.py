@@ -1,6 +1,5 @@
 """LaVIN: adapters that a modality token routes, in both towers, against a plain writing of its code. About 10 s."""
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import picture
 from quintet.components.connectors.levels import Levels
 from quintet.components.encoders.adapted import Adapted
 from quintet.components.encoders.presets import CLIP_L, SIGLIP_B_224
@@ -21,13 +19,14 @@ from quintet.data.processor import Processor
 from quintet.data.sources import open_source
 from quintet.errors import ConfigError
 from quintet.lab.features import keep_features
-from quintet.lab.pretrained import build_model, load_tokenizer
+from quintet.lab.pretrained import build_model
 from quintet.lab.run import load_recipe, scenes_folder, scenes_rows
 from quintet.model.mllm import MLLM
 from quintet.recipes._scale import at_scale
 from quintet.training.loop import Settings
 from quintet.training.optim import set_trainable
-from quintet.values import Features, Layout, Media, Node, Ref, Sample, Text, Turn
+from quintet.values import Features, Layout, Media, Node, Sample, Text, Turn
+from systems import begun, shown
 
 LOGITS = 2e-5
 """The same sums in float32 in another order; logits reach 5."""
@@ -35,10 +34,7 @@ LOGITS = 2e-5
 
 def fresh(scale: str = "tiny") -> tuple[MLLM, Processor]:
     """As it begins."""
-    recipe = at_scale(load_recipe("lavin")[1], scale)
-    tokenizer = load_tokenizer(recipe.model)
-    model = build_model(recipe.model, vocab=tokenizer.vocab).eval()
-    return model, Processor(tokenizer, recipe.template, recipe.model)
+    return begun(at_scale(load_recipe("lavin")[1], scale))
 
 
 def learnt() -> tuple[MLLM, Processor]:
@@ -56,12 +52,6 @@ def learnt() -> tuple[MLLM, Processor]:
     return model, processor
 
 
-def shown() -> Media:
-    file = io.BytesIO()
-    picture(3, height=32, width=32).save(file, "PNG")
-    return Media("image", Ref("3.png", data=file.getvalue()))
-
-
 def said(*media: Media) -> Sample:
     question = Turn("user", (*media, Text("Describe it, please.")))
     return Sample(Node((question, Turn("assistant", (Text("A small red circle."),)))))
@@ -76,7 +66,7 @@ def logits(model: MLLM, processor: Processor, sample: Sample) -> Tensor:
 # ---- the token routes --------------------------------------------------------------------------------------------
 def test_it_begins_as_the_llm_and_as_clip() -> None:
     model, processor = fresh()
-    for sample in (said(), said(shown())):
+    for sample in (said(), said(shown(3))):
         found = logits(model, processor, sample)
         model.fused = False
         assert torch.equal(found, logits(model, processor, sample))
@@ -93,7 +83,7 @@ def test_text_takes_the_ways_of_one_token_and_pictures_those_of_the_other() -> N
     """The distinctive line: another modality token moves what is of its modality, and to the bit nothing else."""
     model, processor = learnt()
     fusion: ModalityAdapters = model.fusion  # type: ignore[assignment]
-    text, seen = said(), said(shown())
+    text, seen = said(), said(shown(3))
     start = processor.tokens(seen).items[0].start
     before = {"text": logits(model, processor, text), "seen": logits(model, processor, seen)}
     for token, moves in ((TEXT, "text"), (IMAGE, "seen")):
@@ -120,7 +110,7 @@ def test_it_computes_what_the_published_code_computes() -> None:
     model, processor = learnt()
     template = replace(processor.template, bos=False, media={}, blank="")
     processor = replace(processor, template=template)
-    for sample, kind in ((said(), TEXT), (said(shown()), IMAGE)):
+    for sample, kind in ((said(), TEXT), (said(shown(3)), IMAGE)):
         torch.testing.assert_close(
             logits(model, processor, sample), published(model, processor, sample, kind), atol=LOGITS, rtol=0
         )
@@ -216,9 +206,9 @@ def test_the_template_says_whether_there_is_a_picture() -> None:
         return processor.tokenizer.decode(tokens.ids.tolist(), keep_special=True).replace("<pad>", "▣")
 
     asked = "Instruction: Describe it, please.\nResponse:A small red circle.</s>"
-    assert spelt(said(shown())) == f"<s>Image: ▣▣▣▣▣▣ {asked}"
+    assert spelt(said(shown(3))) == f"<s>Image: ▣▣▣▣▣▣ {asked}"
     assert spelt(said()) == f"<s>Image: N/A {asked}"
-    again = Sample(Node((*said().root.turns, *said(shown()).root.turns)))
+    again = Sample(Node((*said().root.turns, *said(shown(3)).root.turns)))
     assert spelt(again) == f"<s>Image: N/A {asked}Image: ▣▣▣▣▣▣ {asked}", "only the first turn says that there is none"
 
 

@@ -1,13 +1,11 @@
 """What sets the systems that speak of regions apart: Shikra's numerals, ChatSpot's outlines, Ferret's sampler."""
 
-import io
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from conftest import picture
 from quintet.components.connectors import region as region_part
 from quintet.components.connectors.region import RegionSampler, points_in
 from quintet.data.processor import Processor
@@ -15,7 +13,8 @@ from quintet.errors import ConfigError, DataError
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.run import load_recipe
 from quintet.recipes._scale import at_scale
-from quintet.values import Features, Layout, Media, Node, Ref, Region, Sample, Text, Turn
+from quintet.values import Features, Layout, Node, Region, Sample, Text, Turn
+from systems import enlarge, shown
 
 BOX = Region("box", (0.125, 0.25, 0.5, 0.75))
 OTHER = Region("box", (0.5, 0.5, 1.0, 1.0))
@@ -28,10 +27,7 @@ def processor(name: str) -> Processor:
 
 
 def asked(region: Region, *, answer: tuple[Text | Region, ...] = (), height: int = 40, width: int = 40) -> Sample:
-    file = io.BytesIO()
-    picture(1, height=height, width=width).save(file, "PNG")
-    shown = Media("image", Ref("a.png", data=file.getvalue()))
-    turns = (Turn("user", (shown, Text("What is in "), region, Text("?"))),)
+    turns = (Turn("user", (shown(1, height=height, width=width), Text("What is in "), region, Text("?"))),)
     return Sample(Node((*turns, Turn("assistant", answer)) if answer else turns))
 
 
@@ -39,11 +35,7 @@ def answers(name: str, *samples: Sample) -> list[Tensor]:
     """Logits of the first token of each answer, float[V]; the weights are larger than initial ones, so all is seen."""
     spelt = processor(name)
     model = build_model(spelt.model, vocab=spelt.tokenizer.vocab, added=[]).eval()
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(std=1.5 * parameter[0].numel() ** -0.5)
+    enlarge(model)
     made = []
     for sample in samples:
         with model.inference():

@@ -1,7 +1,7 @@
 """Tables of names of released checkpoints: at full size on the meta device, and what is refused. About 20 s.
 
 `released/NAME.txt` has the names and shapes of a release as its own code and config give them, a shell's braces for
-many; the first line says which. Numbers are compared in tests/parity/test_released_numbers.py.
+many; the first line says which. Numbers are compared in tests/parity/test_released_{numbers,formulas}.py.
 """
 
 import json

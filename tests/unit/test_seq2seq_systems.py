@@ -3,7 +3,6 @@
 Tolerance: the layer of ViT-22B against its formula in float64, to rounding.
 """
 
-import io
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conftest import picture
 from quintet.components.encoders.parallel import ParallelLayer
 from quintet.components.encoders.presets import VIT_22B
 from quintet.data.collate import Loaded, collate
@@ -26,7 +24,8 @@ from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.recipes._templates_regions import PALI_X_REGIONS
-from quintet.values import Batch, Media, Node, Origin, Ref, Region, Sample, Text, Turn
+from quintet.values import Batch, Node, Origin, Region, Sample, Text, Turn
+from systems import shown
 
 
 @cache
@@ -38,10 +37,10 @@ def tiny() -> tuple[Recipe, MLLM, Processor]:
 
 
 def asked(number: int = 0) -> Sample:
-    file = io.BytesIO()
-    picture(number).save(file, "PNG")
-    medium = Media("image", Ref("0.png", data=file.getvalue()))
-    turns = (Turn("user", (Text("What is it?"), medium)), Turn("assistant", (Text("A red circle."),)))
+    turns = (
+        Turn("user", (Text("What is it?"), shown(number, height=40, width=40))),
+        Turn("assistant", (Text("A red circle."),)),
+    )
     return Sample(Node(turns), Origin("memory", 1))
 
 

@@ -5,7 +5,7 @@
 
 BLIP-2 (Li et al. 2023, arXiv:2301.12597, section 3): 32 queries of width 768, BERT-base's twelve layers and
 cross-attention in every second. InstructBLIP (Dai et al. 2023, arXiv:2305.06500, section 3.3) lets the queries also see
-the words of the instruction, so that other words take other features from the same picture. tests/unit/test_query.py
+the words of the instruction, so that other words take other features from the same picture. tests/unit/test_qformer.py
 compares with transformers' `Blip2QFormerModel` and `InstructBlipQFormerModel`; dropout, 0.1 there, is left out.
 
 With `captions` it is the Q-Former of BLIP-2's first stage (section 3.2): it reads whole captions beside the picture, by

@@ -2,7 +2,7 @@
 
 Source: Wang et al. 2022, arXiv:2210.06423 (sub-LN); positions by xPos in Kosmos-1 (Sun et al. 2022, arXiv:2212.10554),
 by sinusoids in the released Kosmos-2. Layers are those of transformers' `Kosmos2TextForCausalLM`, with which
-tests/unit/test_query.py compares; dropout, 0.1 in training, is left out. Attention is ours (`attention.py`).
+tests/unit/test_kosmos.py compares; dropout, 0.1 in training, is left out. Attention is ours (`attention.py`).
 
 Shapes: B rows, T columns, D width, H heads, K width of a head, V vocabulary.
 """
