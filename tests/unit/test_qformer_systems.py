@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from quintet.components.connectors.qformer import QFormer
 from quintet.data.sources.mix import Mix
 from quintet.errors import DataError
 from quintet.lab.run import load_recipe
@@ -77,14 +78,20 @@ def test_minigpt4_has_no_prompt_at_first_and_then_its_own() -> None:
     assert said.endswith("questions.###Human: <Img><4></Img> What is it?###Assistant: A circle.###")
 
 
-@pytest.mark.parametrize("name", ["minigpt4", "instructblip"])
+@pytest.mark.parametrize("name", ["minigpt4", "instructblip", "instructblip:flan_t5"])
 def test_what_starts_from_blip2_runs_its_second_stage_first_where_there_are_no_weights(name: str) -> None:
-    """Else MiniGPT-4 reads a frozen Q-Former, and InstructBLIP writes through a frozen projection, that are noise."""
+    """Else MiniGPT-4 reads a frozen Q-Former, and InstructBLIP writes through a frozen projection, that are noise.
+
+    BLIP-2 with Vicuna is not published: there the stage runs at full scale too, on BLIP-2's Q-Former.
+    """
     recipe = load_recipe(name)[1]
-    assert [stage.name for stage in recipe.before] == ["blip2"]
+    known = recipe.model.connectors["image"]
+    assert isinstance(known, QFormer.Config)
+    assert (known.source or "").startswith("Salesforce/blip2")
+    assert ([*recipe.before, *recipe.stages][0].name, bool(recipe.before)) == ("blip2", name != "instructblip")
     for scale in ("starter", "tiny"):
         small = at_scale(recipe, scale)
-        assert [stage.name for stage in small.stages] == ["blip2", *(stage.name for stage in recipe.stages)]
+        assert [stage.name for stage in small.stages] == [s.name for s in (*recipe.before, *recipe.stages)]
         with torch.device("meta"):
             first, *_ = trained(small, small.build())
         assert {"connectors.image.qformer", "connectors.image.project"} == first

@@ -54,6 +54,10 @@ class Resampler(nn.Module):
         heads: int = 32
         eps: float = 1e-6
 
+        @property
+        def deep(self) -> bool:
+            return False  # one layer
+
         def starter(self) -> "Resampler.Config":
             return replace(self, side=min(self.side, 4), heads=6)
 
@@ -61,10 +65,10 @@ class Resampler(nn.Module):
             return replace(self, side=min(self.side, 2), heads=4)
 
         def layout(self, layout: Layout) -> Layout:
-            if len(layout.grid) != 2 or layout.extra:
+            if len(layout.grid) != 2 or layout.extra or layout.more:
                 raise ConfigError(
-                    f"features of shape {layout.grid} and {layout.extra} more have no places on a grid;"
-                    " let the encoder select its patches (select='patch')"
+                    f"features {layout} have no places on one grid; let the encoder select its patches "
+                    "(select='patch') of whole pictures"
                 )
             return Layout((self.side, self.side))
 
@@ -117,6 +121,10 @@ class AttentivePooling(nn.Module):
         heads: int = 32
         unit: bool = False
         """Whether every feature is first divided by its length (Kosmos-2)."""
+
+        @property
+        def deep(self) -> bool:
+            return False  # one layer
 
         def starter(self) -> "AttentivePooling.Config":
             return replace(self, queries=min(self.queries, 16), heads=6)
