@@ -1,6 +1,7 @@
 """The parts that ship with the package: they load, they are what their card says, and their builder runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,25 @@ from quintet.components.starter import STARTER_LLM, STARTER_VISION, asset
 from quintet.data.processor import Processor
 from quintet.data.template import DECIMALS
 from quintet.data.tokenizer import Tokenizer
+from quintet.errors import DataError
 from quintet.lab.pretrained import build_model, load_tokenizer
 from quintet.lab.starter.build import LlmSchedule, Phase, build_llm, build_vision, text_scores, write_card
+from quintet.lab.starter.spellings import CAPTIONS, CHATS, SPELLINGS, SpeltScenes
 from quintet.lab.starter.text import SPELT, TextScenes, spelt, train_tokenizer
 from quintet.lab.starter.told import Composed, ToldTokenizer
 from quintet.lab.starter.vision import Heads, VisionSchedule, make_pictures, vision_scores
 from quintet.model.mllm import MLLM
 from quintet.recipes._templates import VICUNA_V1
+from quintet.recipes._templates_query import MINIGPT4_CHAT
 from quintet.serving.engine import Engine
-from quintet.values import Media, Node, Sample, Text, Turn
+from quintet.values import Media, Node, Origin, Sample, Text, Turn
 
 MEGABYTE = 10**6
+
+
+def nothing(media: Media) -> tuple[tuple[int, ...], int]:
+    """The columns of a medium where there is none."""
+    raise AssertionError(media)
 
 
 def card() -> dict:
@@ -122,9 +131,6 @@ def test_a_text_shows_the_tokens_that_a_chat_will_show() -> None:
     tokenizer = ToldTokenizer(Tokenizer.load(asset("llm")))
     source = TextScenes(8, seed=3, split="val")
 
-    def nothing(media: Media) -> tuple[tuple[int, ...], int]:
-        raise AssertionError(media)
-
     for i in range(8):
         _, told, said = source.questions(i)
         assert all("<region>" not in part for each in said for part in spelt(each)[:2])
@@ -137,13 +143,49 @@ def test_a_text_shows_the_tokens_that_a_chat_will_show() -> None:
             assert one.ids.tolist() == two.ids.tolist()
 
 
+def test_scenes_are_spelt_as_the_recipes_spell_theirs() -> None:
+    """Whatever a sample's template: answers and pages are learnt, questions are not, and no token is a stranger."""
+    tokenizer = ToldTokenizer(Tokenizer.load(asset("llm")))
+    source = SpeltScenes(200, seed=4, most=(1, 2, 3, 4), split="val")
+    met: set[str] = set()
+    for i in range(200):
+        sample = source.sample(i)
+        assert sample == source.sample(i)
+        met.add(sample.origin.id)
+        row = SPELLINGS.tokens(sample, tokenizer, nothing)
+        assert not row.items, "what is told stands where a picture would, and is no picture"
+        learnt = [k for k, weight in zip(row.ids.tolist(), row.weight.tolist(), strict=True) if weight > 0]
+        assert learnt
+        assert max(learnt) < tokenizer.vocab, "a told word is never learnt"
+    assert len(met) == len({t.name for t in (*CHATS, *CAPTIONS)}) + 2  # pages, and what was read before
+    with pytest.raises(DataError, match="no template 'dax'"):
+        SPELLINGS.tokens(replace(source.sample(0), origin=Origin("here", 1, "dax")), tokenizer, nothing)
+
+
+def test_a_told_scene_is_asked_about_as_a_shown_one_is() -> None:
+    """MiniGPT-4's chat: only what stands between <Img> and </Img> differs."""
+    tokenizer = ToldTokenizer(Tokenizer.load(asset("llm")))
+    told, truth = SpeltScenes(1, seed=2, most=(3,), forms=(1.0, 0.0, 0.0)).question(0, MINIGPT4_CHAT)
+    [turn] = told.root.turns
+    shown = Sample(Node((replace(turn, parts=(replace(turn.parts[0], text=None), turn.parts[1])),)))  # type: ignore[type-var]
+    one = MINIGPT4_CHAT.tokens(told, tokenizer, nothing, open=True).ids.tolist()
+    two = MINIGPT4_CHAT.tokens(shown, tokenizer, lambda media: ((64, 64), 1), open=True)
+    at = two.items[0].start
+    ids = two.ids.tolist()
+    assert one[:at] == ids[:at]
+    assert one[at - len(ids) + 1 :] == ids[at + 1 :]
+    assert len(one) - len(ids) + 1 > 64, "a cell each"
+    assert truth
+
+
 def test_the_builder_makes_parts_that_load(tmp_path: Path) -> None:
     """A few steps of each part through the real builder; the files are those that a recipe would load."""
     notes: list[str] = []
     schedule = VisionSchedule(steps=2, pictures=16, batch=8, workers=1)
     vision = build_vision(tmp_path, schedule, note=notes.append)
     phase = Phase("words", 2, (1,), (1.0, 0.0, 0.0), batch=2)
-    llm = build_llm(tmp_path, LlmSchedule(phases=(phase,), texts=300), run=tmp_path / "run", note=notes.append)
+    phases = (phase, replace(phase, name="spellings", spellings=True))
+    llm = build_llm(tmp_path, LlmSchedule(phases=phases, texts=300), run=tmp_path / "run", note=notes.append)
     write_card(tmp_path, {"vision": vision, "llm": llm})
     encoder = STARTER_VISION.build()
     load_hf_folder(encoder, tmp_path / "vision")

@@ -144,6 +144,10 @@ class AttentivePooling(nn.Module):
             raise ConfigError(f"a width of {d_out} does not divide into {config.heads} heads")
         self.config = config
         self.enter = nn.Linear(d_in, d_out)
+        if config.unit:
+            # Of a feature that is one long each number is 1/√d_in: the layer begins as it would for numbers around 1,
+            # else the queries see nothing but themselves for hundreds of steps.
+            nn.init.normal_(self.enter.weight)
         self.queries = nn.Parameter(torch.randn(config.queries, d_out))
         self.attend = _Attention(d_out, heads=config.heads)
 

@@ -26,7 +26,7 @@ from quintet.data.sources import Source
 from quintet.data.template import DECIMALS
 from quintet.data.tokenizer import Tokenizer
 from quintet.evaluation.metrics.boxes import iou
-from quintet.lab.starter.spellings import SPELLINGS, SpeltScenes
+from quintet.lab.starter.spellings import SPELLINGS, SpeltScenes, spelling_scores
 from quintet.lab.starter.text import SPELT, TextScenes, train_tokenizer
 from quintet.lab.starter.told import Composed, ToldTokenizer
 from quintet.lab.starter.vision import VisionSchedule, make_pictures, train_vision, vision_scores
@@ -148,12 +148,14 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
     scores = text_scores(Engine(model, Processor(tokenizer, VICUNA_V1, config)), n=150)
+    spellings = spelling_scores(model, tokenizer, n=60)
     state = {name: value.to(torch.bfloat16) for name, value in to_hf_state(model.llm).items()}
     _write(out / "llm", llm_to_hf(replace(STARTER_LLM, vocab=tokenizer.vocab, source=None)), state)
     plain.save(out / "llm")
     facts = {"schedule": asdict(schedule), "tokens": tokens, "vocab": tokenizer.vocab}
     seconds = round(time.monotonic() - start)
-    return facts | {"seconds": seconds, "last_loss": loss, "scores_on_held_out_texts": scores}
+    facts |= {"seconds": seconds, "last_loss": loss, "scores_on_held_out_texts": scores}
+    return facts | {"scores_by_spelling": spellings}
 
 
 def _source(phase: Phase, schedule: LlmSchedule, *, seed: int) -> Source:

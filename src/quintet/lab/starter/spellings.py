@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from quintet.data.columns import Measure
+from quintet.data.processor import Processor
 from quintet.data.scenes import World, caption, conversation, pretrain
 from quintet.data.scenes import sample_scene as draw
 from quintet.data.scenes.pages import Shown, documents
@@ -20,6 +21,7 @@ from quintet.data.template import Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError
 from quintet.lab.starter.text import SPELT, TextScenes, spelt, told_in
+from quintet.model.mllm import MLLM
 from quintet.recipes._templates import (
     ALPACA,
     COGVLM_CHAT,
@@ -41,9 +43,10 @@ from quintet.recipes._templates_query import (
     MINIGPT4_CHAT,
     MPLUG_OWL,
 )
+from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Origin, Part, Ref, Sample, Text, Tokens, Turn
 
-__all__ = ["SPELLINGS", "Spellings", "SpeltScenes"]
+__all__ = ["SPELLINGS", "Spellings", "SpeltScenes", "spelling_scores"]
 
 CHATS = (
     VICUNA_V1, VICUNA_V1, LLAVA_V0, MINIGPT4, MINIGPT4_CHAT, MINIGPT_V2, MPLUG_OWL, INSTRUCTBLIP, ALPACA, LYNX,
@@ -107,6 +110,13 @@ class SpeltScenes:
             turns = tuple(self._chat(template, rng, shots=kind == "shots"))
         return Sample(Node(turns), Origin(self.name, index + 1, template.name))
 
+    def question(self, index: int, template: Template) -> tuple[Sample, str]:
+        """A scene and a question about it, without boxes, and the answer."""
+        rng = random.Random(f"spelt/{self.seed}/{self.split}/{index}")
+        scene, shown, _ = self._scene(rng)
+        question, answer, _ = spelt(rng.choice(conversation(scene, rng, 10, captions=0.0, boxes=0.0)), template.regions)
+        return Sample(Node((Turn("user", (shown, Text(question))),))), answer
+
     def _chat(self, template: Template, rng: random.Random, *, shots: bool) -> Iterator[Turn]:
         """Questions about one scene, or each about another."""
         for number in range(rng.randint(2, 4) if shots else rng.randint(1, 3)):
@@ -145,3 +155,15 @@ class SpeltScenes:
     def _shown(self, scene: Scene, rng: random.Random) -> tuple[Media, bool]:
         form = rng.choices(("map", "things", "words"), self.forms)[0]
         return Media("image", Ref("told"), told_in(scene, form, rng)), form != "words"
+
+
+def spelling_scores(model: MLLM, tokenizer: Tokenizer, *, n: int, seed: int = 9) -> dict[str, float]:
+    """Share of questions about `n` held-out scenes that are answered exactly, by the template they are asked in."""
+    source = SpeltScenes(n, seed=seed, split="val", forms=(0.5, 0.5, 0.0))
+    scores: dict[str, float] = {}
+    for template in dict.fromkeys(CHATS):
+        engine = Engine(model, Processor(tokenizer, template, model.config))
+        asked = [source.question(i, template) for i in range(n)]
+        said = engine.answer([sample for sample, _ in asked])
+        scores[template.name] = sum(a == truth for a, (_, truth) in zip(said, asked, strict=True)) / n
+    return scores
