@@ -12,7 +12,7 @@ from quintet.lab.run import load_recipe, recipe_names
 from quintet.lab.show import agrees
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
-from quintet.recipes._scale import SCALES, at_scale
+from quintet.recipes._scale import ALIGNMENT_RATE, SCALES, STARTER_RATES, TRANSFORMER_RATE, at_scale
 from quintet.training.optim import set_trainable
 from quintet.training.stage import Rate
 
@@ -103,6 +103,22 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
         )
         assert mine.train.keys() == theirs.train.keys()
         assert [r.lora for r in mine.train.values()] == [r.lora for r in theirs.train.values()]
+
+
+def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_matrices() -> None:
+    """And every stage's rate falls to its end, also where the paper's is constant over half a million steps."""
+
+    def rates(name: str) -> list[dict[str, float]]:
+        stages = at_scale(load_recipe(name)[1], "starter").stages
+        assert {stage.schedule for stage in stages} == {"cosine"}
+        return [{part: rate.lr for part, rate in stage.train.items()} for stage in stages]
+
+    deep, matrix = TRANSFORMER_RATE, ALIGNMENT_RATE
+    assert rates("llava15")[0] == {"connectors": matrix}
+    assert rates("minigpt4")[0] == {"connectors.image.qformer": deep, "connectors.image.project": deep}
+    assert rates("flamingo")[0] == {"connectors": deep, "fusion": deep, "tokens": STARTER_RATES["tokens"]}
+    assert rates("cogvlm")[0] == {"connectors": matrix, "fusion": deep}, "experts are the LLM's own layers"
+    assert rates("kosmos1")[0]["connectors"] == STARTER_RATES["connectors"], "one layer is no transformer"
 
 
 @pytest.mark.parametrize(("scale", "most"), [("starter", 10_000_000), ("tiny", 300_000)])

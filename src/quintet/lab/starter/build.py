@@ -82,6 +82,8 @@ class LlmSchedule:
     """Tokens at most; merging stops when no pair of Scenes' words is left."""
     texts: int = 3000
     """Texts that the tokenizer is trained on."""
+    scored: int = 150
+    """Held-out texts that the card's scores are of, and scenes that are asked about in each spelling."""
 
 
 def build_vision(out: Path, schedule: VisionSchedule, *, note: Note) -> dict[str, Any]:
@@ -147,8 +149,8 @@ def build_llm(out: Path, schedule: LlmSchedule, *, run: Path, note: Note) -> dic
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.to(torch.bfloat16))
-    scores = text_scores(Engine(model, Processor(tokenizer, VICUNA_V1, config)), n=150)
-    spellings = spelling_scores(model, tokenizer, n=60)
+    scores = text_scores(Engine(model, Processor(tokenizer, VICUNA_V1, config)), n=schedule.scored)
+    spellings = spelling_scores(model, tokenizer, n=schedule.scored)
     state = {name: value.to(torch.bfloat16) for name, value in to_hf_state(model.llm).items()}
     _write(out / "llm", llm_to_hf(replace(STARTER_LLM, vocab=tokenizer.vocab, source=None)), state)
     plain.save(out / "llm")
