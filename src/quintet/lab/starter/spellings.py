@@ -161,9 +161,9 @@ def spelling_scores(model: MLLM, tokenizer: Tokenizer, *, n: int, seed: int = 9)
     """Share of questions about `n` held-out scenes that are answered exactly, by the template they are asked in."""
     source = SpeltScenes(n, seed=seed, split="val", forms=(0.5, 0.5, 0.0))
     scores: dict[str, float] = {}
-    for template in dict.fromkeys(CHATS):
+    for name, template in {each.name: each for each in CHATS}.items():
         engine = Engine(model, Processor(tokenizer, template, model.config))
         asked = [source.question(i, template) for i in range(n)]
         said = engine.answer([sample for sample, _ in asked])
-        scores[template.name] = sum(a == truth for a, (_, truth) in zip(said, asked, strict=True)) / n
+        scores[name] = sum(a == truth for a, (_, truth) in zip(said, asked, strict=True)) / n
     return scores
