@@ -25,8 +25,9 @@ __all__ = ["SCALES", "Scale", "at_scale"]
 Scale = Literal["full", "starter", "tiny"]
 SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
 
-STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "regions": 2e-3, "fusion": 2e-3, "llm": 1e-3, "tokens": 2e-3}
-"""Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192."""
+STARTER_RATES = {"encoders": 3e-4, "connectors": 2e-3, "regions": 2e-3, "fusion": 2e-3, "llm": 1e-3, "tokens": 1e-2}
+"""Peak rates by kind of part: those of the papers are for widths of thousands, these are for 192. Rows of added tokens
+begin as the mean of all, and where the LLM is frozen nothing else learns when to say them."""
 
 ALIGNMENT_RATE = 1e-2
 """Of connectors and fusion while all else is frozen: at 2e-3 only some seeds found digits and words (docs/log.md)."""

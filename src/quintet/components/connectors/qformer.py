@@ -96,7 +96,7 @@ class Captions(nn.Module):
         self.itc_picture, self.itc_caption = nn.Linear(dim, config.dim), nn.Linear(dim, config.dim)
         self.itm = nn.Linear(dim, 2)
         self.itg, self.itg_norm = nn.Linear(dim, dim), nn.LayerNorm(dim, eps=qformer.eps)
-        self.apply(initialise)
+        initialise(self, dim=dim)
         self.itg_bias = nn.Parameter(torch.zeros(self.dec + 1))
         self.log_temperature = nn.Parameter(torch.full((1,), config.temperature).log())
 
@@ -300,7 +300,7 @@ class Queries(nn.Module):
         if config.keep_unused and vocab and not last_words:
             self.unused = BertFeedForward(config)
             parameters_to_buffers(self.unused)
-        self.apply(initialise)
+        initialise(self, dim=config.dim)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Words int64[N, L] → float[N, L, D], not yet normalised.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quintet.components.connectors.bert import initialise
 from quintet.components.fusion.token import TokenFusion
 from quintet.errors import ConfigError
 from quintet.values import Batch, Features, MediaBatch
@@ -88,7 +89,7 @@ class PFormer(TokenFusion):
         self.project = nn.Linear(width, dim)
         self.contrast = nn.Linear(width, config.contrast)
         self.log_temperature = nn.Parameter(torch.tensor(config.temperature).log())
-        self.apply(_initialise)
+        initialise(self, dim=config.dim)
 
     def read(self, sentences: Sequence[Tensor], *, hidden: float = 0.0) -> Tensor:
         """[CLS] of each sentence int64[L], float[N, width]. With `hidden` that share of the words is masked."""
@@ -151,11 +152,3 @@ def _bert(config: PFormer.Config) -> nn.Module:
     return nn.TransformerEncoderLayer(
         config.dim, config.heads, config.ffn, dropout=0.0, activation="gelu", batch_first=True, layer_norm_eps=1e-12
     )
-
-
-def _initialise(module: nn.Module) -> None:
-    """BERT's: normal weights of 0.02, no biases."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
