@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from quintet.components.connectors.resampler import AttentivePooling
 from quintet.components.llms.magneto import Magneto
@@ -133,3 +134,18 @@ def test_the_pooling_of_kosmos2_is_transformers() -> None:
         wanted = theirs(nn.functional.normalize(features, dim=-1))[0]
         found = ours(Features(features.flatten(0, 1), (Layout((7,)),) * 2)).values
     torch.testing.assert_close(found.view(2, 5, 32), wanted, atol=PARITY, rtol=0)
+
+
+def test_features_of_length_one_enter_as_large_as_others() -> None:
+    """At the start queries can tell features of Kosmos-2 apart as they can Kosmos-1's, whose numbers are around 1."""
+    torch.manual_seed(0)
+    values = torch.randn(50, 192)
+    layout = (Layout((50,)),)
+    sizes = {}
+    for unit in (False, True):
+        pooling = AttentivePooling.Config(heads=6, unit=unit).build(d_in=192, d_out=192)
+        with torch.no_grad():
+            sizes[unit] = float(pooling.enter(F.normalize(values, dim=-1) if unit else values).std())
+            assert pooling(Features(values, layout)).values.shape == (64, 192)
+    assert 0.4 < sizes[True] < 2.5
+    assert 0.4 < sizes[False] < 2.5

@@ -159,6 +159,13 @@ def test_a_model_is_built_with_the_q_former_that_its_config_names(tmp_path: Path
     assert torch.equal(made.connectors["image"].qformer.queries, model.query_tokens[0])  # type: ignore[union-attr]
 
 
+def test_fresh_weights_are_berts_at_its_width_and_in_proportion_at_others() -> None:
+    """So that queries and keys are as far from equal everywhere; 0.02 at a width of 192 would leave attention flat."""
+    for dim, std in ((768, 0.02), (192, 0.04)):
+        made = QFormer.Config(**SMALL | {"dim": dim, "ffn": dim}).build(d_in=20, d_out=16)
+        assert float(made.qformer.layers[0].attention.q_proj.weight.detach().std()) == pytest.approx(std, rel=0.05)  # type: ignore[union-attr]
+
+
 # ---- the LLM's words ---------------------------------------------------------------------------------------------
 def test_words_that_are_the_llms_tokens_begin_as_the_llms() -> None:
     """At starter scale, where both are 192 wide: two words are as near to each other as in the LLM."""
