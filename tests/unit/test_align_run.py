@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from quintet.data.scenes import World, make_scenes
 from quintet.errors import ConfigError, DataError
@@ -105,3 +106,24 @@ def test_a_retriever_ranks_by_both_heads(small: Small) -> None:
 def test_a_sample_that_is_no_pair_is_refused(small: Small) -> None:
     with pytest.raises(DataError, match="an image and a caption, the query first"):
         Retriever(small.model, small.processor).rank([asked()])
+
+
+def test_pictures_are_found_by_the_weights_of_the_stage_that_matched(scenes: Path, run: Path, tmp_path: Path) -> None:
+    """The second stage writes with the same Q-Former and leaves ITC and ITM behind."""
+    alone = tmp_path / "run"
+    train(Job(recipe="blip2", scale="tiny", out=alone, scenes=scenes, stages=["align"]))
+    samples = [item.sample for item in scenes_task("scenes.retrieval", scenes, split="train").items()]
+    found = []
+    for folder in (run, alone):
+        engine = Engine.open(folder)
+        assert engine.captions is not None
+        assert (engine.matched is not None) == (folder is run)
+        weights = load_file(engine.matched) if engine.matched else None
+        retriever = Retriever(engine.model, engine.captions, weights=weights)
+        found.append((retriever.rank(samples), retriever._sentences(["a red circle"])))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    engine = Engine.open(run)
+    assert engine.captions is not None
+    last = Retriever(engine.model, engine.captions)._sentences(["a red circle"])
+    assert not torch.equal(last, found[0][1]), "the second stage changed the Q-Former"

@@ -32,7 +32,7 @@ from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
 from quintet.log import logger
-from quintet.model.checkpoint import CAPTIONS, read_json, replace_folder, save_model, write_json
+from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
@@ -212,9 +212,11 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
                 if run.finished(done.name):
                     _take(model, run, done)
         _settle(model, stage)
-    # Captions are spelt as they were where they were learnt, so that pictures can be found by them.
-    captions = [Processor(spelt[s.name], s.template, recipe.model) for s in recipe.stages if not s.reads]
-    _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions[-1] if captions else None)
+    # Pictures are found by captions as they were where that was learnt: in that stage's spelling and by its weights.
+    match = next((s for s in reversed(recipe.stages) if not s.reads and run.finished(s.name)), None)
+    captions = Processor(spelt[match.name], match.template, recipe.model) if match else None
+    learnt = run.stage(match.name) / TRAINED if match and match is not recipe.stages[-1] else None
+    _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions, learnt=learnt)
     return results
 
 
@@ -324,7 +326,7 @@ def _told(source: Source, recipe: Recipe) -> Source:
 
 def _take(model: MLLM, run: RunFolder, stage: Stage) -> None:
     """The weights that a finished stage trained; its adapters are folded in, as they are when it ends."""
-    tensors = load_file(run.stage(stage.name) / "trained.safetensors")
+    tensors = load_file(run.stage(stage.name) / TRAINED)
     set_trainable(model, stage.train)
     unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
     if unexpected:
@@ -340,7 +342,9 @@ def _settle(model: MLLM, stage: Stage) -> None:
         model.fused = True
 
 
-def _save(model: MLLM, processor: Processor, run: RunFolder, *, captions: Processor | None) -> None:
+def _save(
+    model: MLLM, processor: Processor, run: RunFolder, *, captions: Processor | None, learnt: Path | None
+) -> None:
     """RUN/model/, whole or not at all."""
     if dist.is_first():
         aside = run.path / ".model"
@@ -349,6 +353,8 @@ def _save(model: MLLM, processor: Processor, run: RunFolder, *, captions: Proces
         processor.save(aside)
         if captions is not None:
             captions.save(aside / CAPTIONS)
+        if learnt is not None:
+            shutil.copyfile(learnt, aside / CAPTIONS / TRAINED)
         replace_folder(aside, run.model)
     dist.barrier()
 

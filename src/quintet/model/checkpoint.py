@@ -17,11 +17,22 @@ from safetensors.torch import load_file, save_file
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.mllm import MLLM
 
-__all__ = ["CAPTIONS", "load_model", "load_part", "read_json", "replace_folder", "save_model", "write_json"]
+__all__ = [
+    "CAPTIONS",
+    "TRAINED",
+    "load_model",
+    "load_part",
+    "read_json",
+    "replace_folder",
+    "save_model",
+    "write_json",
+]
 
 FORMAT = 1
 CAPTIONS = "captions"
 """In a model's folder: what spells captions, where pictures can be found by them (a tokenizer and processor.json)."""
+TRAINED = "trained.safetensors"
+"""What a stage trained; in `CAPTIONS`, that of the stage which matched, if others came after it."""
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -7,13 +7,14 @@ from queue import Queue
 from threading import Thread
 
 import torch
+from safetensors.torch import load_file
 
 from quintet.components.llms.none import NoLLM
 from quintet.data.processor import Processor
 from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.evaluation.run import Answer
 from quintet.evaluation.task import Task
-from quintet.model.checkpoint import CAPTIONS, load_model
+from quintet.model.checkpoint import CAPTIONS, TRAINED, load_model
 from quintet.model.generate import Sampling, generate
 from quintet.model.mllm import MLLM
 from quintet.serving.retrieval import Retriever
@@ -23,7 +24,11 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """A model, its processor, and where they run; `captions` spells captions, where it can find pictures by them."""
+    """A model, its processor, and where they run.
+
+    `captions` spells captions where it can find pictures by them, with the weights in the file `matched` if a later
+    stage changed them.
+    """
 
     def __init__(
         self,
@@ -31,9 +36,10 @@ class Engine:
         processor: Processor,
         *,
         captions: Processor | None = None,
+        matched: Path | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.device, self.captions = torch.device(device), captions
+        self.device, self.captions, self.matched = torch.device(device), captions, matched
         self.model, self.processor = model.to(self.device).eval(), processor
         end = processor.template.end
         stop = processor.template.stop_id(processor.tokenizer)
@@ -58,7 +64,8 @@ class Engine:
         # A model that only compares pictures with captions speaks no other way.
         spoken = captions if isinstance(model.llm, NoLLM) else None
         processor = spoken or Processor.load(place, model.config)
-        return cls(model, processor, captions=captions, device=device)
+        matched = place / CAPTIONS / TRAINED
+        return cls(model, processor, captions=captions, matched=matched if matched.exists() else None, device=device)
 
     def fits(self, task: Task) -> bool:
         """Whether the model can be asked the task: rankings need a connector that matches, answers an LLM."""
@@ -74,7 +81,8 @@ class Engine:
             return lambda samples: self.answer(samples, batch_size=batch_size)
         if self.captions is None:
             raise ConfigError(f"{task.name} asks which caption fits a picture; this model was not taught it (BLIP-2's)")
-        return Retriever(self.model, self.captions).rank
+        weights = load_file(self.matched, device=str(self.device)) if self.matched else None
+        return Retriever(self.model, self.captions, weights=weights).rank
 
     def answer(self, samples: Sequence[Sample], *, max_tokens: int = 96, batch_size: int = 64) -> list[str]:
         """The answer to each prompt: a sample whose last turn is the user's. Greedy, so it repeats.

@@ -6,7 +6,8 @@ behind them.
 Letters: N pictures, M captions, Q queries, P width of ITC's space, L tokens, S picture features, E their width.
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from quintet.data.media import load_image
 from quintet.data.processor import Processor
-from quintet.errors import ConfigError, DataError
+from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.evaluation.metrics.recall import LEVELS
 from quintet.model.mllm import MLLM
 from quintet.training.objectives.align import similarities
@@ -28,14 +29,26 @@ BATCH = 64
 
 
 class Retriever:
-    """A model whose connector matches, and the processor that spells its captions."""
+    """A model whose connector matches, and the processor that spells its captions.
 
-    def __init__(self, model: MLLM, processor: Processor, *, judged: int = JUDGED) -> None:
+    `weights` are the model's as they were after the stage that matched: BLIP-2's second stage writes captions with the
+    same Q-Former, which then finds no picture any more.
+    """
+
+    def __init__(
+        self, model: MLLM, processor: Processor, *, judged: int = JUDGED, weights: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model, self.processor, self.judged = model.eval(), processor, judged
         self.kind = model.config.matcher
         if not self.kind:
             raise ConfigError("no connector of this model reads captions, so it cannot find pictures by them")
         self.connector: Any = model.connectors[self.kind]
+        if weights:
+            own, prefix = copy.deepcopy(self.connector), f"connectors.{self.kind}."
+            learnt = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+            if strangers := own.load_state_dict(learnt, strict=False).unexpected_keys:
+                raise CheckpointError(f"the connector that matches has no {', '.join(strangers[:4])}")
+            self.connector = own
 
     def rank(self, samples: Sequence[Sample]) -> list[str]:
         """For each query the names of what fits it best, the best first, a line each.

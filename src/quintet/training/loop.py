@@ -27,7 +27,7 @@ from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, Sour
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, TrainingError
 from quintet.log import logger
-from quintet.model.checkpoint import write_json
+from quintet.model.checkpoint import TRAINED, write_json
 from quintet.model.mllm import MLLM
 from quintet.training.folder import Checkpoint, Metrics, RunFolder
 from quintet.training.hardware import Precision, autocast, peak_memory, pick_precision, prepare_cpu
@@ -305,9 +305,7 @@ class _Loop:
             folder = self.run_folder.stage(self.stage.name)
             folder.mkdir(parents=True, exist_ok=True)
             learnt = {name for name, _ in trainable(self.model)}
-            save_file(
-                {n: t.contiguous() for n, t in sorted(state.items()) if n in learnt}, folder / "trained.safetensors"
-            )
+            save_file({n: t.contiguous() for n, t in sorted(state.items()) if n in learnt}, folder / TRAINED)
             write_json(folder / "stage.json", {"name": self.stage.name, **asdict(result)})
             self.run_folder.forget(self.stage.name)
         dist.barrier()
