@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from conftest import picture
 from quintet.cli.app import app
 from quintet.cli.progress import TrainingBars
 from quintet.cli.runs import _files
@@ -20,6 +21,10 @@ from quintet.data.scenes import make_scenes
 from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
 from quintet.lab.run import recipe_names
+from quintet.model.generate import Sampling
+from quintet.recipes import llava15
+from quintet.serving.engine import Engine
+from quintet.values import Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +110,36 @@ def test_a_fault_is_one_line_that_says_what_to_do() -> None:
 def test_a_traceback_is_shown_when_it_is_asked_for() -> None:
     result = run("--traceback", "show", "llava51")
     assert isinstance(result.exception, QuintetError)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ndef recipe(:\n", "line 2: SyntaxError: invalid syntax"),
+        ("\n\nimport nosuchmodule\n", "line 3: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def recipe():\n    raise ValueError('no such depth')\n", "line 2: ValueError: no such depth"),
+        ("def recipe():\n    assert False\n", "line 2: AssertionError"),
+    ],
+)
+def test_a_broken_recipe_of_ones_own_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "my_broken_recipe.py"
+    path.write_text(text)
+    for command in (["show", path], ["train", path, "--out", tmp_path / "run"], ["compare", "llava", path]):
+        assert refused(*command) == f"error: my_broken_recipe.py, {said}"
+    shown = run("--traceback", "show", path).exception
+    assert isinstance(shown, ConfigError)
+    assert shown.__cause__ is not None
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of a recipe's file is in it, so that it is no fault of who typed the command."""
+
+    def broken() -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr(llava15, "recipe", broken)
+    assert isinstance(run("show", "llava15").exception, ValueError)
+    assert not isinstance(run("show", "llava15").exception, QuintetError)
 
 
 def test_a_file_that_cannot_be_written_is_a_fault_and_no_crash(trained: Path) -> None:
@@ -258,12 +293,34 @@ def test_one_question_has_one_answer(trained: Path, scenes: Path) -> None:
     assert "error" in refused("chat", trained, "--image", scenes / "train.json", "-p", "What is it?")
 
 
+def test_all_pictures_that_are_named_are_shown_in_their_order_and_of_an_animation_the_first_frame(
+    trained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sample] = []
+
+    def stream(self: Engine, sample: Sample, *, sampling: Sampling | None = None) -> Iterator[str]:
+        asked.append(sample)
+        return answer(self, sample, sampling=sampling)
+
+    answer = Engine.stream
+    monkeypatch.setattr(Engine, "stream", stream)
+    one = next((scenes / "images" / "test").iterdir())
+    picture(1).save(tmp_path / "two.gif", save_all=True, append_images=[picture(2)])
+    shown = ("--image", one, "--image", tmp_path / "two.gif")
+    result = run("chat", trained, *shown, "-p", "Which is larger?", "--max-tokens", "2")
+    assert result.exit_code == 0, result.output
+    assert [medium.ref.name for medium in asked[0].media()] == [one.name, "two.gif"]
+    assert result.stderr.splitlines() == ["two.gif has 2 frames; the first is shown"]
+
+
 def test_a_session_goes_on_after_a_mistake_and_ends_with_the_input(trained: Path, scenes: Path) -> None:
     image = next((scenes / "images" / "test").iterdir())
-    lines = ["/image nowhere.png", f"/image {image}", "What is it?", "/help", "/new", "And now?", ""]
+    lines = ["/image", "/image nowhere.png", f"/image {image}", "What is it?", "/help", "/new", "And now?", ""]
     result = run("chat", trained, "--max-tokens", "3", input="\n".join(lines))
     assert result.exit_code == 0
+    assert "/image PATH shows a picture; name its file" in result.stderr
     assert "nowhere.png: no such picture" in result.stderr
+    assert result.stderr.count("no such picture") == 1
     assert "/image PATH, /new, /exit" in result.stderr
     assert run("chat", trained, input="/exit\nnever asked\n").exit_code == 0
 

@@ -31,8 +31,8 @@ def compare(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="What each recipe may train: 40k-tokens, 2T-flops, 500-samples or 1.5-minutes. Default: the scale's "
-            "own amounts."
+            help="What each recipe may train: 40k-tokens, 2T-flops, 500-samples or 1.5-minutes. Default: its own "
+            "amounts, which are not equal."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="So many seeds, from 0 on.", min=1)] = 1,
@@ -47,7 +47,8 @@ def compare(
     ] = "1/1",
     as_json: JSON = False,
 ) -> None:
-    """Train recipes on the same data in the same order with equal budgets, ask all the same, and print the table.
+    """Train recipes on the same data in the same order, with equal budgets (--budget) or each with its own amounts,
+    ask all the same, and print the table.
 
     The same command goes on after an interruption, and may name more recipes or seeds.
     """
@@ -130,7 +131,7 @@ def _print(found: dict[str, Any], console: "Console", out: Path) -> None:
     from quintet.lab.compare import words
     from quintet.lab.compare.differs import said
 
-    console.print(f"[dim]{words.conditions(found)}[/]\n", highlight=False)
+    console.print(f"[bold]{words.title(found)}[/]\n[dim]{words.conditions(found)}[/]\n", highlight=False)
     costs = Table(*words.heads(found), box=None, pad_edge=False)
     for row in words.best_first(found):
         costs.add_row(f"[bold]{row['recipe']}", *words.facts(row, found)[1:])

@@ -61,6 +61,8 @@ class Result:
     where no item has another's to take."""
     kinds: dict[str, float]
     measures: dict[str, float]
+    beside: str
+    """The one of `measures` that is printed beside the score; empty for none."""
     control_kinds: dict[str, dict[str, float]]
     majority_answers: dict[str, str]
     counts: dict[str, int]
@@ -119,6 +121,7 @@ def evaluate(
         controls={"majority": majority.score, "shuffled": blind.score if blind and blind.n else None},
         kinds=score.kinds,
         measures=score.measures,
+        beside=task.metric.beside,
         control_kinds={"majority": majority.kinds, "shuffled": blind.kinds if blind else {}},
         majority_answers=majority_answers,
         counts=_counts(own) | {"shuffled": len(swapped)},
@@ -126,7 +129,9 @@ def evaluate(
         seconds=time.monotonic() - start,
     )
     if result.counts["empty"]:
-        log.warning("%s: empty answers: %s", task.name, result.counts)
+        counts = result.counts
+        log.warning("%s: %d of %d answers are empty%s", task.name, counts["empty"], counts["items"],
+                    f"; {counts['failed']} could not be asked" if counts["failed"] else "")  # fmt: skip
     if out is not None:
         lines = [_line(*each) for each in zip(items, own, score.details, strict=True)]
         for i, (index, item) in enumerate(swapped.items()):

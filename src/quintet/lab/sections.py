@@ -78,7 +78,7 @@ def _scores(run: RunRecord) -> str:
     bars = "".join(
         _bar(
             r["task"],
-            f"{r['metric']}{'' if r['higher_is_better'] else ', lower is better'} · {r['n']:,} items",
+            f"{r['metric']}{'' if r['higher_is_better'] else ', lower is better'}{beside(r)} · {r['n']:,} items",
             r["score"],
             controls=r["controls"],
             interval=r["interval"],
@@ -173,7 +173,7 @@ def _stages(run: RunRecord, shown: Shown | None) -> str:
                 _time(seconds),
                 f"{tokens / seconds:,.0f}" if seconds else "–",
                 f"{lines[0]['loss']:.3f} → {last['loss']:.3f}",
-                f"{last['dropped']:,}",
+                f"{last['dropped']:,}" + (f"; {left:,} pictures" if (left := last.get("left_out")) else ""),
             ]
         )
     heads = ["stage", "trains", "parameters", "steps", "time", "tokens/s", "loss", "dropped"]

@@ -166,6 +166,7 @@ def _statistics(
             "interval": interval,
             "seeds": by_seed,
             "deviation": float(np.std(list(by_seed.values()), ddof=1)) if len(by_seed) > 1 else None,
+            "beside": task.metric.beside,
             "majority": result["controls"]["majority"],
             "shuffled": control,
             "beats_shuffled": control is not None and _apart(interval, control["interval"], task.higher_is_better),
