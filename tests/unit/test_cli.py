@@ -22,7 +22,6 @@ from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
 from quintet.lab.run import recipe_names
 from quintet.model.generate import Sampling
-from quintet.recipes import llava15
 from quintet.serving.engine import Engine
 from quintet.values import Sample
 
@@ -110,36 +109,6 @@ def test_a_fault_is_one_line_that_says_what_to_do() -> None:
 def test_a_traceback_is_shown_when_it_is_asked_for() -> None:
     result = run("--traceback", "show", "llava51")
     assert isinstance(result.exception, QuintetError)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("x = 1\ndef recipe(:\n", "line 2: SyntaxError: invalid syntax"),
-        ("\n\nimport nosuchmodule\n", "line 3: ModuleNotFoundError: No module named 'nosuchmodule'"),
-        ("def recipe():\n    raise ValueError('no such depth')\n", "line 2: ValueError: no such depth"),
-        ("def recipe():\n    assert False\n", "line 2: AssertionError"),
-    ],
-)
-def test_a_broken_recipe_of_ones_own_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
-    path = tmp_path / "my_broken_recipe.py"
-    path.write_text(text)
-    for command in (["show", path], ["train", path, "--out", tmp_path / "run"], ["compare", "llava", path]):
-        assert refused(*command) == f"error: my_broken_recipe.py, {said}"
-    shown = run("--traceback", "show", path).exception
-    assert isinstance(shown, ConfigError)
-    assert shown.__cause__ is not None
-
-
-def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No line of a recipe's file is in it, so that it is no fault of who typed the command."""
-
-    def broken() -> None:
-        raise ValueError("ours")
-
-    monkeypatch.setattr(llava15, "recipe", broken)
-    assert isinstance(run("show", "llava15").exception, ValueError)
-    assert not isinstance(run("show", "llava15").exception, QuintetError)
 
 
 def test_a_file_that_cannot_be_written_is_a_fault_and_no_crash(trained: Path) -> None:
@@ -269,6 +238,10 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(scenes: Path, tmp_path: P
 def test_evaluation_prints_scores_with_both_controls_and_writes_them(trained: Path) -> None:
     text = ok("eval", trained, "--tasks", "scenes.vqa,scenes.pope", "--limit", "40")
     assert all(word in text for word in ("scenes.vqa", "scenes.pope", "majority", "shuffled", "95 % interval"))
+    few = ok("eval", trained, "--tasks", "scenes.pope,scenes.chair", "--limit", "6")
+    assert "(recall 0." in few
+    assert " of 6" in few
+    assert "of one kind" in few
     data = json.loads(ok("eval", trained, "--tasks", "scenes.digits", "--json"))
     written = json.loads((trained / "eval" / "scenes.digits.json").read_text())
     assert {k: v for k, v in data["scenes.digits"].items() if k != "seconds"} == {

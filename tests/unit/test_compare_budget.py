@@ -75,7 +75,7 @@ def test_minutes_are_planned_by_a_few_steps_and_stay_planned(
     )
     one = compare(asked, Quiet(), command="")
     plans = json.loads((tmp_path / "out" / "plans.json").read_text())
-    assert plans["llava"]["steps"] == {"pretrain": 3, "instruct": 3}
+    assert plans["llava"]["steps"] == {"align": 3, "instruct": 3}
     assert plans["llava"]["steps"] == {name: stage["steps"] for name, stage in one["rows"][0]["stages"].items()}
     assert not one["rows"][0]["failed"]
     again = Quiet()

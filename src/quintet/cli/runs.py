@@ -142,7 +142,9 @@ def evaluate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that pictures are named from.")] = None,
     split: Annotated[str, typer.Option(help="Of Scenes.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="At most so many items a task, drawn by lot.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask at most so many items a task, drawn by lot; POPE scores one kind.", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts answered together; scores do not depend on it.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.", min=0)] = 0,
     as_json: JSON = False,
@@ -318,9 +320,18 @@ def _print_scores(results: "list[Result]") -> None:
         controls = [f"{v:.3f}" if (v := r.controls[c]) is not None else "–" for c in ("majority", "shuffled")]
         low, high = r.interval
         metric = r.metric if r.higher_is_better else f"{r.metric} (lower is better)"
-        interval = f"{low:.3f} – {high:.3f}"
-        table.add_row(r.task, metric, f"[bold]{r.score:.3f}[/]{beside(r.to_json())}", interval, f"{r.n:,}", *controls, f"{r.seconds:.1f}")
+        asked = r.counts["items"]
+        cells = (
+            f"[bold]{r.score:.3f}[/]{beside(r.to_json())}",
+            f"{low:.3f} – {high:.3f}",
+            f"{r.n:,}" if r.n == asked else f"{r.n:,} of {asked:,}",
+        )
+        table.add_row(r.task, metric, *cells, *controls, f"{r.seconds:.1f}")
     screen().print(table)
+    if any(r.n != r.counts["items"] for r in results):
+        screen().print(
+            "[dim]Where more were asked than are counted, the score is of one kind (POPE's random setting)[/]"
+        )
 
 
 def _say(pieces: Iterator[str]) -> None:

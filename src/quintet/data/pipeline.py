@@ -28,7 +28,7 @@ from quintet.log import logger
 from quintet.sizes import rounded
 from quintet.values import Batch, Item, Media, Sample, Tokens
 
-__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with"]
+__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with", "order"]
 
 log = logger(__name__)
 
@@ -119,8 +119,8 @@ class Drops:
         if met >= least and 2 * self.left_out.get(MISSING, 0) > met:
             raise TrainingError(
                 f"{self.lost()} are left out of their documents, more than half of them because no file is there. "
-                "Pictures lie beside the data file, by their name or the SHA-256 of their address; `quintet data check` "
-                "counts them, `quintet data filter --root FOLDER` writes the documents that have theirs elsewhere"
+                "Pictures lie beside the data file, by name or by the SHA-256 of their address. If they are elsewhere, "
+                "`quintet data filter FILE --root FOLDER` writes the documents with them"
             )
 
     def add(self, error: DataError) -> None:
@@ -178,6 +178,11 @@ class Plan:
     completion: Completion | None = None
 
 
+def order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The rows in the order of an epoch, int64[rows]: each has a permutation of its own."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)
+
+
 class Planner:
     """Which samples make which step."""
 
@@ -195,13 +200,10 @@ class Planner:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def index(self, n: int) -> int:
-        """The row of the n-th sample of the run: each epoch is a permutation of its own."""
+        """The row of the n-th sample of the run."""
         epoch, at = divmod(n, len(self.source))
         if epoch != self._epoch:
-            self._epoch, self._order = (
-                epoch,
-                np.random.default_rng((self.plan.seed, epoch)).permutation(len(self.source)),
-            )
+            self._epoch, self._order = epoch, order(len(self.source), seed=self.plan.seed, epoch=epoch)
         return int(self._order[at])
 
     def tokens(self, n: int) -> Tokens:

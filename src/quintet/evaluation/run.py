@@ -55,7 +55,7 @@ class Result:
     interval: tuple[float, float]
     """95 %, bootstrap over items."""
     n: int
-    """Items that the score is of."""
+    """Items that the score is of: those of the task's headline kind, where it has one, of `counts["items"]` asked."""
     controls: dict[str, float | None]
     """`majority`: the best answer that sees no picture. `shuffled`: the same model with other items' media; None
     where no item has another's to take."""

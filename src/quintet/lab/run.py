@@ -106,7 +106,8 @@ def _own_module(path: Path) -> ModuleType:
     if known is not None and known._written == (path, written):
         return known
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    assert spec is not None, path
+    assert spec.loader is not None, "the name ends in .py"
     module = importlib.util.module_from_spec(spec)
     module._written = (path, written)  # type: ignore[attr-defined]
     sys.modules[path.stem] = module

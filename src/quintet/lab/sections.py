@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from quintet.errors import ConfigError
+from quintet.evaluation.metrics.metric import beside
 from quintet.lab.page import table
 from quintet.lab.plots import curve, number
 from quintet.lab.record import RunRecord

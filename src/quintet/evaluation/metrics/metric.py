@@ -82,7 +82,7 @@ def ratio(part: Floats, whole: Floats) -> Floats:
 def beside(result: Mapping[str, Any]) -> str:
     """` (recall 0.25)`, to stand behind a score: the measure that its metric wants beside it; empty if it wants none.
 
-    `result` is a task's result as JSON has it, or a score of a comparison. Results of before 0.2 say nothing of it.
+    `result` is a task's result as JSON has it, or a score of a comparison; older files say nothing of it.
     """
     name = result.get("beside", "")
     return f" ({name} {result['measures'][name]:.2f})" if name else ""

@@ -79,7 +79,8 @@ def _score(row: Mapping[str, Any], task: str) -> str:
     low, high = found["interval"]
     mark = " class=better" if found["beats_shuffled"] else " class=worse"
     control = words.controls(row, task)
-    return f"<b{mark}>{found['score']:.3f}</b><small class=soft>{beside(found)} {low:.2f} – {high:.2f}{escape(control)}</small>"
+    rest = f"{beside(found)} {low:.2f} – {high:.2f}{escape(control)}"
+    return f"<b{mark}>{found['score']:.3f}</b><small class=soft>{rest}</small>"
 
 
 def _failures(found: words.Found) -> Iterator[str]:

@@ -162,6 +162,7 @@ def _statistics(
             "metric": result["metric"],
             "higher_is_better": task.higher_is_better,
             "n": result["n"],
+            "asked": result["counts"]["items"],
             "score": means[n],
             "interval": interval,
             "seeds": by_seed,

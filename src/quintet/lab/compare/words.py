@@ -46,6 +46,7 @@ _NOTES = (
     "✗ marks a score whose interval touches that of its shuffled control: it was not read off the picture.",
     "All recipes read the same files, and with equal seeds the same rows in the same order; a recipe with several "
     "stages on one kind of data begins the file anew in each.",
+    "n is how many items a score is of. Where more were asked it is of one kind of them: POPE's of its random setting.",
     "Every interval stands for itself: among many comparisons some will differ by luck.",
     "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
     "128 tokens of text in the last stage. Time is that of training steps on the machine above; a frozen encoder's "
@@ -172,7 +173,8 @@ def markdown(found: Found) -> str:
         lines += _rows(["recipe", *tasks], [[f"`{row['recipe']}`", *_against(found, row, tasks)] for row in others])
         lines += ["", f"## What differs from `{found['baseline']}`", ""]
         for row in others:
-            lines.append(f"- `{row['recipe']}`: {'; '.join(f'`{line}`' for line in said(row['differs'])) or 'nothing'}")
+            lines += [f"- `{row['recipe']}`: {len(row['differs']) or 'no'} settings"]
+            lines += [f"  - `{line}`" for line in said(row["differs"])]
     spread = [[f"`{row['recipe']}`", *(_seeds(row["scores"].get(task)) for task in tasks)] for row in best_first(found)]
     if len(found["seeds"]) > 1:
         lines += ["", f"## Each seed ({', '.join(map(str, found['seeds']))}) and its standard deviation", ""]
@@ -210,7 +212,8 @@ def _headed(found: Found) -> Any:
         if score is None:
             return task
         lower = "" if score["higher_is_better"] else " (lower is better)"
-        return f"{task}, {score['metric']}{lower}, n = {score['n']:,}"
+        asked = f" of {score['asked']:,}" if score.get("asked", score["n"]) != score["n"] else ""
+        return f"{task}, {score['metric']}{lower}, n = {score['n']:,}{asked}"
 
     return head
 
