@@ -51,7 +51,8 @@ def compare(
 ) -> None:
     """Train recipes on the same data in the same order, ask all the same, and print the table.
 
-    They train with equal budgets (--budget), or each with its own amounts. The same command goes on after an interruption, and may name more recipes or seeds.
+    They train with equal budgets (--budget), or each with its own amounts. The same command goes on after an
+    interruption, and may name more recipes or seeds.
     """
     from quintet.cli.progress import CompareBars
     from quintet.cli.screen import screen

@@ -38,8 +38,8 @@ def recipes(
     from quintet.cli.screen import screen
     from quintet.lab import listing
 
-    if (parts and (markdown or into)) or (into and as_json):
-        raise typer.BadParameter("--into writes the table of systems, as --markdown prints it; name no other with it")
+    if (parts or as_json) and (markdown or into):
+        raise typer.BadParameter("--markdown and --into are for the table of systems; --parts and --json print others")
     if parts:
         _print_parts(as_json=as_json)
         return
@@ -97,6 +97,7 @@ def doctor(
 
 
 def _print_parts(*, as_json: bool) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from quintet.cli.screen import screen
@@ -110,7 +111,7 @@ def _print_parts(*, as_json: bool) -> None:
     for e in found:
         more = f" and {len(e.used_by) - 4} more" if len(e.used_by) > 4 else ""
         users = ", ".join(e.used_by[:4]) + more or "–"
-        table.add_row(e.role, f"[bold]{e.name}", e.what, users, e.module.removeprefix("quintet.components."))
+        table.add_row(e.role, f"[bold]{e.name}", escape(e.what), users, e.module.removeprefix("quintet.components."))
     screen().print(table)
     screen().print("\n[dim]Import from quintet.components.…; --json has all who use a part.[/]", highlight=False)
 
