@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from conftest import picture
 from quintet.cli.app import app
 from quintet.cli.progress import TrainingBars
-from quintet.cli.runs import _files
+from quintet.cli.runs import _files, _lost
 from quintet.data.scenes import make_scenes
 from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
@@ -264,6 +264,14 @@ def test_one_question_has_one_answer(trained: Path, scenes: Path) -> None:
     asked = ("chat", trained, "--image", image, "-p", "What is it?", "--max-tokens", "4")
     assert ok(*asked) == ok(*asked)
     assert "error" in refused("chat", trained, "--image", scenes / "train.json", "-p", "What is it?")
+
+
+def test_what_was_lost_is_said_with_its_reasons() -> None:
+    assert _lost({}, "samples dropped") == ""
+    assert (
+        _lost({"too-long": 1200, "broken": 1}, "samples dropped")
+        == ", 1,201 samples dropped (1 broken, 1,200 too-long)"
+    )
 
 
 def test_all_pictures_that_are_named_are_shown_in_their_order_and_of_an_animation_the_first_frame(

@@ -1,6 +1,7 @@
 """Comparisons: tables that hold everything, folders of their own, and that nothing is lost or run twice. About 40 s."""
 
 import copy
+import io
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ import compare_fixtures
 import numpy as np
 import pytest
 from compare_fixtures import TASKS, Quiet, comparison
+from rich.console import Console
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
+from quintet.cli.progress import CompareBars
 from quintet.data.scenes import make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.evaluation.tasks.scenes import scenes_task
@@ -139,6 +142,16 @@ def test_one_folder_holds_one_set_of_conditions(
     with pytest.raises(ConfigError, match="two recipes are named"):
         compare(comparison(scenes, tmp_path / "new", recipes=["llava", "llava"]), Quiet(), command="")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_line_of_progress_speaks_of_the_time_only_where_it_is_known() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with CompareBars(console) as bars:
+        bars.said = -1e9
+        bars.count("plans", 1, 2)
+        bars.said, bars.left = -1e9, ", about 3 min left"
+        bars.count("plans", 2, 2)
+    assert console.file.getvalue() == "plans: 1 of 2\nplans: 2 of 2; all runs, about 3 min left\n"  # pyright: ignore
 
 
 def test_progress_never_goes_back_and_ends_at_all(scenes: Path, tmp_path: Path) -> None:

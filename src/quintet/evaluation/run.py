@@ -128,10 +128,7 @@ def evaluate(
         items_sha256=_fingerprint(items),
         seconds=time.monotonic() - start,
     )
-    if result.counts["empty"]:
-        counts = result.counts
-        log.warning("%s: %d of %d answers are empty%s", task.name, counts["empty"], counts["items"],
-                    f"; {counts['failed']} could not be asked" if counts["failed"] else "")  # fmt: skip
+    _warn(result)
     if out is not None:
         lines = [_line(*each) for each in zip(items, own, score.details, strict=True)]
         for i, (index, item) in enumerate(swapped.items()):
@@ -207,6 +204,14 @@ def _counts(outputs: Sequence[Output]) -> dict[str, int]:
         "empty": sum(not output.text.strip() for output in outputs),
         "failed": sum(bool(output.fault) for output in outputs),
     }
+
+
+def _warn(result: Result) -> None:
+    """Says in the log that answers are empty: a score of silence may look like one."""
+    empty, asked, failed = (result.counts[name] for name in ("empty", "items", "failed"))
+    if empty:
+        of_them = f"; {failed} could not be asked" if failed else ""
+        log.warning("%s: %d of %d answers are empty%s", result.task, empty, asked, of_them)
 
 
 def _fingerprint(items: Sequence[Item]) -> str:

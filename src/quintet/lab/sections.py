@@ -55,7 +55,7 @@ def _head(run: RunRecord, shown: Shown | None) -> str:
             f"{paper['title']} · {paper['authors']} {paper['year']} · {paper.get('url') or 'arXiv:' + paper['arxiv']}"
         )
     scale = f" <span class=soft>at {escape(str(run.facts['scale']))} scale</span>" if "scale" in run.facts else ""
-    tiles = [(f"{r['score']:.3f}", f"{r['task']}, {r['metric']}") for r in run.results][:4]
+    tiles = [(f"{r['score']:.3f}", f"{r['task']}, {r['metric']}{beside(r)}") for r in run.results][:4]
     seconds = sum(_seconds(rows) for rows in run.steps.values())
     if seconds:
         tiles.append((_time(seconds), "training"))
@@ -138,9 +138,9 @@ def _bar(
 
 def _with_range(result: dict[str, Any]) -> str:
     if not result["interval"]:
-        return f"{result['score']:.3f}"
+        return f"{result['score']:.3f}{beside(result)}"
     low, high = result["interval"]
-    return f"{result['score']:.3f} <small class=soft>{low:.2f} – {high:.2f}</small>"
+    return f"{result['score']:.3f}{beside(result)} <small class=soft>{low:.2f} – {high:.2f}</small>"
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
