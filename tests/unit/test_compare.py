@@ -286,6 +286,7 @@ def test_the_command_prints_a_table_or_json(scenes: Path, whole: tuple[Path, dic
     for word in (
         "scenes.vqa",
         "scenes.pope",
+        "2 recipes, each with its own amounts",
         "against llava",
         "FLOPs per sample",
         "model.connectors.image: Linear → Mlp",

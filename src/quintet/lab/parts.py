@@ -73,9 +73,10 @@ def _classes() -> Iterator[Any]:
     for info in pkgutil.walk_packages(components.__path__, f"{components.__name__}."):
         module = importlib.import_module(info.name)
         for value in vars(module).values():
-            own = inspect.isclass(value) and value.__module__ == module.__name__ and vars(value).get("Config")
-            if own and issubclass(own, Config):
-                yield value
+            if inspect.isclass(value) and value.__module__ == module.__name__:
+                own = vars(value).get("Config")
+                if inspect.isclass(own) and issubclass(own, Config):
+                    yield value
 
 
 def _configs(value: Any) -> Iterator[Config]:
