@@ -134,6 +134,8 @@ class Sample:
 
     root: Node
     origin: Origin = Origin()
+    left_out: tuple[str, ...] = ()
+    """The rule, for each picture of a document that one left out (`quintet.data.sources.pages`)."""
 
     def turns(self) -> Iterator[Turn]:
         """All turns, depth first."""

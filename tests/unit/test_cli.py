@@ -6,20 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from conftest import picture
 from quintet.cli.app import app
 from quintet.cli.progress import TrainingBars
-from quintet.cli.runs import _files
+from quintet.cli.runs import _files, _lost
 from quintet.data.scenes import make_scenes
 from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
 from quintet.lab.run import recipe_names
+from quintet.model.generate import Sampling
+from quintet.serving.engine import Engine
+from quintet.values import Sample
 
 ROOT = Path(__file__).parents[2]
 
@@ -234,6 +238,10 @@ def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(scenes: Path, tmp_path: P
 def test_evaluation_prints_scores_with_both_controls_and_writes_them(trained: Path) -> None:
     text = ok("eval", trained, "--tasks", "scenes.vqa,scenes.pope", "--limit", "40")
     assert all(word in text for word in ("scenes.vqa", "scenes.pope", "majority", "shuffled", "95 % interval"))
+    few = ok("eval", trained, "--tasks", "scenes.pope,scenes.chair", "--limit", "6")
+    assert "(recall 0." in few
+    assert " of 6" in few
+    assert "of one kind" in few
     data = json.loads(ok("eval", trained, "--tasks", "scenes.digits", "--json"))
     written = json.loads((trained / "eval" / "scenes.digits.json").read_text())
     assert {k: v for k, v in data["scenes.digits"].items() if k != "seconds"} == {
@@ -258,12 +266,42 @@ def test_one_question_has_one_answer(trained: Path, scenes: Path) -> None:
     assert "error" in refused("chat", trained, "--image", scenes / "train.json", "-p", "What is it?")
 
 
+def test_what_was_lost_is_said_with_its_reasons() -> None:
+    assert _lost({}, "samples dropped") == ""
+    assert (
+        _lost({"too-long": 1200, "broken": 1}, "samples dropped")
+        == ", 1,201 samples dropped (1 broken, 1,200 too-long)"
+    )
+
+
+def test_all_pictures_that_are_named_are_shown_in_their_order_and_of_an_animation_the_first_frame(
+    trained: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sample] = []
+
+    def stream(self: Engine, sample: Sample, *, sampling: Sampling | None = None) -> Iterator[str]:
+        asked.append(sample)
+        return answer(self, sample, sampling=sampling)
+
+    answer = Engine.stream
+    monkeypatch.setattr(Engine, "stream", stream)
+    one = next((scenes / "images" / "test").iterdir())
+    picture(1).save(tmp_path / "two.gif", save_all=True, append_images=[picture(2)])
+    shown = ("--image", one, "--image", tmp_path / "two.gif")
+    result = run("chat", trained, *shown, "-p", "Which is larger?", "--max-tokens", "2")
+    assert result.exit_code == 0, result.output
+    assert [medium.ref.name for medium in asked[0].media()] == [one.name, "two.gif"]
+    assert result.stderr.splitlines() == ["two.gif has 2 frames; the first is shown"]
+
+
 def test_a_session_goes_on_after_a_mistake_and_ends_with_the_input(trained: Path, scenes: Path) -> None:
     image = next((scenes / "images" / "test").iterdir())
-    lines = ["/image nowhere.png", f"/image {image}", "What is it?", "/help", "/new", "And now?", ""]
+    lines = ["/image", "/image nowhere.png", f"/image {image}", "What is it?", "/help", "/new", "And now?", ""]
     result = run("chat", trained, "--max-tokens", "3", input="\n".join(lines))
     assert result.exit_code == 0
+    assert "/image PATH shows a picture; name its file" in result.stderr
     assert "nowhere.png: no such picture" in result.stderr
+    assert result.stderr.count("no such picture") == 1
     assert "/image PATH, /new, /exit" in result.stderr
     assert run("chat", trained, input="/exit\nnever asked\n").exit_code == 0
 

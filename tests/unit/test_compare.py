@@ -1,5 +1,7 @@
 """Comparisons: tables that hold everything, folders of their own, and that nothing is lost or run twice. About 40 s."""
 
+import copy
+import io
 import json
 import os
 import signal
@@ -14,16 +16,18 @@ import compare_fixtures
 import numpy as np
 import pytest
 from compare_fixtures import TASKS, Quiet, comparison
+from rich.console import Console
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
+from quintet.cli.progress import CompareBars
 from quintet.data.scenes import make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare import Budget, compare, dumped
 from quintet.lab.compare.page import html
 from quintet.lab.compare.runs import Asked
-from quintet.lab.compare.words import markdown, versus
+from quintet.lab.compare.words import markdown, title, versus
 from quintet.lab.run import load_recipe
 from quintet.lab.show import show
 from quintet.recipes._scale import at_scale
@@ -67,12 +71,31 @@ def test_the_page_holds_everything_and_loads_nothing(whole: tuple[Path, dict[str
     out, found = whole
     text = (out / "compare.html").read_text()
     assert text == html(found)
-    assert (out / "compare.md").read_text() == markdown(found)
+    page = (out / "compare.md").read_text()
+    assert page == markdown(found)
+    assert "2 recipes, each with its own amounts" in text.split("<h1>")[1].split("</h1>")[0]
+    assert page.startswith("# 2 recipes, each with its own amounts\n")
+    assert "scenes.pope, F1, n = 2 of 6" in page
     assert text.count("<svg") == 2 * len(TASKS)
     for loading in ("src=", "<script", "<link", "url(", "@import"):
         assert loading not in text
     for row in found["rows"]:
         assert row["recipe"] in text
+
+
+def test_the_title_says_how_much_each_may_train(whole: tuple[Path, dict[str, Any]]) -> None:
+    found = whole[1] | {"conditions": whole[1]["conditions"] | {"budget": "500k-tokens"}, "rows": whole[1]["rows"][:1]}
+    assert title(found) == "1 recipe, equal budgets of 500k tokens"
+    assert "Equal budgets are met up to half a step" in markdown(found)
+    assert "Equal budgets" not in markdown(whole[1])
+
+
+def test_what_differs_is_a_list_with_numbers_as_people_write_them(whole: tuple[Path, dict[str, Any]]) -> None:
+    found = copy.deepcopy(whole[1])
+    found["rows"][1]["differs"] = {"stages.0.clip": [0.1, 0.004999999999999999], "model.tie": [True, False]}
+    assert "- `llava15`: 2 settings\n  - `stages.0.clip: 0.1 → 0.005`\n  - `model.tie: True → False`\n" in markdown(
+        found
+    )
 
 
 def test_lists_of_numbers_are_one_line_and_the_data_is_the_same(whole: tuple[Path, dict[str, Any]]) -> None:
@@ -119,6 +142,16 @@ def test_one_folder_holds_one_set_of_conditions(
     with pytest.raises(ConfigError, match="two recipes are named"):
         compare(comparison(scenes, tmp_path / "new", recipes=["llava", "llava"]), Quiet(), command="")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_line_of_progress_speaks_of_the_time_only_where_it_is_known() -> None:
+    console = Console(file=io.StringIO(), width=200)
+    with CompareBars(console) as bars:
+        bars.said = -1e9
+        bars.count("plans", 1, 2)
+        bars.said, bars.left = -1e9, ", about 3 min left"
+        bars.count("plans", 2, 2)
+    assert console.file.getvalue() == "plans: 1 of 2\nplans: 2 of 2; all runs, about 3 min left\n"  # pyright: ignore
 
 
 def test_progress_never_goes_back_and_ends_at_all(scenes: Path, tmp_path: Path) -> None:
@@ -253,6 +286,7 @@ def test_the_command_prints_a_table_or_json(scenes: Path, whole: tuple[Path, dic
     for word in (
         "scenes.vqa",
         "scenes.pope",
+        "2 recipes, each with its own amounts",
         "against llava",
         "FLOPs per sample",
         "model.connectors.image: Linear → Mlp",

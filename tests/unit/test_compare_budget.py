@@ -1,7 +1,9 @@
 """What a comparison gives each recipe: the same budget, and the same data in the same order. About 15 s."""
 
 import json
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import compare_fixtures
 import pytest
@@ -61,12 +63,19 @@ def test_what_was_spent_is_what_was_budgeted(scenes: Path, tmp_path: Path, text:
         assert all(stage["flops"] == stage["samples"] * stage["flops_per_sample"] for stage in stages)
 
 
-def test_minutes_are_planned_by_a_few_steps_and_stay_planned(scenes: Path, tmp_path: Path) -> None:
+def test_minutes_are_planned_by_a_few_steps_and_stay_planned(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes on 0.01 s whenever the loop looks at it, so that every step takes 0.02 s, however fast the
+    machine is: of 0.002 minutes, 0.12 s, there are six steps, shared evenly by stages of as many steps."""
+    ticks = count()
+    monkeypatch.setattr("quintet.training.loop.time", SimpleNamespace(monotonic=lambda: 0.01 * next(ticks)))
     asked = comparison(
-        scenes, tmp_path / "out", recipes=["llava"], budget=Budget.parse("0.01-minutes"), tasks={"scenes.pope": 3}
+        scenes, tmp_path / "out", recipes=["llava"], budget=Budget.parse("0.002-minutes"), tasks={"scenes.pope": 3}
     )
     one = compare(asked, Quiet(), command="")
     plans = json.loads((tmp_path / "out" / "plans.json").read_text())
+    assert plans["llava"]["steps"] == {"align": 3, "instruct": 3}
     assert plans["llava"]["steps"] == {name: stage["steps"] for name, stage in one["rows"][0]["stages"].items()}
     assert not one["rows"][0]["failed"]
     again = Quiet()

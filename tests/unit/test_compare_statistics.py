@@ -139,6 +139,14 @@ def test_what_differs_is_named_by_its_path() -> None:
     assert recipe_differs(one, one) == {}
 
 
+def test_tokens_that_are_added_stand_in_one_place() -> None:
+    """Those of a region format are added by the template: Kosmos-2's boxes are tokens."""
+    differs = recipe_differs(load_recipe("llava")[1], load_recipe("kosmos2")[1])
+    paths = [path for path in differs if "added" in path]
+    assert paths
+    assert not any("regions.added" in path for path in paths)
+
+
 def test_parts_of_different_classes_differ_as_wholes() -> None:
     one, two = {"type": "m:A.Config", "x": 1}, {"type": "m:B.Config", "x": 1}
     assert differing({"part": one}, {"part": two}) == {"part": (one, two)}

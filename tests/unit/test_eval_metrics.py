@@ -8,7 +8,7 @@ from quintet.evaluation.metrics.boxes import BoxAccuracy, iou, read_box
 from quintet.evaluation.metrics.chair import Chair
 from quintet.evaluation.metrics.cider import Cider, cider, tokenise
 from quintet.evaluation.metrics.exact import ExactMatch
-from quintet.evaluation.metrics.metric import Metric, ratio
+from quintet.evaluation.metrics.metric import Metric, beside, ratio
 from quintet.evaluation.metrics.pope import Pope, read_answer
 from quintet.evaluation.metrics.vqa import VqaAccuracy, normalise, soft_accuracy
 
@@ -160,6 +160,8 @@ def test_saying_nothing_has_no_hallucination_and_no_recall() -> None:
     truths = [{"objects": ["dog"], "captions": ["a dog", "silence"]}]
     assert score(Chair(named), [""], truths) == 0
     assert measures(Chair(named), [""], truths)["recall"] == 0
+    told = {"beside": Chair.beside, "measures": measures(Chair(named), [""], truths)}
+    assert (beside(told), beside({"measures": {}})) == (" (recall 0.00)", "")
     assert Chair(named).guesses(truths) == ["a dog"], "the control has to mention something"
 
 

@@ -236,7 +236,7 @@ def failing(broken: str) -> Callable[[list[Sample]], Iterator[str]]:
     return answer
 
 
-def test_an_unreadable_picture_costs_its_own_questions_only(tmp_path: Path) -> None:
+def test_an_unreadable_picture_costs_its_own_questions_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     made = items(12)
     result = evaluate(failing("picture-2"), task_of(made), batch_size=5, out=tmp_path)
     assert (result.n, result.score) == (12, 9 / 12)
@@ -246,11 +246,13 @@ def test_an_unreadable_picture_costs_its_own_questions_only(tmp_path: Path) -> N
     assert [line["id"] for line in failed] == ["q006", "q007", "q008"]
     assert failed[0]["fault"] == "picture-2: the picture ends early"
     assert failed[0]["scored"]["correct"] is False
+    assert caplog.messages[-1] == "toy: 3 of 12 answers are empty; 3 could not be asked"
 
 
-def test_empty_answers_are_counted_and_stay() -> None:
+def test_empty_answers_are_counted_and_stay(caplog: pytest.LogCaptureFixture) -> None:
     result = evaluate(lambda samples: ["  "] * len(samples), task_of(items(4)))
     assert (result.counts["empty"], result.counts["failed"], result.n, result.score) == (4, 0, 4, 0)
+    assert caplog.messages == ["toy: 4 of 4 answers are empty"]
 
 
 def test_too_few_answers_are_our_mistake() -> None:

@@ -4,16 +4,18 @@ import json
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import picture_rows
+from conftest import byte_tokenizer, picture_rows
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.data.collate import Loaded
 from quintet.data.features import FeatureCache, fingerprint
 from quintet.data.media import load_image
+from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.data.sources import open_source
 from quintet.errors import DataError
 from quintet.lab.features import keep_features
@@ -132,8 +134,6 @@ def test_the_fingerprint_changes_with_a_weight_a_setting_and_the_number_format()
 def kept(
     tmp_path: Path, *, steps: int = 6, features: str = "auto", train: tuple[str, ...] = ("connectors",)
 ) -> tuple[FeatureCache | None, list[str]]:
-    from dataclasses import replace
-
     recipe = at_scale(load_recipe("llava15")[1], "tiny")
     torch.manual_seed(0)
     model = recipe.model.build()
@@ -159,6 +159,24 @@ def test_features_that_are_met_often_are_kept_and_equal_the_encoders(tmp_path: P
     cache, said = kept(tmp_path)
     assert cache is not None
     assert "met 6.0 times" in said[0]
+
+
+def test_only_the_pictures_of_rows_that_are_met_are_encoded(tmp_path: Path) -> None:
+    """One step of 4 of 9 rows; the step loads them from the cache, and would refuse any other."""
+    recipe = at_scale(load_recipe("llava15")[1], "tiny")
+    stage = replace(recipe.stages[0], steps=1, batch=4, train={"connectors": Rate(lr=1.0)})
+    said: list[str] = []
+    settings = Settings(features="on", precision="fp32", seed=5)
+    source = open_source(picture_rows(tmp_path, 9))
+    model = recipe.model.build()
+    cache = keep_features(model, stage, [stage], source, settings=settings, folder=tmp_path / "cache", note=said.append)
+    assert cache is not None
+    assert "pictures of 4 rows" in said[0]
+    assert said[1] == "encoding 4 pictures once"
+    specs = {"image": model.config.spec("image")}
+    plan = Plan(batch=4, steps=1, row=stage.row, micro=stage.micro, seed=5)
+    planner = Planner(source, stage.template, byte_tokenizer(), measure_with(specs, model.config.columns), plan)
+    assert all(cache.lookup(item) for n in range(4) for item in planner.tokens(n).items)
 
 
 def test_features_that_are_met_once_are_not_kept_unless_asked_for(tmp_path: Path) -> None:

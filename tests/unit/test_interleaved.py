@@ -21,6 +21,7 @@ from quintet.data.scenes import make_scenes, read_truth
 from quintet.data.scenes.pages import NAMES
 from quintet.data.sources import Pages, open_source
 from quintet.data.template import Template
+from quintet.errors import TrainingError
 from quintet.lab.doctor.spelling import answers, length
 from quintet.lab.run import Job, load_recipe, recipe_names, scenes_rows, train
 from quintet.model.mllm import MLLM
@@ -246,3 +247,42 @@ def test_a_stage_learns_from_the_documents_of_scenes(name: str, scenes: Path, tm
     assert scenes_rows(scenes, stage).name == "train_interleaved.jsonl"
     results = train(Job(recipe=name, out=tmp_path / "run", scale="tiny", scenes=scenes, stages=[stage.name]))
     assert (results[stage.name].steps, results[stage.name].dropped) == (2, {})
+
+
+def _pages(folder: Path, *, there: int) -> Path:
+    """Sixteen documents of one picture each; the files of the first `there` are written."""
+    folder.mkdir()
+    rows = []
+    for n in range(16):
+        info = {"image_name": f"{n}.png", "matched_text_index": 0, "matched_sim": 0.3}
+        rows.append({"text_list": [f"Number {n}."], "image_info": [info]})
+        if n < there:
+            picture(n).save(folder / f"{n}.png")
+    (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "pages.jsonl"
+
+
+def test_pictures_that_are_missing_are_told_when_met_counted_in_the_summary_and_no_drop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two steps of eight documents are all sixteen, and four of their pictures are not there."""
+    path = _pages(tmp_path / "data", there=12)
+    sets = ["stages.interleaved.batch=8", "stages.interleaved.steps=2"]
+    job = Job(recipe="vila", out=tmp_path / "run", scale="tiny", data={"interleaved": path}, sets=sets,
+              stages=["interleaved"])  # fmt: skip
+    [result] = train(job).values()
+    assert (result.left_out, result.dropped) == ({"missing-file": 4}, {})
+    told = [r.message for r in caplog.records if "pictures are left out of their documents" in r.message]
+    assert len(told) == 1, told
+    assert re.search(r"[1-4] of 8 pictures \([1-4] missing-file\)|4 of 16 pictures", told[0]), told
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["left_out"] == 4
+
+
+def test_a_run_stops_when_most_pictures_are_missing(tmp_path: Path) -> None:
+    path = _pages(tmp_path / "data", there=7)
+    sets = ["stages.interleaved.batch=8", "stages.interleaved.steps=2"]
+    job = Job(recipe="vila", out=tmp_path / "run", scale="tiny", data={"interleaved": path}, sets=sets,
+              stages=["interleaved"])  # fmt: skip
+    with pytest.raises(TrainingError, match=r"9 of 16 pictures \(9 missing-file\).*more than half"):
+        train(job)

@@ -208,3 +208,16 @@ def test_kept_features_come_before_the_file_and_nothing_raw_comes_among_them(tmp
     with pytest.raises(DataError) as caught:
         MediaLoader({"image": SPEC}, later)(item)
     assert caught.value.fault == "not-kept"
+
+
+def test_most_pictures_missing_of_a_hundred_stop_the_run_and_of_fewer_its_end_does() -> None:
+    """50 of 100 are borne, 51 of 101 are not; pictures that a limit left out are there."""
+    drops = Drops(limit=0.02, left_out={"missing-file": 50, "too-many": 30}, shown=20)
+    drops.judge(100)
+    drops.left_out["missing-file"] += 1
+    with pytest.raises(TrainingError, match=r"81 of 101 pictures \(51 missing-file, 30 too-many\)"):
+        drops.judge(100)
+    few = Drops(limit=0.02, left_out={"missing-file": 3}, shown=2)
+    few.judge(100)
+    with pytest.raises(TrainingError, match="3 of 5 pictures"):
+        few.judge()

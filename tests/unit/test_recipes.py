@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from quintet.cli.app import app
 from quintet.data.template import Template
-from quintet.errors import ConfigError
+from quintet.errors import ConfigError, QuintetError
 from quintet.lab.run import load_recipe, recipe_names
 from quintet.lab.show import agrees
 from quintet.model.mllm import MLLM
+from quintet.recipes import llava15
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import ALIGNMENT_RATE, SCALES, STARTER_RATES, TRANSFORMER_RATE, at_scale
 from quintet.training.optim import set_trainable
@@ -181,6 +184,38 @@ def test_a_file_without_a_recipe_is_refused(tmp_path: Path, content: str | None)
         path.write_text(content)
     with pytest.raises(ConfigError, match="broken"):
         load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ndef recipe(:\n", "line 2: SyntaxError: invalid syntax"),
+        ("\n\nimport nosuchmodule\n", "line 3: ModuleNotFoundError: No module named 'nosuchmodule'"),
+        ("def recipe():\n    raise ValueError('no such depth')\n", "line 2: ValueError: no such depth"),
+        ("def recipe():\n    assert False\n", "line 2: AssertionError"),
+    ],
+)
+def test_a_broken_recipe_of_ones_own_is_one_line_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "my_broken_recipe.py"
+    path.write_text(text)
+    for command in (["show", path], ["train", path, "--out", tmp_path / "run"], ["compare", "llava", path]):
+        result = CliRunner().invoke(app, [str(word) for word in command])
+        assert (result.exit_code, result.stderr.strip()) == (1, f"error: my_broken_recipe.py, {said}")
+    shown = CliRunner().invoke(app, ["--traceback", "show", str(path)]).exception
+    assert isinstance(shown, ConfigError)
+    assert shown.__cause__ is not None
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of a recipe's file is in it, so that it is no fault of who typed the command."""
+
+    def broken() -> None:
+        raise ValueError("ours")
+
+    monkeypatch.setattr(llava15, "recipe", broken)
+    raised = CliRunner().invoke(app, ["show", "llava15"]).exception
+    assert isinstance(raised, ValueError)
+    assert not isinstance(raised, QuintetError)
 
 
 def test_a_rate_of_nothing_is_refused() -> None:

@@ -157,6 +157,16 @@ def test_every_score_stands_with_its_interval_and_both_controls(run: Path, html:
             assert f'title="{control}: {result["controls"][control]:.3f}"' in html
 
 
+def test_chair_stands_nowhere_without_recall(run: Path, html: str, tmp_path: Path) -> None:
+    """On a run's page in its tile and its bar, on that of a folder also in the table of scores."""
+    result = json.loads((run / "eval" / "scenes.chair.json").read_text())
+    recall = f"(recall {result['measures']['recall']:.2f})"
+    assert html.count(recall) == 2
+    for name in ("a", "b"):
+        (tmp_path / name).symlink_to(run)
+    assert write_report(tmp_path).read_text().count(recall) == 2 * (2 + 1)
+
+
 def test_stages_show_what_they_trained_and_what_it_cost(html: str) -> None:
     # By hand: linear layers 192 → 192 twice with biases, 2 × (192 × 192 + 192).
     assert "74,112" in html

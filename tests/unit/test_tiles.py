@@ -19,6 +19,8 @@ from quintet.components.connectors.ldp import Ldp
 from quintet.components.connectors.linear import Linear
 from quintet.components.connectors.newline import Newline
 from quintet.components.connectors.pool import AveragePool
+from quintet.components.connectors.qformer import QFormer
+from quintet.components.connectors.views import Views
 from quintet.components.encoders.pixels import Pixels
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.components.encoders.tiles import Tiles
@@ -129,10 +131,27 @@ def test_divided_pictures_are_refused_where_a_grid_is_needed() -> None:
     for connector in (AveragePool.Config(), Ldp.Config(), Concat.Config()):
         with pytest.raises(ConfigError):
             connector.layout(divided)
+    with pytest.raises(ConfigError, match=r"connectors\.views"):
+        AveragePool.Config().layout(divided)
     pooled = Newline.Config(inner=AveragePool.Config(factor=2))
     assert pooled.layout(divided) == Layout((2, 2), more=(Layout((4, 5)),)), "inside a newline each view is alone"
     made = pooled.build(d_in=3, d_out=5)(Features(torch.randn(80, 3), (divided,)))
     assert made.counts == [24] == [len(made.values)]
+
+
+def test_a_wrapped_connector_gets_each_view_by_itself() -> None:
+    """Two pictures, of two views and of one: what the connector makes of the three views as pictures of their own."""
+    divided, whole = Layout((2, 4), more=(Layout((4, 4)),)), Layout((2, 2))
+    config = Views.Config(inner=AveragePool.Config(factor=2))
+    torch.manual_seed(0)
+    views, given = config.build(d_in=3, d_out=5), torch.randn(28, 3)
+    found = views(Features(given, (divided, whole)))
+    assert found.layouts == (Layout((1, 2), more=(Layout((2, 2)),)), Layout((1, 1)))
+    assert found.layouts == (config.layout(divided), config.layout(whole))
+    alone = views.inner(Features(given, (Layout((2, 4)), Layout((4, 4)), Layout((2, 2)))))
+    assert torch.equal(found.values, alone.values)
+    with pytest.raises(ConfigError, match="reads the instruction"):
+        Views.Config(inner=QFormer.Config(reads=True))
 
 
 def test_tiles_of_no_fixed_size_and_grids_of_nothing_are_refused() -> None:

@@ -31,13 +31,15 @@ def compare(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="What each recipe may train: 40k-tokens, 2T-flops, 500-samples or 1.5-minutes. Default: the scale's "
-            "own amounts."
+            help="What each recipe may train: 40k-tokens, 2T-flops, 500-samples or 1.5-minutes. Default: its own "
+            "amounts, which are not equal."
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="So many seeds, from 0 on.", min=1)] = 1,
     tasks: Annotated[str, typer.Option(help="Tasks of Scenes with commas between; default: all.")] = "",
-    limit: Annotated[int | None, typer.Option(help="At most so many items a task, drawn by lot.", min=2)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask at most so many items a task, drawn by lot; POPE scores one kind.", min=2)
+    ] = None,
     scale: Annotated[str, typer.Option(help="starter: the small trained parts; tiny: random ones.")] = "starter",
     scenes: Annotated[Path | None, typer.Option(help="Scenes to learn from and be asked about.")] = None,
     out: Annotated[Path, typer.Option(help="Where the runs and the table go.")] = Path("runs/compare"),
@@ -47,9 +49,10 @@ def compare(
     ] = "1/1",
     as_json: JSON = False,
 ) -> None:
-    """Train recipes on the same data in the same order with equal budgets, ask all the same, and print the table.
+    """Train recipes on the same data in the same order, ask all the same, and print the table.
 
-    The same command goes on after an interruption, and may name more recipes or seeds.
+    They train with equal budgets (--budget), or each with its own amounts. The same command goes on after an
+    interruption, and may name more recipes or seeds.
     """
     from quintet.cli.progress import CompareBars
     from quintet.cli.screen import screen
@@ -130,7 +133,7 @@ def _print(found: dict[str, Any], console: "Console", out: Path) -> None:
     from quintet.lab.compare import words
     from quintet.lab.compare.differs import said
 
-    console.print(f"[dim]{words.conditions(found)}[/]\n", highlight=False)
+    console.print(f"[bold]{words.title(found)}[/]\n[dim]{words.conditions(found)}[/]\n", highlight=False)
     costs = Table(*words.heads(found), box=None, pad_edge=False)
     for row in words.best_first(found):
         costs.add_row(f"[bold]{row['recipe']}", *words.facts(row, found)[1:])

@@ -26,6 +26,11 @@ def register(app: typer.Typer) -> None:
 def recipes(
     as_json: JSON = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of the README.")] = False,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Write that table between its markers in this file.", exists=True, dir_okay=False),
+    ] = None,
+    parts: Annotated[bool, typer.Option("--parts", help="List parts instead: role, part, who uses it.")] = False,
 ) -> None:
     """List every system: what it reads, its encoder, connector, fusion and LLM, what trains per stage, its paper."""
     from rich.table import Table
@@ -33,9 +38,16 @@ def recipes(
     from quintet.cli.screen import screen
     from quintet.lab import listing
 
+    if (parts or as_json) and (markdown or into):
+        raise typer.BadParameter("--markdown and --into are for the table of systems; --parts and --json print others")
+    if parts:
+        _print_parts(as_json=as_json)
+        return
     entries = listing.listing()
     if as_json:
         typer.echo(json.dumps([entry.to_json() for entry in entries], indent=1, ensure_ascii=False))
+    elif into is not None:
+        listing.write_into(into, listing.markdown(entries))
     elif markdown:
         typer.echo(listing.markdown(entries))
     else:
@@ -82,6 +94,26 @@ def doctor(
         found.render(screen())
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _print_parts(*, as_json: bool) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from quintet.cli.screen import screen
+    from quintet.lab.parts import parts
+
+    found = parts()
+    if as_json:
+        typer.echo(json.dumps([entry.to_json() for entry in found], indent=1, ensure_ascii=False))
+        return
+    table = Table("role", "part", "what it is", "used by", "import from", box=None, pad_edge=False)
+    for e in found:
+        more = f" and {len(e.used_by) - 4} more" if len(e.used_by) > 4 else ""
+        users = ", ".join(e.used_by[:4]) + more or "–"
+        table.add_row(e.role, f"[bold]{e.name}", escape(e.what), users, e.module.removeprefix("quintet.components."))
+    screen().print(table)
+    screen().print("\n[dim]Import from quintet.components.…; --json has all who use a part.[/]", highlight=False)
 
 
 def _print_shown(shown: "Shown", *, title: str) -> None:

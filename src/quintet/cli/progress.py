@@ -171,7 +171,8 @@ class CompareBars:
         self.progress.update(self.now, description=what, completed=done, total=total, facts=facts, visible=True)
         if not self.console.is_terminal and now - self.said > 30:
             self.said = now
-            self.console.print(f"{what}: {facts}; all runs{self.left}", highlight=False, markup=False)
+            rest = f"; all runs{self.left}" if self.left else ""
+            self.console.print(f"{what}: {facts}{rest}", highlight=False, markup=False)
 
 
 def _minutes(seconds: float) -> str:

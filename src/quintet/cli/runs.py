@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ from quintet.cli.describe import JSON, RECIPE, SCALE
 if TYPE_CHECKING:
     from quintet.cli.progress import TrainingBars
     from quintet.evaluation.run import Result
+    from quintet.lab.talk import Talk
 
 __all__ = ["OWN", "RUN", "know", "register"]
 
@@ -117,10 +118,11 @@ def train(
         results = run.train(_noted(job, bars if first else None), progress=bars.step if first else None)
     if dist.is_first():
         for stage, result in results.items():
-            dropped = f", {sum(result.dropped.values()):,} samples dropped {result.dropped}" if result.dropped else ""
+            lost = _lost(result.dropped, "samples dropped")
+            lost += _lost(result.left_out, "pictures left out of their documents")
             console.print(
                 f"{stage}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.first_loss:.3f} → "
-                f"{result.last_loss:.3f}{dropped}",
+                f"{result.last_loss:.3f}{lost}",
                 highlight=False,
                 markup=False,
             )
@@ -140,7 +142,9 @@ def evaluate(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Folder that pictures are named from.")] = None,
     split: Annotated[str, typer.Option(help="Of Scenes.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="At most so many items a task, drawn by lot.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Ask at most so many items a task, drawn by lot; POPE scores one kind.", min=1)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts answered together; scores do not depend on it.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.", min=0)] = 0,
     as_json: JSON = False,
@@ -188,7 +192,10 @@ def evaluate(
 def chat(
     run: RUN,
     recipe: OWN = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to talk about.", exists=True, dir_okay=False)] = None,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="A picture; more than one may be given.", exists=True, dir_okay=False),
+    ] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="One question; without it, a session.")] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.", min=0)] = 0.0,
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.", min=1)] = 128,
@@ -202,8 +209,8 @@ def chat(
     know(recipe)
     engine = Engine.open(run, device=dist.device())
     talk = Talk(engine, sampling=Sampling(max_tokens=max_tokens, temperature=temperature))
-    if image is not None:
-        talk.show(image)
+    for image in images or []:
+        _show(talk, image)
     if prompt is not None:
         if not prompt.strip():
             raise typer.BadParameter("the question is empty", param_hint="--prompt")
@@ -262,6 +269,12 @@ def _bars(console: Any, recipe: Any, *, precision: str = "auto") -> Iterator["Tr
         yield bars
 
 
+def _lost(counts: Mapping[str, int], what: str) -> str:
+    """', 3 samples dropped (2 too-long, 1 broken)', or nothing."""
+    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(counts.items()))
+    return f", {sum(counts.values()):,} {what} ({reasons})" if counts else ""
+
+
 def _noted(job: Any, bars: "TrainingBars | None") -> Any:
     from dataclasses import replace
 
@@ -298,6 +311,7 @@ def _print_scores(results: "list[Result]") -> None:
     from rich.table import Table
 
     from quintet.cli.screen import screen
+    from quintet.evaluation.metrics.metric import beside
 
     table = Table("task", "metric", box=None, pad_edge=False)
     for name in ("score", "95 % interval", "items", "majority", "shuffled", "seconds"):
@@ -306,9 +320,18 @@ def _print_scores(results: "list[Result]") -> None:
         controls = [f"{v:.3f}" if (v := r.controls[c]) is not None else "–" for c in ("majority", "shuffled")]
         low, high = r.interval
         metric = r.metric if r.higher_is_better else f"{r.metric} (lower is better)"
-        interval = f"{low:.3f} – {high:.3f}"
-        table.add_row(r.task, metric, f"[bold]{r.score:.3f}", interval, f"{r.n:,}", *controls, f"{r.seconds:.1f}")
+        asked = r.counts["items"]
+        cells = (
+            f"[bold]{r.score:.3f}[/]{beside(r.to_json())}",
+            f"{low:.3f} – {high:.3f}",
+            f"{r.n:,}" if r.n == asked else f"{r.n:,} of {asked:,}",
+        )
+        table.add_row(r.task, metric, *cells, *controls, f"{r.seconds:.1f}")
     screen().print(table)
+    if any(r.n != r.counts["items"] for r in results):
+        screen().print(
+            "[dim]Where more were asked than are counted, the score is of one kind (POPE's random setting)[/]"
+        )
 
 
 def _say(pieces: Iterator[str]) -> None:
@@ -317,7 +340,12 @@ def _say(pieces: Iterator[str]) -> None:
     typer.echo()
 
 
-def _session(talk: Any) -> None:
+def _show(talk: "Talk", picture: Path) -> None:
+    if (frames := talk.show(picture)) > 1:
+        typer.echo(f"{picture.name} has {frames} frames; the first is shown", err=True)
+
+
+def _session(talk: "Talk") -> None:
     """Reads lines until the end of input. A command that fails says why, and the session goes on."""
     from quintet.errors import QuintetError
 
@@ -331,8 +359,10 @@ def _session(talk: Any) -> None:
                 return
             if line == "/new":
                 talk.forget()
-            elif line.startswith("/image"):
-                talk.show(Path(line.removeprefix("/image").strip().strip("\"'")))
+            elif line == "/image":
+                typer.echo("/image PATH shows a picture; name its file", err=True)
+            elif line.startswith("/image "):
+                _show(talk, Path(line.removeprefix("/image").strip().strip("\"'")))
             elif line.startswith("/"):
                 typer.echo("/image PATH, /new, /exit", err=True)
             elif line:

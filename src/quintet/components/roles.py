@@ -135,7 +135,13 @@ class PartConfig(Config):
 
 # ---- connectors --------------------------------------------------------------------------------------------------
 class Connector(Protocol):
-    """`Features` at the encoder's width → `Features` at the LLM's."""
+    """`Features` at the encoder's width → `Features` at the LLM's. Patterns: `linear.py`, and `pool.py` for grids.
+
+    One call has items of several layouts: `groups()` gives those of one as float[n, count, D], `join()` puts what
+    became of them back in order. Of no item it makes none, at the LLM's width: `Features(float[0, D], ())`. What it
+    cannot read its `Config.layout` refuses: a class token (`extra`), views (`more`), sides that do not divide.
+    Widths at the small scales are 192 and 32; `starter()` and `tiny()` choose heads and groups that divide them.
+    """
 
     sees_prompt: bool
     """Whether it also reads the instruction (InstructBLIP); then features cannot be shared between questions, and it

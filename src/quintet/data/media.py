@@ -52,7 +52,17 @@ from quintet.components.roles import ImageSpec
 from quintet.errors import DataError
 from quintet.values import Ref
 
-__all__ = ["FORMATS", "MAX_ASPECT", "MAX_BYTES", "MAX_PIXELS", "decode_image", "fit_image", "image_size", "load_image"]
+__all__ = [
+    "FORMATS",
+    "MAX_ASPECT",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "decode_image",
+    "fit_image",
+    "image_size",
+    "load_image",
+    "num_frames",
+]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
@@ -113,6 +123,17 @@ def image_size(ref: Ref) -> tuple[int, int]:
         width, height = image.size
         turned = _orientation(image) in _TURNED
     return (width, height) if turned else (height, width)
+
+
+def num_frames(ref: Ref) -> int:
+    """Frames or pages in the file, of which the first is the picture; 1 for MPO: its others are no frames.
+
+    Raises:
+        DataError: as `image_size`.
+    """
+    with _guard(ref):
+        image = _open(ref)
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
 
 
 def decode_image(ref: Ref) -> Image.Image:

@@ -6,7 +6,8 @@ loads the media of its own rows; so the count that a step's loss is divided by i
 and the plan is the same for every world size.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,9 +28,12 @@ from quintet.log import logger
 from quintet.sizes import rounded
 from quintet.values import Batch, Item, Media, Sample, Tokens
 
-__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with"]
+__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with", "order"]
 
 log = logger(__name__)
+
+MISSING = "missing-file"
+"""The rule of a picture that is not where it should lie."""
 
 
 class Source(Protocol):
@@ -64,23 +68,60 @@ def measure_with(specs: dict[str, ImageSpec], columns: Columns) -> Callable[[Med
     return measure
 
 
+_ENOUGH = 100
+"""Samples, or pictures of documents, that are met before a share of them can stop a run."""
+
+
 @dataclass
 class Drops:
-    """Samples that were left out, by kind of fault; past a share of all that were seen the run stops."""
+    """Samples and pictures of documents that were left out, by the reason; past a share of all the run stops."""
 
     limit: float
     seen: int = 0
     faults: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Pictures that are not in their documents, by the rule that left them out."""
+    shown: int = 0
+    """Media that are in their samples."""
 
     @property
     def dropped(self) -> int:
         return sum(self.faults.values())
 
     def take(self, plan: "StepPlan") -> None:
-        """Counts what the plan of a step left out."""
+        """Counts what the plan of a step left out.
+
+        Raises:
+            TrainingError: too many samples were dropped (`add`), or too many pictures are missing (`judge`).
+        """
         self.seen += plan.seen
         for error in plan.dropped:
             self.add(error)
+        unheard = not self.left_out.get(MISSING)
+        self.left_out = dict(Counter(self.left_out) + Counter(plan.left_out))
+        self.shown += plan.shown
+        if unheard and self.left_out.get(MISSING):
+            log.warning("pictures are left out of their documents, at step %d: %s", plan.step + 1, self.lost())
+        self.judge(_ENOUGH)
+
+    def lost(self) -> str:
+        """'8 of 40 pictures (7 missing-file, 1 too-many)': those that are not in their documents."""
+        counts = ", ".join(f"{n:,} {rule}" for rule, n in sorted(self.left_out.items()))
+        return f"{(lost := sum(self.left_out.values())):,} of {lost + self.shown:,} pictures ({counts})"
+
+    def judge(self, least: int = 1) -> None:
+        """Stops the run when most pictures are not there: that is no loss of a few but a wrong folder.
+
+        Raises:
+            TrainingError: of at least `least` pictures that were met, more than half are missing.
+        """
+        met = self.shown + sum(self.left_out.values())
+        if met >= least and 2 * self.left_out.get(MISSING, 0) > met:
+            raise TrainingError(
+                f"{self.lost()} are left out of their documents, more than half of them because no file is there. "
+                "Pictures lie beside the data file, by name or by the SHA-256 of their address. If they are elsewhere, "
+                "`quintet data filter FILE --root FOLDER` writes the documents with them"
+            )
 
     def add(self, error: DataError) -> None:
         """Counts one, says so, and stops the run when there are too many.
@@ -90,7 +131,7 @@ class Drops:
         """
         self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
         log.warning("sample dropped: %s", error)
-        if self.seen >= 100 and self.dropped > self.limit * self.seen:
+        if self.seen >= _ENOUGH and self.dropped > self.limit * self.seen:
             counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
             raise TrainingError(
                 f"{self.dropped} of {self.seen} samples were dropped ({counts}), over the limit of {self.limit:.0%}; "
@@ -112,6 +153,10 @@ class StepPlan:
     """Samples that were looked at, over all ranks."""
     dropped: tuple[DataError, ...] = ()
     """Why those of them that are in no row are not. Counted when the step is taken: plans are made ahead of it."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Pictures that a rule left out of the documents among the samples, by the rule."""
+    shown: int = 0
+    """Media that are in the samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +178,11 @@ class Plan:
     completion: Completion | None = None
 
 
+def order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The rows in the order of an epoch, int64[rows]: each has a permutation of its own."""
+    return np.random.default_rng((seed, epoch)).permutation(rows)
+
+
 class Planner:
     """Which samples make which step."""
 
@@ -150,13 +200,10 @@ class Planner:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def index(self, n: int) -> int:
-        """The row of the n-th sample of the run: each epoch is a permutation of its own."""
+        """The row of the n-th sample of the run."""
         epoch, at = divmod(n, len(self.source))
         if epoch != self._epoch:
-            self._epoch, self._order = (
-                epoch,
-                np.random.default_rng((self.plan.seed, epoch)).permutation(len(self.source)),
-            )
+            self._epoch, self._order = epoch, order(len(self.source), seed=self.plan.seed, epoch=epoch)
         return int(self._order[at])
 
     def tokens(self, n: int) -> Tokens:
@@ -165,6 +212,9 @@ class Planner:
         Raises:
             DataError: it cannot be used; the message has file and row.
         """
+        return self._read(n)[1]
+
+    def _read(self, n: int) -> tuple[Sample, Tokens]:
         index, completion, seed = self.index(n), self.plan.completion, (self.plan.seed, n)
         try:
             sample = self.source.sample(index)
@@ -182,7 +232,7 @@ class Planner:
                 file=made.origin.file,
                 row=made.origin.row,
             )
-        return made
+        return sample, made
 
     def step(self, step: int) -> StepPlan:
         """The plan of one step.
@@ -194,9 +244,14 @@ class Planner:
         p = self.plan
         made: list[Tokens] = []
         dropped: list[DataError] = []
+        left_out: Counter[str] = Counter()
+        shown = 0
         for n in range(step * p.batch, (step + 1) * p.batch):
             try:
-                made.append(self.tokens(n))
+                sample, tokens = self._read(n)
+                made.append(tokens)
+                left_out.update(sample.left_out)
+                shown += len(sample.media())
             except DataError as error:
                 if error.fault == "too-long" and p.too_long == "error":
                     raise
@@ -217,6 +272,8 @@ class Planner:
             tokens=sum(lengths),
             seen=p.batch,
             dropped=tuple(dropped),
+            left_out=dict(left_out),
+            shown=shown,
         )
 
 

@@ -55,12 +55,14 @@ class Result:
     interval: tuple[float, float]
     """95 %, bootstrap over items."""
     n: int
-    """Items that the score is of."""
+    """Items that the score is of: those of the task's headline kind, where it has one, of `counts["items"]` asked."""
     controls: dict[str, float | None]
     """`majority`: the best answer that sees no picture. `shuffled`: the same model with other items' media; None
     where no item has another's to take."""
     kinds: dict[str, float]
     measures: dict[str, float]
+    beside: str
+    """The one of `measures` that is printed beside the score; empty for none."""
     control_kinds: dict[str, dict[str, float]]
     majority_answers: dict[str, str]
     counts: dict[str, int]
@@ -119,14 +121,14 @@ def evaluate(
         controls={"majority": majority.score, "shuffled": blind.score if blind and blind.n else None},
         kinds=score.kinds,
         measures=score.measures,
+        beside=task.metric.beside,
         control_kinds={"majority": majority.kinds, "shuffled": blind.kinds if blind else {}},
         majority_answers=majority_answers,
         counts=_counts(own) | {"shuffled": len(swapped)},
         items_sha256=_fingerprint(items),
         seconds=time.monotonic() - start,
     )
-    if result.counts["empty"]:
-        log.warning("%s: empty answers: %s", task.name, result.counts)
+    _warn(result)
     if out is not None:
         lines = [_line(*each) for each in zip(items, own, score.details, strict=True)]
         for i, (index, item) in enumerate(swapped.items()):
@@ -202,6 +204,14 @@ def _counts(outputs: Sequence[Output]) -> dict[str, int]:
         "empty": sum(not output.text.strip() for output in outputs),
         "failed": sum(bool(output.fault) for output in outputs),
     }
+
+
+def _warn(result: Result) -> None:
+    """Says in the log that answers are empty: a score of silence may look like one."""
+    empty, asked, failed = (result.counts[name] for name in ("empty", "items", "failed"))
+    if empty:
+        of_them = f"; {failed} could not be asked" if failed else ""
+        log.warning("%s: %d of %d answers are empty%s", result.task, empty, asked, of_them)
 
 
 def _fingerprint(items: Sequence[Item]) -> str:

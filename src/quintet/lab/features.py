@@ -11,7 +11,7 @@ from quintet import dist
 from quintet.components.roles import ImageSpec
 from quintet.data.features import FeatureCache, fingerprint
 from quintet.data.media import load_image
-from quintet.data.pipeline import Source
+from quintet.data.pipeline import Source, order
 from quintet.errors import DataError
 from quintet.model.mllm import MLLM
 from quintet.training.hardware import autocast, pick_precision
@@ -57,8 +57,8 @@ def keep_features(
     free = shutil.disk_usage(
         folder if folder.exists() else folder.parent.parent if folder.parent.parent.exists() else Path.cwd()
     ).free
-    facts = f"{met:,} pictures of {layout.count} × {encoder.dim} features take {size / 2**20:,.0f} MiB"
-    facts += f" and are met {visits:.1f} times"
+    facts = f"pictures of {met:,} rows, {layout.count} × {encoder.dim} features take {size / 2**20:,.0f} MiB"
+    facts += f", and each is met {visits:.1f} times"
     if settings.features == "auto" and (visits < 1.5 or size > min(LARGEST, free // 4)):
         note(f"features are not kept: {facts}")
         return None
@@ -71,15 +71,25 @@ def keep_features(
         dtype=dtype,
     )
     model.encoders.to(device)
-    _fill(cache, model, source, spec, workers=settings.workers, precision=precision, note=note)
+    # The rows that the stage's steps begin with: more than them no step will ask for.
+    rows = sorted(order(len(source), seed=settings.seed, epoch=0)[:met].tolist())
+    _fill(cache, model, source, rows, spec, workers=settings.workers, precision=precision, note=note)
     return cache
 
 
 def _fill(
-    cache: FeatureCache, model: MLLM, source: Source, spec: ImageSpec, *, workers: int, precision: str, note: Note
+    cache: FeatureCache,
+    model: MLLM,
+    source: Source,
+    rows: Sequence[int],
+    spec: ImageSpec,
+    *,
+    workers: int,
+    precision: str,
+    note: Note,
 ) -> None:
     def media() -> Iterator:
-        for i in range(len(source)):
+        for i in rows:
             try:
                 yield from source.sample(i).media()
             except DataError:

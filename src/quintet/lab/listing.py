@@ -1,15 +1,20 @@
 """Every system at a glance: the survey's anatomy, as `quintet recipes` lists it, and the table of the README."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from quintet.config.base import Config
+from quintet.errors import ConfigError
 from quintet.lab.run import load_recipe, recipe_names
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.training.stage import Stage
 
-__all__ = ["Entry", "anatomy", "entry", "listing", "markdown"]
+__all__ = ["Entry", "anatomy", "entry", "listing", "markdown", "write_into"]
+
+_MARKED = re.compile(r"(<!-- recipes: start.*?-->\n).*?(\n<!-- recipes: end -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ def markdown(entries: Iterable[Entry]) -> str:
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def write_into(path: Path, table: str) -> None:
+    """Puts the table between its markers in a file; what stands around them stays.
+
+    Raises:
+        ConfigError: there is not one pair of markers.
+    """
+    text, count = _MARKED.subn(lambda found: f"{found[1]}{table}{found[2]}", path.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ConfigError(
+            f"{path} has {count} places for the table; it goes between the lines `<!-- recipes: start -->` and "
+            "`<!-- recipes: end -->`"
+        )
+    path.write_text(text, encoding="utf-8")
 
 
 def anatomy(entry: Entry) -> tuple[str, ...]:

@@ -114,7 +114,8 @@ def write_rows(
         lost.unlink()
     if not written.kept:
         aside.unlink()
-        raise DataError("no-rows", f"none of {written.read} rows was left ({dict(written.dropped)})", file=source.file)
+        reasons = ", ".join(f"{count:,} {fault}" for fault, count in written.dropped.most_common())
+        raise DataError("no-rows", f"none of {written.read} rows was left ({reasons})", file=source.file)
     aside.replace(out)
     return written
 

@@ -10,7 +10,9 @@ import os
 import pkgutil
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -28,7 +30,7 @@ from quintet.data.scenes import LAYOUT, World, make_scenes
 from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
-from quintet.errors import CheckpointError, ConfigError, nearest
+from quintet.errors import CheckpointError, ConfigError, QuintetError, nearest
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
 from quintet.log import logger
@@ -72,7 +74,7 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
     Behind a colon stands another of its functions: `blip2:flan_t5`, whose name is then blip2_flan_t5.
 
     Raises:
-        ConfigError: there is none, or the file has no function `recipe`.
+        ConfigError: there is none, or the file has no function `recipe`, or is broken.
     """
     whole, (name, _, variant) = name, name.partition(":")
     if name.endswith(".py"):
@@ -86,7 +88,8 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
             f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
         )
     made = getattr(module, variant or "recipe", None)
-    found = made() if isinstance(made, FunctionType) else None
+    with _placed(Path(name)):
+        found = made() if isinstance(made, FunctionType) else None
     if not isinstance(found, Recipe):
         raise ConfigError(f"{whole} has no function `{variant or 'recipe'}() -> Recipe`")
     return Path(name).stem + (f"_{variant}" if variant else ""), found
@@ -103,16 +106,40 @@ def _own_module(path: Path) -> ModuleType:
     if known is not None and known._written == (path, written):
         return known
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, "the name ends in .py"
+    assert spec is not None, path
+    assert spec.loader is not None, "the name ends in .py"
     module = importlib.util.module_from_spec(spec)
     module._written = (path, written)  # type: ignore[attr-defined]
     sys.modules[path.stem] = module
     try:
-        spec.loader.exec_module(module)
+        with _placed(path):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[path.stem]
         raise
     return module
+
+
+@contextmanager
+def _placed(path: Path) -> Iterator[None]:
+    """What a file of yours raises, with the line of it: `mine.py, line 2: SyntaxError: invalid syntax`.
+
+    Any error, because any may stand in it; where it was raised stays behind it for `--traceback`. Recipes of the
+    package have no such line: what they raise is ours.
+    """
+    try:
+        yield
+    except QuintetError:
+        raise
+    except Exception as error:
+        own = str(path.resolve())
+        if isinstance(error, SyntaxError) and error.filename:
+            place, what = f"{Path(error.filename).name}, line {error.lineno}", error.msg
+        elif lines := [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == own]:
+            place, what = f"{path.name}, line {lines[-1]}", str(error)
+        else:
+            raise
+        raise ConfigError(f"{place}: {type(error).__name__}: {what}".removesuffix(": ")) from error
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ from html import escape
 from typing import Any
 
 from quintet.errors import ConfigError
+from quintet.evaluation.metrics.metric import beside
 from quintet.lab.page import table
 from quintet.lab.plots import curve, number
 from quintet.lab.record import RunRecord
@@ -54,7 +55,7 @@ def _head(run: RunRecord, shown: Shown | None) -> str:
             f"{paper['title']} · {paper['authors']} {paper['year']} · {paper.get('url') or 'arXiv:' + paper['arxiv']}"
         )
     scale = f" <span class=soft>at {escape(str(run.facts['scale']))} scale</span>" if "scale" in run.facts else ""
-    tiles = [(f"{r['score']:.3f}", f"{r['task']}, {r['metric']}") for r in run.results][:4]
+    tiles = [(f"{r['score']:.3f}", f"{r['task']}, {r['metric']}{beside(r)}") for r in run.results][:4]
     seconds = sum(_seconds(rows) for rows in run.steps.values())
     if seconds:
         tiles.append((_time(seconds), "training"))
@@ -78,7 +79,7 @@ def _scores(run: RunRecord) -> str:
     bars = "".join(
         _bar(
             r["task"],
-            f"{r['metric']}{'' if r['higher_is_better'] else ', lower is better'} · {r['n']:,} items",
+            f"{r['metric']}{'' if r['higher_is_better'] else ', lower is better'}{beside(r)} · {r['n']:,} items",
             r["score"],
             controls=r["controls"],
             interval=r["interval"],
@@ -137,9 +138,9 @@ def _bar(
 
 def _with_range(result: dict[str, Any]) -> str:
     if not result["interval"]:
-        return f"{result['score']:.3f}"
+        return f"{result['score']:.3f}{beside(result)}"
     low, high = result["interval"]
-    return f"{result['score']:.3f} <small class=soft>{low:.2f} – {high:.2f}</small>"
+    return f"{result['score']:.3f}{beside(result)} <small class=soft>{low:.2f} – {high:.2f}</small>"
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
@@ -173,7 +174,7 @@ def _stages(run: RunRecord, shown: Shown | None) -> str:
                 _time(seconds),
                 f"{tokens / seconds:,.0f}" if seconds else "–",
                 f"{lines[0]['loss']:.3f} → {last['loss']:.3f}",
-                f"{last['dropped']:,}",
+                f"{last['dropped']:,}" + (f"; {left:,} pictures" if (left := last.get("left_out")) else ""),
             ]
         )
     heads = ["stage", "trains", "parameters", "steps", "time", "tokens/s", "loss", "dropped"]

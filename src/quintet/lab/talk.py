@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from quintet.data.media import image_size
+from quintet.data.media import image_size, num_frames
 from quintet.errors import DataError
 from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
@@ -13,15 +13,15 @@ __all__ = ["Talk"]
 
 
 class Talk:
-    """What has been said so far. A picture that is shown goes with the next question."""
+    """What has been said so far. Pictures that are shown go with the next question, in their order."""
 
     def __init__(self, engine: Engine, *, sampling: Sampling | None = None) -> None:
         self.engine, self.sampling = engine, sampling
         self.turns: list[Turn] = []
         self.shown: list[Media] = []
 
-    def show(self, picture: Path) -> None:
-        """Shows a picture.
+    def show(self, picture: Path) -> int:
+        """Shows a picture, after those that were shown before it; gives its frames, of which the first is shown.
 
         Raises:
             DataError: it is missing or no picture.
@@ -31,6 +31,7 @@ class Talk:
         ref = Ref(picture.name, picture.resolve())
         image_size(ref)
         self.shown.append(Media("image", ref))
+        return num_frames(ref)
 
     def forget(self) -> None:
         """Starts anew: neither words nor pictures stay."""

@@ -78,6 +78,9 @@ class Result:
     last_loss: float
     tokens: int
     dropped: dict[str, int] = field(default_factory=dict)
+    """Samples by the fault that kept them out."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Pictures by the rule that left them out of their documents."""
 
 
 def train_stage(
@@ -95,7 +98,8 @@ def train_stage(
 
     Raises:
         Interrupted: a signal asked to stop; the checkpoint is written.
-        TrainingError: the loss or the gradient is not finite, or too many samples were dropped.
+        TrainingError: the loss or the gradient is not finite, too many samples were dropped, or most pictures of
+            documents are not there.
     """
     if dist.device().type == "cpu":
         prepare_cpu()
@@ -186,8 +190,9 @@ class _Loop:
                 self.metrics.close()
                 raise Interrupted(f"stopped after step {done} of stage {self.stage.name!r}; a checkpoint is written")
         self.metrics.close()
-        return Result(self.steps, self.seconds, self.losses[0] if self.losses else float("nan"),
-                      self.losses[-1] if self.losses else float("nan"), tokens, dict(self.drops.faults))  # fmt: skip
+        self.drops.judge()
+        first, last = (self.losses[0], self.losses[-1]) if self.losses else (float("nan"), float("nan"))
+        return Result(self.steps, self.seconds, first, last, tokens, self.drops.faults, self.drops.left_out)
 
     def _one(self, plan: StepPlan, micro: list[Micro]) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics."""
@@ -242,6 +247,7 @@ class _Loop:
             "tokens": plan.tokens,
             "fill": round(plan.tokens / columns, 4),
             "dropped": self.drops.dropped,
+            "left_out": sum(self.drops.left_out.values()),
             "memory": peak_memory(self.device),
             **noted,
         }
@@ -270,7 +276,7 @@ class _Loop:
             "rows": self.rows,
             "seconds": self.seconds,
             "losses": self.losses[:1],
-            "drops": {"seen": self.drops.seen, "faults": self.drops.faults},
+            "drops": {k: v for k, v in asdict(self.drops).items() if k != "limit"},
         }
         self.run_folder.commit(aside, state)
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
@@ -294,7 +300,7 @@ class _Loop:
                 if "step" in moments:
                     moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
         self.seconds, self.losses = facts["seconds"], facts["losses"]
-        self.drops.seen, self.drops.faults = facts["drops"]["seen"], facts["drops"]["faults"]
+        self.drops = Drops(self.drops.limit, **facts["drops"])
         self.metrics.rewind(self.stage.name, found.step)
         return found.step
 

@@ -34,7 +34,7 @@ class Concat(nn.Module):
             if layout.extra or layout.more:
                 raise ConfigError(
                     f"features are {layout}, and runs would reach from one part into the next; let the encoder select "
-                    "patches (select='patch') of whole pictures"
+                    "patches (select='patch') of whole pictures, or wrap this into `Views`"
                 )
             if layout.count % self.run:
                 raise ConfigError(

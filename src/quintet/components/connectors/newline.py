@@ -5,65 +5,57 @@ Fuyu's |NEWLINE| token after every row of patches (https://www.adept.ai/blog/fuy
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from quintet.components.roles import ConnectorConfig
+from quintet.components.connectors.views import Views
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
 __all__ = ["Newline"]
 
 
-class Newline(nn.Module):
+class Newline(Views):
     """Another connector, on each view by itself, and a vector float[D] after each row of what it gives."""
 
-    sees_prompt = False
+    config: "Newline.Config"
 
     @dataclass(frozen=True, kw_only=True)
-    class Config(ConnectorConfig):
-        """The connector inside, and which rows end in a newline."""
+    class Config(Views.Config):
+        """The connector of a view, and which rows end in a newline."""
 
-        inner: ConnectorConfig
         rows: Literal["details", "all"] = "details"
         """"details": of all views but the first. "all": of the first as well."""
 
         def layout(self, layout: Layout) -> Layout:
-            inner = [self.inner.layout(view) for view in layout.views]
+            inner = super().layout(layout).views
             return Layout.of([self._ended(view, first=not i) for i, view in enumerate(inner)])
 
         def _ended(self, view: Layout, *, first: bool) -> Layout:
             if first and self.rows == "details":
                 return view
-            if len(view.grid) != 2 or view.more:
+            if len(view.grid) != 2:
                 raise ConfigError(f"features of shape {view.grid} have no rows that a newline could end")
             return replace(view, grid=(view.grid[0], view.grid[1] + 1))
-
-        def starter(self) -> Self:
-            return replace(self, inner=self.inner.starter())
-
-        def tiny(self) -> Self:
-            return replace(self, inner=self.inner.tiny())
 
         def build(self, *, d_in: int, d_out: int) -> "Newline":
             return Newline(self, d_in=d_in, d_out=d_out)
 
     def __init__(self, config: Config, *, d_in: int, d_out: int) -> None:
-        super().__init__()
-        self.config = config
-        self.inner = config.inner.build(d_in=d_in, d_out=d_out)
+        super().__init__(config, d_in=d_in, d_out=d_out)
         self.newline = nn.Parameter(torch.randn(d_out) * d_out**-0.5)
 
     def forward(self, features: Features) -> Features:
-        found = self.inner(features.apart())
+        found = super().forward(features)
         if not features.layouts:
             return found
-        firsts = [not i for layout in features.layouts for i, _ in enumerate(layout.views)]
+        firsts = [not i for layout in found.layouts for i, _ in enumerate(layout.views)]
+        views = found.apart()
         pieces = [
             piece if first and self.config.rows == "details" else self._ended(piece, view)
-            for piece, view, first in zip(found.split(), found.layouts, firsts, strict=True)
+            for piece, view, first in zip(views.split(), views.layouts, firsts, strict=True)
         ]
         return Features(torch.cat(pieces), tuple(self.config.layout(layout) for layout in features.layouts))
 

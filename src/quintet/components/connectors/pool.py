@@ -29,8 +29,8 @@ def merged_grid(layout: Layout, factor: int) -> tuple[int, int]:
     """
     if layout.more:
         raise ConfigError(
-            f"a picture divided into {len(layout.views)} views has a grid for each; put the connector into one that "
-            "takes views apart (quintet.components.connectors.newline)"
+            f"a picture divided into {len(layout.views)} views has a grid for each; wrap the connector, so that each "
+            "view is its own: Views.Config(inner=…) (quintet.components.connectors.views), or Newline, which ends rows"
         )
     if len(layout.grid) != 2:
         raise ConfigError(

@@ -68,7 +68,7 @@ class Resampler(nn.Module):
             if len(layout.grid) != 2 or layout.extra or layout.more:
                 raise ConfigError(
                     f"features {layout} have no places on one grid; let the encoder select its patches "
-                    "(select='patch') of whole pictures"
+                    "(select='patch') of whole pictures, or wrap this into `Views`"
                 )
             return Layout((self.side, self.side))
 

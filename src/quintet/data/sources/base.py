@@ -68,4 +68,4 @@ class Source(ABC):
         reading = self.read(index)
         if reading.faults:
             raise reading.faults[0]
-        return Sample(Node(reading.turns), reading.origin)
+        return Sample(Node(reading.turns), reading.origin, reading.left_out)

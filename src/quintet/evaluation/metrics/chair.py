@@ -2,8 +2,9 @@
 
 Source: Rohrbach et al. 2018, arXiv:1809.02156, section 3. CHAIR-i = hallucinated mentions / all mentions (repeated
 mentions count each time, pooled over the corpus); CHAIR-s = captions with a hallucination / all captions. Which
-words are mentions is the world's matter: `mentions` is given. Saying little lowers CHAIR, so recall (objects of the
-pictures that their captions mention / objects of the pictures, both without repetition) and length stand beside it.
+words are mentions is the world's matter: `mentions` is given. Saying little lowers CHAIR, and captions that name
+nothing make nothing up: 0, the best there is. So recall (objects of the pictures that their captions mention / objects
+of the pictures, both without repetition) is printed beside it wherever it stands, and length is among the measures.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ class Chair(Metric):
 
     name = "CHAIR-i"
     higher_is_better = False
+    beside = "recall"
 
     def __init__(self, mentions: Mentions) -> None:
         self.mentions = mentions

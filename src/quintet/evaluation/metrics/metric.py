@@ -7,14 +7,14 @@ K sums, R resamples.
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Floats", "Judged", "Metric", "commonest", "ratio"]
+__all__ = ["Floats", "Judged", "Metric", "beside", "commonest", "ratio"]
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +46,9 @@ class Metric(ABC):
     of_regions: ClassVar[bool] = False
     """Whether it judges the regions of an output, which then come as `[x1, y1, x2, y2]` in shares of the picture."""
 
+    beside: ClassVar[str] = ""
+    """The measure without which the score says little: it is printed beside it wherever the score is."""
+
     @abstractmethod
     def judge(self, outputs: Sequence[str], truths: Sequence[Any]) -> Judged:
         """Judges all items of a task at once: a corpus metric needs them together. No output raises."""
@@ -74,6 +77,15 @@ def ratio(part: Floats, whole: Floats) -> Floats:
     """`part / whole`, and 0 where `whole` is 0."""
     part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
     return np.divide(part, whole, out=np.zeros(part.shape), where=whole != 0)
+
+
+def beside(result: Mapping[str, Any]) -> str:
+    """` (recall 0.25)`, to stand behind a score: the measure that its metric wants beside it; empty if it wants none.
+
+    `result` is a task's result as JSON has it, or a score of a comparison; older files say nothing of it.
+    """
+    name = result.get("beside", "")
+    return f" ({name} {result['measures'][name]:.2f})" if name else ""
 
 
 def commonest(answers: Iterable[str], *, limit: int = _MAX_GUESSES) -> list[str]:

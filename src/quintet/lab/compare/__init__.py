@@ -1,4 +1,4 @@
-"""Recipes side by side under equal conditions: `quintet compare`."""
+"""Recipes side by side on the same data, with equal budgets or each with its own amounts: `quintet compare`."""
 
 import json
 import os

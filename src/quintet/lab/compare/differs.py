@@ -35,9 +35,12 @@ def said(differences: Mapping[str, Any]) -> list[str]:
 
 def _facts(recipe: Recipe) -> dict[str, Any]:
     data = recipe.to_json()
-    for stage in data["stages"]:
+    for stage, has in zip(data["stages"], recipe.stages, strict=True):
         del stage["name"]
         stage["data"] = stage["data"]["kind"]
+        # The tokens of a region format are those of the template too: all of them in one place.
+        stage["template"]["added"] = list(has.template.added_tokens)
+        stage["template"]["regions"].pop("added", None)
     return {"model": data["model"], "stages": data["stages"]}
 
 
@@ -58,6 +61,8 @@ def _short(value: Any) -> str:
         kind = str(value.get("type", "")).rpartition(":")[2].split(".")[0]
         return kind or "{" + ", ".join(map(str, value)) + "}"
     # Texts whose spaces matter in quotes, the rest as it is.
+    if isinstance(value, float):
+        return f"{value:.6g}"  # 0.005, of which a scale's factors have made 0.004999999999999999
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str) and value != value.strip() else str(value)
     text = text or '""'
     return text if len(text) <= 32 else f"{text[:31]}…"

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
+from quintet.evaluation.metrics.metric import beside
 from quintet.lab.compare import words
 from quintet.lab.compare.differs import said
 from quintet.lab.page import page, table
@@ -20,8 +21,7 @@ _LEGEND = (
 
 def html(found: words.Found) -> str:
     """The page."""
-    count = len(found["rows"])
-    title = f"{count} recipe{'s' if count != 1 else ''} under equal conditions"
+    title = words.title(found)
     sections = (_scores, _failures, _against, _charts, _differs, _stages, _facts)
     body = "\n".join([_head(found, title), *(piece for section in sections for piece in section(found))])
     return page(f"{title} · Quintet", body)
@@ -79,7 +79,8 @@ def _score(row: Mapping[str, Any], task: str) -> str:
     low, high = found["interval"]
     mark = " class=better" if found["beats_shuffled"] else " class=worse"
     control = words.controls(row, task)
-    return f"<b{mark}>{found['score']:.3f}</b><small class=soft> {low:.2f} – {high:.2f}{escape(control)}</small>"
+    rest = f"{beside(found)} {low:.2f} – {high:.2f}{escape(control)}"
+    return f"<b{mark}>{found['score']:.3f}</b><small class=soft>{rest}</small>"
 
 
 def _failures(found: words.Found) -> Iterator[str]:

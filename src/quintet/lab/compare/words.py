@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quintet.evaluation.metrics.metric import beside
 from quintet.lab.compare.differs import said
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "notes",
     "score",
     "tasks_of",
+    "title",
     "versus",
 ]
 
@@ -27,27 +29,41 @@ Found = Mapping[str, Any]
 _SIZE = {
     "starter": "Every recipe is built at the same small scale: the package's vision encoder of 1.8 M parameters (or "
     "the recipe's own kind of encoder, made small) and its language model of 1.9 M, on synthetic pictures of 64 px. "
-    "The numbers say how these designs learn under equal conditions at this size; they do not say which published "
-    "system is better.",
+    "The numbers say how these designs learn from the same data at this size; they do not say which published system "
+    "is better.",
     "tiny": "At tiny scale all parts are random and of a few thousand parameters: this shows that the recipes run, and "
     "nothing else.",
 }
+_AMOUNTS = {
+    True: "Each recipe trains its own amounts, so that what one learns more may come of its having trained more; "
+    "`--budget` gives all the same.",
+    False: "Equal budgets are met up to half a step of each stage.",
+}
+"""By whether the recipes keep their own amounts."""
 _NOTES = (
     "A score is the mean over seeds. Brackets are 95 % bootstrap intervals over items and seeds; a few seeds "
     "underestimate what seeds do. Behind the slash: the same model with the pictures shuffled among the questions. "
     "✗ marks a score whose interval touches that of its shuffled control: it was not read off the picture.",
     "All recipes read the same files, and with equal seeds the same rows in the same order; a recipe with several "
-    "stages on one kind of data begins the file anew in each. Equal budgets are met up to half a step of each stage.",
+    "stages on one kind of data begins the file anew in each.",
+    "n is how many items a score is of. Where more were asked it is of one kind of them: POPE's of its random setting.",
     "Every interval stands for itself: among many comparisons some will differ by luck.",
     "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
-    "128 tokens of text in the last stage. Time is that of training steps on the machine below; a frozen encoder's "
+    "128 tokens of text in the last stage. Time is that of training steps on the machine above; a frozen encoder's "
     "features are kept on disk where that pays, and making them is not counted.",
 )
 
 
 def notes(found: Found) -> tuple[str, ...]:
     """What the numbers are and are not."""
-    return (_SIZE[found["conditions"]["scale"]], *_NOTES)
+    return (_SIZE[found["conditions"]["scale"]], _AMOUNTS[found["conditions"]["budget"] == "own"], *_NOTES)
+
+
+def title(found: Found) -> str:
+    """How many recipes, and how much each may train: `2 recipes, equal budgets of 500k tokens`."""
+    count, budget = len(found["rows"]), found["conditions"]["budget"]
+    given = "each with its own amounts" if budget == "own" else f"equal budgets of {budget.replace('-', ' ')}"
+    return f"{count} recipe{'s' if count != 1 else ''}, {given}"
 
 
 def tasks_of(found: Found) -> list[str]:
@@ -93,7 +109,7 @@ def score(row: Mapping[str, Any], task: str) -> str:
     if found is None:
         return "does not fit" if task in row["unfit"] else "–"
     low, high = found["interval"]
-    return f"{found['score']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{found['score']:.3f}{beside(found)} [{low:.3f}, {high:.3f}]"
 
 
 def controls(row: Mapping[str, Any], task: str) -> str:
@@ -142,7 +158,7 @@ def conditions(found: Found) -> str:
 def markdown(found: Found) -> str:
     """The comparison as a page of Markdown."""
     tasks = tasks_of(found)
-    lines = ["# Recipes under equal conditions", "", f"Made by `{found['command']}`: {conditions(found)}.", ""]
+    lines = [f"# {title(found)}", "", f"Made by `{found['command']}`: {conditions(found)}.", ""]
     lines += [f"- {note}" for note in notes(found)]
     lines += ["", "## Scores", "", *_rows([*heads(found), *map(_headed(found), tasks)], [
         [f"`{row['recipe']}`", *facts(row, found)[1:], *(score(row, task) + controls(row, task) for task in tasks)]
@@ -157,7 +173,8 @@ def markdown(found: Found) -> str:
         lines += _rows(["recipe", *tasks], [[f"`{row['recipe']}`", *_against(found, row, tasks)] for row in others])
         lines += ["", f"## What differs from `{found['baseline']}`", ""]
         for row in others:
-            lines.append(f"- `{row['recipe']}`: {'; '.join(f'`{line}`' for line in said(row['differs'])) or 'nothing'}")
+            lines += [f"- `{row['recipe']}`: {len(row['differs']) or 'no'} settings"]
+            lines += [f"  - `{line}`" for line in said(row["differs"])]
     spread = [[f"`{row['recipe']}`", *(_seeds(row["scores"].get(task)) for task in tasks)] for row in best_first(found)]
     if len(found["seeds"]) > 1:
         lines += ["", f"## Each seed ({', '.join(map(str, found['seeds']))}) and its standard deviation", ""]
@@ -195,7 +212,8 @@ def _headed(found: Found) -> Any:
         if score is None:
             return task
         lower = "" if score["higher_is_better"] else " (lower is better)"
-        return f"{task}, {score['metric']}{lower}, n = {score['n']:,}"
+        asked = f" of {score['asked']:,}" if score.get("asked", score["n"]) != score["n"] else ""
+        return f"{task}, {score['metric']}{lower}, n = {score['n']:,}{asked}"
 
     return head
 

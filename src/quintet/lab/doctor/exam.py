@@ -135,7 +135,7 @@ class Exam:
                     fault="missing-special",
                     found=f"the template's marker {marker!r} spelt letter by letter by this tokenizer",
                     expected="one control token",
-                    do="add it to the tokenizer's special tokens, or choose a marker that it has",
+                    do="choose a marker that the tokenizer has, or name it in `Template.added`",
                 )
 
     def _saved(self, reading: Reading, shown: list[int]) -> Iterable[Finding]:
