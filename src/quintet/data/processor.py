@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from quintet.components.roles import ImageSpec
+from quintet.components.tokenizer_folder import READER
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.pipeline import measure_with
 from quintet.data.template import Template
 from quintet.data.texts import Texts
-from quintet.data.tokenizer import READER, Tokenizer
+from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM

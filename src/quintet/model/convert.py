@@ -16,8 +16,9 @@ import torch
 
 from quintet.components.encoders.hf_config import image_spec
 from quintet.components.llms.none import NoLLM
-from quintet.components.llms.weights import SafetensorsFolder
+from quintet.components.llms.weights import SafetensorsFolder, finite
 from quintet.components.roles import ImageSpec
+from quintet.components.tokenizer_folder import READER, has_tokenizer, read_tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.blip2_retrieval import export_retrieval, import_retrieval, is_retrieval, verify_retrieval
 from quintet.model.checkpoint import CAPTIONS, load_model, read_json, save_model, write_json
@@ -53,8 +54,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-_READER = "qformer_tokenizer"
-"""Folder of the tokenizer of a connector that reads the instruction in tokens of its own."""
 _EMBEDDINGS = ("embed_tokens.weight", "shared.weight")
 
 
@@ -134,11 +133,14 @@ def export_model(model: MLLM, folder: Path, facts: Facts, *, image_token: str = 
 
     Raises:
         ConfigError: the class cannot express the composition; nothing is written then.
+        CheckpointError: weights that are not finite; nothing is written then.
     """
     from huggingface_hub import save_torch_state_dict
 
     published = family(facts.kind, where=folder)
     config, state = published.to_config(model, facts), published.to_state(model, facts)
+    for name, value in state.items():
+        finite(value, name=name, where="the model")
     files = published.processor(model, facts, image_token=image_token) | {"config.json": config}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
@@ -287,17 +289,10 @@ def _write_tokenizer(tokenizer: Any, out: Path, *, chat_template: str) -> None:
 
 
 def _copy_reader(source: Path, place: Path) -> None:
-    if (source / _READER).is_dir():
-        shutil.copytree(source / _READER, place / _READER)
+    if (source / READER).is_dir():
+        shutil.copytree(source / READER, place / READER)
 
 
 def _tokenizer(place: Path) -> Any:
     """The tokenizer beside a saved model, as transformers' class; None if there is none."""
-    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: its tokenizer cannot be read by transformers ({error})") from None
+    return read_tokenizer(place) if has_tokenizer(place) else None
