@@ -1,24 +1,37 @@
-"""The tokenizer of a folder as transformers reads it: one place, so that a damaged file is one clear error everywhere."""
+"""The tokenizer of a folder as transformers reads it: in one place, so that a damaged file is one clear error."""
 
 from pathlib import Path
 from typing import Any
 
 from quintet.errors import CheckpointError
 
-__all__ = ["READER", "has_tokenizer", "read_tokenizer"]
+__all__ = ["READER", "TOKENIZER_FILES", "has_tokenizer", "read_tokenizer"]
 
 READER = "qformer_tokenizer"
 """Folder of a connector's own tokenizer beside the LLM's, as transformers' InstructBLIP names it."""
-_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a tokenizer is made of, in the layouts that transformers reads."""
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether the folder has a file of a tokenizer."""
-    return any((folder / name).is_file() for name in _FILES)
+    return any((folder / name).is_file() for name in TOKENIZER_FILES[:3])
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """transformers' tokenizer of a folder; no code of the folder is run.
+    """The tokenizer of a folder, of transformers' class; no code of the folder is run.
 
     Raises:
         CheckpointError: no such folder, no tokenizer in it, or a file of it that is damaged.
@@ -27,6 +40,8 @@ def read_tokenizer(folder: Path) -> Any:
 
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is no folder with a tokenizer")
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise CheckpointError(f"{folder} holds no tokenizer; copy tokenizer.json and tokenizer_config.json there")
     try:
         return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     # transformers does not check what it parses, so a damaged file ends in a KeyError, an AttributeError, … and the
@@ -35,5 +50,5 @@ def read_tokenizer(folder: Path) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{folder}: no tokenizer can be read there ({type(error).__name__}: {reason}); copy the checkpoint's "
-            f"{_FILES[0]} and {_FILES[2]} there anew"
+            "tokenizer.json and tokenizer_config.json there anew"
         ) from None

@@ -105,5 +105,7 @@ class Processor:
         # Some are in published files as ordinary words (Kosmos-2's).
         tokenizer.add(*template.special_tokens)
         if any(config.own_words for config in model.connectors.values()) and tokenizer.reader is None:
-            raise CheckpointError(f"{folder}: the connector reads with a tokenizer of its own; expected {READER}/")
+            raise CheckpointError(
+                f"{folder}: the connector reads with a tokenizer of its own; expected {READER}/ there"
+            )
         return cls(tokenizer, template, model)

@@ -135,8 +135,8 @@ def finite(value: Tensor, *, name: str, where: object) -> Tensor:
     """
     if value.is_floating_point() and value.element_size() > 1 and not (good := torch.isfinite(value)).all():
         raise CheckpointError(
-            f"{where}: {int((~good).sum()):,} of the {value.numel():,} numbers of {name} are NaN or infinite; the weights "
-            "are damaged, or their training diverged: take those of another checkpoint"
+            f"{where}: {int((~good).sum()):,} of the {value.numel():,} numbers of {name} are NaN or infinite; the "
+            "weights are damaged, or their training diverged: take those of another checkpoint"
         )
     return value
 
