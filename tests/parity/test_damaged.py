@@ -41,22 +41,20 @@ def edited(folder: Path, **changes: Any) -> None:
 
 
 # ---- numbers that are none ---------------------------------------------------------------------------------------
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 @pytest.mark.parametrize(
-    "name",
+    ("end", "bad"),
     [
-        "language_model.model.layers.1.mlp.up_proj.weight",
-        "multi_modal_projector.linear_1.bias",
-        "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight",
-        "image_newline",
+        ("layers.1.mlp.up_proj.weight", torch.nan),
+        ("linear_1.bias", torch.inf),
+        ("encoder.layers.0.mlp.fc1.weight", torch.nan),
+        ("image_newline", torch.nan),
     ],
 )
-def test_weights_that_are_not_finite_are_named(name: str, bad: float, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_named(end: str, bad: float, tmp_path: Path) -> None:
     folder = next_folder(tmp_path / "theirs")
-    stored = load_file(folder / "model.safetensors")
-    [name] = [own for own in stored if own.endswith(name.split(".", 1)[-1])]
+    [name] = [name for name in load_file(folder / "model.safetensors") if name.endswith(end)]
     weight_of(folder, name, lambda value: value * bad)
-    with pytest.raises(CheckpointError, match=f"{name.rpartition('.')[2]} are NaN or infinite"):
+    with pytest.raises(CheckpointError, match=f"{end} are NaN or infinite"):
         import_run(folder, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

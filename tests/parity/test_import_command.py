@@ -62,7 +62,7 @@ def test_tokens_that_the_template_writes_are_missed(tmp_path: Path) -> None:
     first = words.convert_tokens_to_ids("<fake_token_around_image>")
     test_idefics.reference(vocab=first).save_pretrained(tmp_path / "theirs")
     words.save_pretrained(tmp_path / "theirs")
-    assert "has no <end_of_utterance>, which the template 'idefics' writes" in warned(
+    assert "has no <end_of_utterance>, which the template 'idefics_instruct' writes" in warned(
         tmp_path / "theirs", tmp_path / "run"
     )
 

@@ -57,7 +57,7 @@ def silent(run: Path) -> str:
     place = run / "model"
     model = MLLM.Config.from_json(read_json(place / "config.json")["model"])
     try:
-        Processor.load(place / CAPTIONS if isinstance(model.llm, NoLLM) else place, model)
+        Processor.load(place / CAPTIONS if isinstance(model.llm, NoLLM.Config) else place, model)
     except QuintetError as error:
         return str(error)
     return ""

@@ -210,7 +210,9 @@ def import_retrieval(folder: Path) -> MLLM:
     except (StrictDataclassError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'config.json'} cannot be read by transformers: {error}") from None
     state = SafetensorsFolder(folder)
-    model = from_retrieval_config(config).build().to(state["query_tokens"].dtype)
+    model = from_retrieval_config(config).build()
+    if "query_tokens" in state:
+        model = model.to(state["query_tokens"].dtype)
     load_retrieval_state(model, state)
     return model.eval()
 
