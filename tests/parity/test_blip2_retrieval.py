@@ -30,7 +30,7 @@ from quintet.recipes._scale import at_scale
 TOLERANCE = 1e-5
 
 
-def published(folder: Path) -> None:
+def published(folder: Path, *, image_token: int | None = None) -> None:
     """A random one: pictures of 28 pixels, a Q-Former of 4 layers, 50 words."""
     from transformers import Blip2Config, Blip2ForImageTextRetrieval, Blip2QFormerConfig, Blip2VisionConfig
 
@@ -45,6 +45,7 @@ def published(folder: Path) -> None:
             qformer_config=Blip2QFormerConfig(**qformer, use_qformer_text_input=True),
             num_query_tokens=5,
             image_text_hidden_size=16,
+            image_token_index=image_token,
         )
     )
     with torch.no_grad():
@@ -59,8 +60,10 @@ def check(parity: Parity) -> None:
     assert parity.picture_effect > 100 * TOLERANCE, parity
 
 
-def test_an_imported_model_and_its_export_give_transformers_scores(tmp_path: Path) -> None:
-    published(tmp_path / "theirs")
+@pytest.mark.parametrize("image_token", [None, 50])
+def test_an_imported_model_and_its_export_give_transformers_scores(image_token: int | None, tmp_path: Path) -> None:
+    """With an image token the class cuts one for each query off the ids; Salesforce's folder has it set."""
+    published(tmp_path / "theirs", image_token=image_token)
     assert is_retrieval(read_json(tmp_path / "theirs" / "config.json"))
     ours = import_retrieval(tmp_path / "theirs")
     check(verify_retrieval(ours, tmp_path / "theirs"))

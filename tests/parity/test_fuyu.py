@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from conftest import byte_tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.run import load_recipe
+from quintet.model.checkpoint import save_model
 from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.family import Facts
 from quintet.model.parity import Parity, verify
@@ -101,5 +102,43 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="FuyuForCausalLM is patches of pixels"):
         export_model(other, tmp_path, facts_of(2))
     ours = at_scale(load_recipe("fuyu")[1], "tiny").model.build(vocab=128)
-    with pytest.raises(CheckpointError, match="past the 128"):
-        export_model(ours, tmp_path, facts_of(200))
+    export_model(ours, tmp_path / "out", facts_of(80))
+    with pytest.raises(CheckpointError, match="token 71019, past the 128 of the vocabulary; put the folder's"):
+        import_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["tokenizer", "no tokenizer"])
+def test_a_model_made_here_is_exported_with_rows_for_picture_and_newline(speaks: bool, tmp_path: Path) -> None:
+    made = byte_tokenizer()
+    model = at_scale(load_recipe("fuyu")[1], "tiny").model.build(vocab=made.vocab)
+    save_model(model, tmp_path / "run" / "model")
+    if speaks:
+        made.save(tmp_path / "run" / "model")
+    check(export_run(tmp_path / "run", tmp_path / "out").parity)
+    table = load_file(tmp_path / "out" / "model.safetensors")["language_model.model.embed_tokens.weight"]
+    assert len(table) == made.vocab + 2
+    assert torch.equal(table[-1], model.get_parameter("connectors.image.newline"))
+    if speaks:
+        check(import_run(tmp_path / "out", tmp_path / "again").parity)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s | {"language_model.odd": torch.zeros(1)}, r"missing \[\], unexpected \['language_model.odd'\]"),
+        (
+            lambda s: {n: v for n, v in s.items() if "lm_head" not in n},
+            r"missing \['language_model.lm_head.weight'\], unexp",
+        ),
+        (
+            lambda s: s | {"language_model.lm_head.weight": torch.zeros(7, 32)},
+            r"language_model.lm_head.weight is \(7, 32\) in the file, \(\d+, 32\) in the model",
+        ),
+    ],
+)
+def test_a_weight_is_said_to_be_missing_unexpected_or_misshapen(change: Any, message: str, tmp_path: Path) -> None:
+    published(tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=message):
+        import_model(tmp_path)

@@ -302,6 +302,10 @@ def test_the_command_makes_a_run_of_a_release(tmp_path: Path) -> None:
     assert (told["recipe"], told["source"], told["elsewhere"]) == ("llava15", "release", [])
     said = CliRunner().invoke(app, ["chat", str(tmp_path / "run"), "-p", "Hello?", "--max-tokens", "2"])
     assert said.exit_code == 0, said.output
+    other = CliRunner().invoke(app, [*asked, str(tmp_path / "other"), "--template", "llava"])
+    assert other.exit_code == 0, other.output
+    assert f"as in llava (llava_v0); as --template says, not as in {tmp_path / 'llava15.py'}" in other.stdout
+    assert "warning" not in other.stderr
     again = CliRunner().invoke(app, [*asked, str(tmp_path / "run")])
     assert again.exit_code == 1
     assert "is not empty" in again.output

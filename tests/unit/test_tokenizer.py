@@ -92,7 +92,7 @@ def test_a_token_that_is_not_there_is_named_with_those_that_are(letters: Tokeniz
         letters.id("<x>")
 
 
-@pytest.mark.parametrize("content", [None, "{}", "not json"])
+@pytest.mark.parametrize("content", [None, "{}", "not json", "[1]", '{"added_tokens": []}'])
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, content: str | None) -> None:
     folder = tmp_path / "folder"
     if content is not None:

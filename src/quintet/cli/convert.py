@@ -42,11 +42,19 @@ def import_(
     With --as, take in a release that transformers has no class for: its names and shapes are matched to the last one.
     """
     from quintet.lab.run import load_recipe
+    from quintet.lab.talk import silent
     from quintet.model.convert import import_run, retrieves, spoken_as
 
+    if download and not as_:
+        message = "it is for a release of --as; nothing is downloaded for a folder of transformers"
+        raise typer.BadParameter(message, param_hint="--download")
     if not as_ and retrieves(source):
+        if template:
+            message = "the folder has no LLM to talk to; its captions are spelt as in blip2's first stage"
+            raise typer.BadParameter(message, param_hint="--template")
         [align] = load_recipe("blip2")[1].only(["align"])
         _print(import_run(source, out, processor={"template": align.template.to_json()}))
+        _warn(silent(out))
         return
     spelt, recipe = load_recipe(template or as_ or spoken_as(source))
     if as_:
@@ -56,7 +64,9 @@ def import_(
         typer.echo(f"{made.line()}\nno class of transformers to compare logits with; names and shapes all match")
     else:
         _print(import_run(source, out, processor={"template": recipe.template.to_json()}))
-    typer.echo(f"conversations are spelt as in {spelt} ({recipe.template.name}); --template names another recipe")
+    hint = f"as --template says, not as in {as_}" if as_ and template else "--template names another recipe"
+    typer.echo(f"conversations are spelt as in {spelt} ({recipe.template.name}); {hint}")
+    _warn(silent(out))
 
 
 def export(
@@ -105,6 +115,11 @@ def build(
         facts["llm"] = build_llm(out, reading, run=run, note=typer.echo)
     write_card(out, facts)
     typer.echo(out / "CARD.md")
+
+
+def _warn(why: str) -> None:
+    if why:
+        typer.echo(f"warning: the run cannot be talked to or measured: {why}", err=True)
 
 
 def _print(made: "Conversion") -> None:

@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 
 from quintet.components.roles import ImageSpec
+from quintet.components.tokenizer_folder import READER
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.pipeline import measure_with
 from quintet.data.template import Template
 from quintet.data.texts import Texts
-from quintet.data.tokenizer import READER, Tokenizer
+from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.mllm import MLLM
@@ -104,5 +105,7 @@ class Processor:
         # Some are in published files as ordinary words (Kosmos-2's).
         tokenizer.add(*template.special_tokens)
         if any(config.own_words for config in model.connectors.values()) and tokenizer.reader is None:
-            raise CheckpointError(f"{folder}: the connector reads with a tokenizer of its own; expected {READER}/")
+            raise CheckpointError(
+                f"{folder}: the connector reads with a tokenizer of its own; expected {READER}/ there"
+            )
         return cls(tokenizer, template, model)

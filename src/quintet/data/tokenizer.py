@@ -15,12 +15,10 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from quintet.components.tokenizer_folder import READER, read_tokenizer
 from quintet.errors import CheckpointError, ConfigError
 
-__all__ = ["READER", "Reader", "Tokenizer"]
-
-READER = "qformer_tokenizer"
-"""Folder of a connector's own tokenizer beside the LLM's, as transformers' InstructBLIP names it."""
+__all__ = ["Reader", "Tokenizer"]
 
 
 class Reader:
@@ -44,7 +42,7 @@ class Reader:
     @classmethod
     def load(cls, folder: Path) -> "Reader":
         """The tokenizer of a transformers folder; no code of the folder is run."""
-        hf = _from_folder(folder)
+        hf = read_tokenizer(folder)
         if not getattr(hf, "is_fast", False):
             raise CheckpointError(f"{folder}: the tokenizer has no tokenizers backend; save it as tokenizer.json")
         return cls(hf)
@@ -141,7 +139,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """The tokenizer of a transformers folder; no code of the folder is run."""
-        hf = _from_folder(folder)
+        hf = read_tokenizer(folder)
         # BERT encloses a text in [CLS] and [SEP]; templates call what encloses one <s> and </s>.
         bos, eos = (hf.bos_token, hf.eos_token) if hf.eos_token else (hf.cls_token, hf.sep_token)
         if not getattr(hf, "is_fast", False) or eos is None:
@@ -151,17 +149,6 @@ class Tokenizer:
         if hf.eos_token is None:
             made.call({"<s>": bos, "</s>": eos})
         return made
-
-
-def _from_folder(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder with a tokenizer")
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # the last two for a file that lacks something
-        raise CheckpointError(f"{folder}: no tokenizer can be read there ({type(error).__name__}: {error})") from None
 
 
 def _added(backend: Backend, token: str) -> int:

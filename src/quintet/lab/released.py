@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
+from quintet.components.tokenizer_folder import TOKENIZER_FILES
 from quintet.data.processor import Processor
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import load_published, load_tokenizer
 from quintet.model.checkpoint import save_model, write_json
-from quintet.model.convert import TOKENIZER_FILES
+from quintet.model.convert import kind_of
 from quintet.model.mllm import MLLM
 from quintet.model.released.files import Weights
 from quintet.model.released.systems import layout_of
@@ -61,12 +62,17 @@ def import_released(
     `of` is the system by its name, and its recipe.
 
     Raises:
-        ConfigError: no table for this recipe, or `out` is not empty.
+        ConfigError: no table for this recipe, a folder that transformers saved, or `out` is not empty.
         CheckpointError: files that cannot be read, or that are not this release to the last weight.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name another --out")
     name, recipe = of
+    if kind := kind_of(source):
+        raise ConfigError(
+            f"{source / 'config.json'} has model_type {kind!r} as transformers saves it, not as the authors "
+            f"of {name} released theirs: leave out --as {name}"
+        )
     layout = layout_of(name, recipe.model)
     files = Weights(source)
     plan = plan_of(layout, files)
@@ -81,7 +87,7 @@ def import_released(
     save_model(model, place)
     if processor is not None:
         processor.save(place)
-    elif with_tokenizer:
+    else:
         for file in TOKENIZER_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, place / file)

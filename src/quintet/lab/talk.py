@@ -3,13 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from quintet.components.llms.none import NoLLM
 from quintet.data.media import image_size, num_frames
-from quintet.errors import DataError
+from quintet.data.processor import Processor
+from quintet.errors import DataError, QuintetError
+from quintet.model.checkpoint import CAPTIONS, read_json
 from quintet.model.generate import Sampling
+from quintet.model.mllm import MLLM
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Part, Ref, Sample, Text, Turn
 
-__all__ = ["Talk"]
+__all__ = ["Talk", "silent"]
 
 
 class Talk:
@@ -47,3 +51,14 @@ class Talk:
             yield piece
         self.turns += [asked, Turn("assistant", (Text(answer),))]
         self.shown = []
+
+
+def silent(run: Path) -> str:
+    """Why a run that has a model can neither talk nor find captions, as `Engine.open` would say it; "" if it can."""
+    place = run / "model"
+    model = MLLM.Config.from_json(read_json(place / "config.json")["model"])
+    try:
+        Processor.load(place / CAPTIONS if isinstance(model.llm, NoLLM.Config) else place, model)
+    except QuintetError as error:
+        return str(error)
+    return ""

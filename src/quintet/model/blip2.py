@@ -199,8 +199,7 @@ def _parts(model: MLLM) -> tuple[Vision, QFormer]:
     def refuse(what: str) -> ConfigError:
         return ConfigError(
             f"{what}; transformers' Blip2ForConditionalGeneration and InstructBlipForConditionalGeneration are "
-            "BLIP-2's tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it; use the "
-            "model through Quintet"
+            "BLIP-2's tower, all features of its last layer, a Q-Former that norms them, and an LLM behind it"
         )
 
     if sorted(model.encoders) != ["image"]:

@@ -8,7 +8,7 @@ Nothing is downloaded, no pickle is opened, no code of a folder is run.
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,25 @@ import torch
 
 from quintet.components.encoders.hf_config import image_spec
 from quintet.components.llms.none import NoLLM
-from quintet.components.llms.weights import SafetensorsFolder
+from quintet.components.llms.weights import SafetensorsFolder, finite
 from quintet.components.roles import ImageSpec
+from quintet.components.tokenizer_folder import READER, TOKENIZER_FILES, has_tokenizer, read_tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.blip2_retrieval import export_retrieval, import_retrieval, is_retrieval, verify_retrieval
 from quintet.model.checkpoint import CAPTIONS, load_model, read_json, save_model, write_json
-from quintet.model.families import FAMILIES, family
+from quintet.model.families import FAMILIES, family, nearest_kind
 from quintet.model.family import Facts, cast, materialised
+from quintet.model.fuyu import NEWLINE
 from quintet.model.mllm import MLLM
 from quintet.model.parity import Parity, verify
 
 __all__ = [
-    "TOKENIZER_FILES",
     "Conversion",
     "export_model",
     "export_run",
     "import_model",
     "import_run",
+    "kind_of",
     "retrieves",
     "spoken_as",
 ]
@@ -40,21 +42,6 @@ __all__ = [
 IMAGE_TOKEN = "<image>"
 FACTS = "imported.json"
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-_READER = "qformer_tokenizer"
-"""Folder of the tokenizer of a connector that reads the instruction in tokens of its own."""
 _EMBEDDINGS = ("embed_tokens.weight", "shared.weight")
 
 
@@ -101,6 +88,18 @@ def spoken_as(folder: Path) -> str:
     return family(config["model_type"], where=folder / "config.json").recipe(config)
 
 
+def kind_of(folder: Path) -> str:
+    """The `model_type` of a folder that transformers saved of a class in `families.py`; "" for any other folder.
+
+    LLaVA's authors write `llava` too; theirs has no settings of a text model or a tower of their own.
+    """
+    path = folder / "config.json"
+    config = read_json(path) if path.is_file() else None
+    if not isinstance(config, dict) or not {"text_config", "vision_config"} & config.keys():
+        return ""
+    return config["model_type"] if config.get("model_type") in FAMILIES else ""
+
+
 def retrieves(folder: Path) -> bool:
     """Whether a published folder compares pictures with captions and has no LLM (BLIP-2 after its first stage)."""
     return is_retrieval(read_json(folder / "config.json"))
@@ -134,11 +133,14 @@ def export_model(model: MLLM, folder: Path, facts: Facts, *, image_token: str = 
 
     Raises:
         ConfigError: the class cannot express the composition; nothing is written then.
+        CheckpointError: weights that are not finite; nothing is written then.
     """
     from huggingface_hub import save_torch_state_dict
 
     published = family(facts.kind, where=folder)
     config, state = published.to_config(model, facts), published.to_state(model, facts)
+    for name, value in state.items():
+        finite(value, name=name, where="the model")
     files = published.processor(model, facts, image_token=image_token) | {"config.json": config}
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("model*.safetensors*"):
@@ -166,9 +168,10 @@ def export_run(run: Path, out: Path, *, chat_template: str = "") -> Conversion:
         cast(model, getattr(torch, facts.dtype))
         token = tokenizer.convert_ids_to_tokens(facts.image_token_id) if tokenizer else token
     else:
-        if tokenizer:
-            tokenizer.add_tokens([token], special_tokens=True)
-        facts = _facts(model, tokenizer.convert_tokens_to_ids(token) if tokenizer else model.llm.vocab)
+        facts = _facts(model, _token_id(token, tokenizer, past=model.llm.vocab))
+        if facts.kind == "fuyu":
+            newline = _token_id(NEWLINE, tokenizer, past=facts.image_token_id + 1)
+            facts = replace(facts, newline_token_id=newline)
     export_model(model, out, facts, image_token=token)
     if tokenizer:
         _write_tokenizer(tokenizer, out, chat_template=chat_template)
@@ -212,18 +215,29 @@ def _facts(model: MLLM, image_token_id: int) -> Facts:
     """What a model that was made here is as a published class, if any can hold it.
 
     Raises:
-        ConfigError: none can; the message has each one's reason.
+        ConfigError: none can; the message has the reason of the one that is nearest.
     """
-    refused: dict[str, str] = {}
+    refused: dict[str, ConfigError] = {}
     dtype = str(next(model.llm.parameters()).dtype).removeprefix("torch.")
     for kind, published in FAMILIES.items():
         facts = Facts(kind=kind, image_token_id=image_token_id, vocab=model.llm.vocab, dtype=dtype, source="")
         try:
             return Facts(**asdict(facts) | {"kind": published.to_config(model, facts)["model_type"]})
         except ConfigError as error:
-            refused.setdefault(str(error), kind)
-    reasons = "; ".join(f"{kind}: {reason}" for reason, kind in refused.items())
-    raise ConfigError(f"no class of transformers that we write can hold this model. {reasons}")
+            refused[kind] = error
+    kind = nearest_kind(model.config)
+    raise ConfigError(
+        f"no class of transformers that we write can hold this model; the nearest is {kind!r}, but {refused[kind]}; "
+        "use the model through Quintet"
+    )
+
+
+def _token_id(token: str, tokenizer: Any, *, past: int) -> int:
+    """The id of a special token, which is added to the tokenizer if it is new; `past` without a tokenizer."""
+    if tokenizer is None:
+        return past
+    tokenizer.add_tokens([token], special_tokens=True)
+    return tokenizer.convert_tokens_to_ids(token)
 
 
 def _free(out: Path) -> None:
@@ -240,7 +254,9 @@ def _config(folder: Path) -> dict[str, Any]:
     """The folder's config with all the defaults of transformers filled in, if it is of a family that we read."""
     path = folder / "config.json"
     raw = read_json(path)
-    family(raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__, where=path)
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path} holds a {type(raw).__name__}; expected an object of settings with a model_type")
+    family(raw.get("model_type"), where=path)
     return _filled(raw, folder)
 
 
@@ -287,17 +303,10 @@ def _write_tokenizer(tokenizer: Any, out: Path, *, chat_template: str) -> None:
 
 
 def _copy_reader(source: Path, place: Path) -> None:
-    if (source / _READER).is_dir():
-        shutil.copytree(source / _READER, place / _READER)
+    if (source / READER).is_dir():
+        shutil.copytree(source / READER, place / READER)
 
 
 def _tokenizer(place: Path) -> Any:
     """The tokenizer beside a saved model, as transformers' class; None if there is none."""
-    if not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tokenizer_config.json")):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(place), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{place}: its tokenizer cannot be read by transformers ({error})") from None
+    return read_tokenizer(place) if has_tokenizer(place) else None

@@ -23,10 +23,11 @@ from quintet.components.llms.hf import HFCausal
 from quintet.components.lora import LoraLinear
 from quintet.components.roles import ImageSpec
 from quintet.errors import CheckpointError, ConfigError
-from quintet.model.family import Facts, Row, on_disk
+from quintet.model.family import DERIVED, Facts, Row, copy_into, on_disk, with_row
 from quintet.model.mllm import MLLM
 
 __all__ = [
+    "NEWLINE",
     "NEWLINE_ID",
     "from_config",
     "inputs",
@@ -38,17 +39,19 @@ __all__ = [
     "tokens",
 ]
 
+NEWLINE = "|NEWLINE|"
+"""The token that ends a row of patches."""
 NEWLINE_ID = 71_019
-"""|NEWLINE| in the published vocabulary, from memory; a folder's own tokenizer is asked first."""
+"""Its id in the published vocabulary, from memory; a folder's own tokenizer is asked first."""
 
-_EMBEDDING = "model.embed_tokens.weight"
-_SPELLINGS = [
-    ("vision", re.compile(r"(?:model\.)?vision_embed_tokens\.(.+)"), ""),
-    ("text", re.compile(r"language_model\.((?:model|lm_head)\..+)"), ""),
-    ("text", re.compile(r"model\.language_model\.(.+)"), "model."),
-    ("text", re.compile(r"(lm_head\..+)"), ""),
+_EMBEDDING = "language_model.model.embed_tokens.weight"
+_TABLES = (_EMBEDDING, "language_model.lm_head.weight")
+_IN_MEMORY = [
+    (re.compile(r"model\.vision_embed_tokens\."), "vision_embed_tokens."),
+    (re.compile(r"model\.language_model\."), "language_model.model."),
+    (re.compile(r"lm_head\."), "language_model.lm_head."),
 ]
-"""Names on disk and names in memory, as for LLaVA."""
+"""Beginnings of names in memory, which some files have, and what they are on disk."""
 
 
 def recipe(config: Mapping[str, Any]) -> str:
@@ -58,7 +61,7 @@ def recipe(config: Mapping[str, Any]) -> str:
 
 def tokens(config: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, int]:
     """The ids that the model does not hold; see `Family.tokens`."""
-    newline = vocabulary.get("|NEWLINE|", NEWLINE_ID)
+    newline = vocabulary.get(NEWLINE, NEWLINE_ID)
     return {"image_token_id": config["image_token_id"], "newline_token_id": newline}
 
 
@@ -68,8 +71,10 @@ def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec])
     Pictures keep their size, so `image` is not asked.
 
     Raises:
-        ConfigError: pictures of another number of channels.
+        ConfigError: another LLM, or pictures of another number of channels.
     """
+    if (kind := config["text_config"]["model_type"]) != "persimmon":
+        raise ConfigError(f"the text_config is of model_type {kind!r}; Fuyu's is 'persimmon': is model_type right?")
     if config["num_channels"] != 3:
         raise ConfigError(f"num_channels is {config['num_channels']}; pictures here have 3")
     patch = config["patch_size"]
@@ -91,6 +96,7 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
         ConfigError: the class cannot express the composition; the message says why.
     """
     pixels, _, llm = _parts(model)
+    rows = max(llm.vocab, facts.image_token_id + 1, (facts.newline_token_id or 0) + 1)
     return {
         "architectures": ["FuyuForCausalLM"],
         "model_type": "fuyu",
@@ -98,47 +104,50 @@ def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
         "num_channels": 3,
         "image_token_id": facts.image_token_id,
         "dtype": str(next(llm.parameters()).dtype).removeprefix("torch."),
-        "text_config": llm.model.config.to_dict(),
+        "text_config": llm.model.config.to_dict() | {"vocab_size": rows},
     }
 
 
 def to_state(model: MLLM, facts: Facts) -> dict[str, Tensor]:
-    """The weights under the names that transformers writes to disk."""
-    _, connector, llm = _parts(model)
-    state = {f"vision_embed_tokens.{n}": p for n, p in connector.inner.project.named_parameters()}  # type: ignore[union-attr]
-    state |= {f"language_model.{name}": value for name, value in llm.model.state_dict().items()}
-    embedding = state[f"language_model.{_EMBEDDING}"].detach().clone()
-    embedding[_newline(facts, embedding)] = connector.newline.detach()
-    state[f"language_model.{_EMBEDDING}"] = embedding
+    """The weights under the names that transformers writes to disk; tokens past the vocabulary get rows."""
+    _, connector, _ = _parts(model)
+    assert facts.newline_token_id is not None, "a row of patches ends with a token"
+    state = _views(model)
+    for name in _TABLES:
+        state[name] = with_row(state[name].detach().clone(), max(facts.image_token_id, facts.newline_token_id))
+    state[_EMBEDDING][facts.newline_token_id] = connector.newline.detach()
     return on_disk(state)
 
 
 @torch.no_grad()
 def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
-    """Copies a Fuyu file's weights into a model of `from_config`,.
+    """Copies a Fuyu file's weights into a model of `from_config`.
 
     Raises:
-        CheckpointError: missing or unexpected names, or a shape that does not fit.
+        CheckpointError: missing or unexpected names, a shape that does not fit, or no row for |NEWLINE|.
     """
     _, connector, llm = _parts(model)
-    parts: dict[str, Any] = {"vision": connector.inner.project, "text": llm.model}
-    found: dict[str, dict[str, Tensor]] = {"vision": {}, "text": {}}
-    for name in state:
-        for part, pattern, ours in _SPELLINGS:
-            if match := pattern.fullmatch(name):
-                found[part][ours + match[1]] = state[name]
-                break
-        else:
-            raise CheckpointError(f"{name} is none of FuyuForCausalLM's weights")
-    for part, module in parts.items():
-        wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        given = {name: tuple(value.shape) for name, value in found[part].items()}
-        if wanted != given:
-            wrong = sorted({name for name, _ in wanted.items() ^ given.items()})
-            raise CheckpointError(f"weights of the {part} part are missing, unexpected or misshapen: {wrong[:4]}")
-        module.load_state_dict(found[part])
-    embedding = found["text"][_EMBEDDING]
-    connector.newline.copy_(embedding[_newline(facts, embedding)])
+    if (row := facts.newline_token_id) is None or not 0 <= row < llm.vocab:
+        raise CheckpointError(
+            f"{NEWLINE} is token {row}, past the {llm.vocab} of the vocabulary; put the folder's tokenizer beside it"
+        )
+    views = _views(model)
+    copy_into(views, {_on_disk(name): state[name] for name in state if not name.endswith(DERIVED)}, what="Fuyu")
+    connector.newline.copy_(views[_EMBEDDING][row])
+
+
+def _views(model: MLLM) -> dict[str, Tensor]:
+    """Published name → our weight, not copied."""
+    _, connector, llm = _parts(model)
+    found = {f"vision_embed_tokens.{n}": p for n, p in connector.inner.project.named_parameters()}  # type: ignore[union-attr]
+    return found | {f"language_model.{name}": value for name, value in llm.model.state_dict().items()}
+
+
+def _on_disk(name: str) -> str:
+    for pattern, begin in _IN_MEMORY:
+        if match := pattern.match(name):
+            return begin + name[match.end() :]
+    return name
 
 
 def processor(model: MLLM, facts: Facts, *, image_token: str) -> dict[str, dict[str, Any]]:
@@ -168,13 +177,6 @@ def _parts(model: MLLM) -> tuple[Pixels, Newline, HFCausal]:
     if not (fits and text and len(model.encoders) == 1) or any(isinstance(m, LoraLinear) for m in model.modules()):
         raise ConfigError(
             "transformers' FuyuForCausalLM is patches of pixels, one linear layer with a newline after each row, and "
-            "Persimmon, without adapters; this model is another: use it through Quintet"
+            "Persimmon, without adapters; this model is another"
         )
     return encoder, connector, model.llm  # type: ignore[return-value]
-
-
-def _newline(facts: Facts, embedding: Tensor) -> int:
-    row = facts.newline_token_id
-    if row is None or not 0 <= row < len(embedding):
-        raise CheckpointError(f"|NEWLINE| is token {row}, past the {len(embedding)} of the vocabulary")
-    return row

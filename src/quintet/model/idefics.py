@@ -185,8 +185,7 @@ def _parts(model: MLLM) -> tuple[Vision, Perceiver, GatedCrossAttention, Decoder
     def refuse(what: str) -> ConfigError:
         return ConfigError(
             f"{what}; transformers' IdeficsForVisionText2Text is CLIP's tower, all features of its last layer, a "
-            "resampler as wide as it, LLaMA-like gated cross-attention and a LLaMA; use the model through "
-            "Quintet"
+            "resampler as wide as it, LLaMA-like gated cross-attention and a LLaMA"
         )
 
     if sorted(model.encoders) != ["image"]:
@@ -208,12 +207,18 @@ def _parts(model: MLLM) -> tuple[Vision, Perceiver, GatedCrossAttention, Decoder
     if not isinstance(fusion, GatedCrossAttention) or not isinstance(llm, Decoder):
         raise refuse("the fusion or the LLM is another")
     gated, cfg = fusion.config, llm.cfg
-    alike = (gated.act, gated.norm, gated.look, gated.first, gated.heads, gated.features, round(gated.expand * cfg.dim))
-    if (
-        alike != ("swiglu", "rms", "last", 0, cfg.heads, sight.width, cfg.ffn)
-        or gated.heads * gated.head_dim != cfg.dim
-    ):
-        raise refuse(f"the gated blocks are not those of the LLM: {gated}")
+    alike: dict[str, tuple[object, object]] = {
+        "act": (gated.act, "swiglu"),
+        "norm": (gated.norm, "rms"),
+        "look": (gated.look, "last"),
+        "first": (gated.first, 0),
+        "heads": (gated.heads, cfg.heads),
+        "features": (gated.features, sight.width),
+        "width of all heads": (gated.heads * gated.head_dim, cfg.dim),
+        "width inside the feed-forward": (round(gated.expand * cfg.dim), cfg.ffn),
+    }
+    if others := [f"{name} {found!r} for {wanted!r}" for name, (found, wanted) in alike.items() if found != wanted]:
+        raise refuse(f"the gated blocks are not those of the LLM ({', '.join(others)})")
     if cfg.family != "llama" or cfg.kv_heads != cfg.heads or cfg.norm_eps != 1e-6:
         raise refuse(f"the LLM is {cfg.family} with {cfg.kv_heads} key heads and norm_eps {cfg.norm_eps}")
     refuse_adapters(model)

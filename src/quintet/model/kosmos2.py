@@ -139,8 +139,7 @@ def _parts(model: MLLM) -> tuple[Vision, AttentivePooling, Magneto]:
     def refuse(what: str) -> ConfigError:
         return ConfigError(
             f"{what}; transformers' Kosmos2ForConditionalGeneration is CLIP's tower, all features of its last layer "
-            "normed and of length 1, latent queries with as many heads as the LLM, and Magneto with sinusoids; use the "
-            "model through Quintet"
+            "normed and of length 1, latent queries with as many heads as the LLM, and Magneto with sinusoids"
         )
 
     if sorted(model.encoders) != ["image"] or type(model.fusion) is not TokenFusion:

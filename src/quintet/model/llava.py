@@ -104,6 +104,8 @@ def from_config(config: Mapping[str, Any], *, image: Callable[[int], ImageSpec])
 
 def _grids(pinpoints: list[list[int]], side: int) -> tuple[tuple[int, int], ...]:
     """Canvases in pixels as rows and columns of tiles."""
+    if not pinpoints:
+        raise ConfigError("image_grid_pinpoints is empty; expected at least one canvas [height, width] in pixels")
     if any(pixels % side for point in pinpoints for pixels in point):
         raise ConfigError(f"image_grid_pinpoints {pinpoints} are not made of tiles of {side} pixels")
     return tuple((height // side, width // side) for height, width in pinpoints)
@@ -125,8 +127,8 @@ def _parts(model: MLLM) -> _Parts:
 
     def refuse(what: str) -> ConfigError:
         return ConfigError(
-            f"{what}; transformers' LlavaForConditionalGeneration is a CLIP or SigLIP tower, two linear layers and a "
-            "Llama, Mistral, Qwen2 or Qwen3 decoder, and no other class fits; use the model through Quintet"
+            f"{what}; transformers' {_class(model)} is a CLIP or SigLIP tower, two linear layers and a Llama, Mistral, "
+            "Qwen2 or Qwen3 decoder"
         )
 
     kinds = sorted(model.encoders)
@@ -156,7 +158,15 @@ def _parts(model: MLLM) -> _Parts:
 
 def _describe(config: object) -> str:
     name = type(config).__qualname__.removesuffix(".Config")
-    return f"{name} ({config.family})" if isinstance(config, Vision.Config) else f"{name}: {config}"
+    if isinstance(config, Vision.Config):
+        return f"{name} ({config.family})"
+    return f"{name} (depth={config.depth})" if isinstance(config, Mlp.Config) else name
+
+
+def _class(model: MLLM) -> str:
+    """The class of transformers that is meant."""
+    tiles = isinstance(model.config.encoders.get("image"), Tiles.Config)
+    return "LlavaNextForConditionalGeneration" if tiles else "LlavaForConditionalGeneration"
 
 
 def to_config(model: MLLM, facts: Facts) -> dict[str, Any]:
@@ -277,9 +287,7 @@ def load_state(model: MLLM, state: Mapping[str, Tensor], facts: Facts) -> None:
         else:
             unknown.append(name)
     if unknown:
-        raise CheckpointError(
-            f"{len(unknown)} weights are none of LlavaForConditionalGeneration's: {', '.join(sorted(unknown)[:4])}"
-        )
+        raise CheckpointError(f"{len(unknown)} weights are none of {_class(model)}'s: {', '.join(sorted(unknown)[:4])}")
     load_vision(parts.encoder, _Renamed(state, found["vision"]))
     load_llm(parts.llm, _Renamed(state, found["text"]))
     _load_projector(parts.connector, _Renamed(state, found["projector"]))

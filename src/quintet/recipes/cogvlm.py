@@ -8,8 +8,8 @@ Where we differ: a model has one resolution here, that of the finished model (49
 changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is
 the LLM's; `VisualExpert.Config.serves_last`). The rates of pre-training are from memory. The last layer's expert holds
 168,820,736 weights that nothing reads but its own columns; they never learn and are not counted. That the LLM stays
-frozen in the last stage is not said in so many words. Weights of the released file are not read yet: its name as the
-encoder's source is refused with what was found there.
+frozen in the last stage is not said in so many words. The released file is read whole (`quintet import --as cogvlm`);
+the encoder alone is not taken out of it: as an encoder's source its name is refused with what was found there.
 """
 
 from quintet.components.connectors.glu import Glu

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from quintet.components.roles import EncoderConfig, ImageSpec
+from quintet.errors import ConfigError
 from quintet.values import Features, Layout
 
 __all__ = ["Pixels"]
@@ -36,6 +37,10 @@ class Pixels(nn.Module):
         )
         """As published: at most 1080 × 1920, filled up to whole patches at the right and at the bottom with ones,
         which its processor means as white and applies to 0 … 255."""
+
+        def __post_init__(self) -> None:
+            if self.patch < 1:
+                raise ConfigError(f"patch is {self.patch}; a patch has at least 1 pixel a side")
 
         @property
         def spec(self) -> ImageSpec:

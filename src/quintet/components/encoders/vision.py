@@ -77,6 +77,9 @@ class Vision(nn.Module):
         licence: str = ""
 
         def __post_init__(self) -> None:
+            for name in ("width", "depth", "heads", "ffn", "patch", "trained_size"):
+                if getattr(self, name) < 1:
+                    raise ConfigError(f"{name} is {getattr(self, name)}; an encoder needs at least 1")
             if self.width % self.heads:
                 raise ConfigError(f"width {self.width} does not divide into {self.heads} heads")
             if not self.layers or any(not -self.depth - 1 <= i <= self.depth for i in self.layers):

@@ -119,9 +119,11 @@ def _load(source: str, processor: Any, model: Any) -> tuple[Any, Any]:
     try:
         made = processor.from_pretrained(source, local_files_only=True)
         loaded = model.from_pretrained(source, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    # A damaged file of a tokenizer ends in any of Python's errors (`components/tokenizer_folder.py`).
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
         raise ConfigError(
-            f"the expert {source!r} cannot be loaded ({str(error).splitlines()[0]}); pass --download to "
+            f"the expert {source!r} cannot be loaded ({type(error).__name__}: {reason}); pass --download to "
             f"`quintet train` to fetch it, or name a local folder of a model that {model.__name__} reads"
         ) from None
     return made, loaded.to(dist.device()).eval()

@@ -88,7 +88,7 @@ class GatedCrossAttention(Fusion):
         def starter(self) -> Self:
             # Before each of the four blocks: Flamingo's are before eight or more.
             features = 192 if self.features else 0
-            return replace(self, every=1, first=0, heads=6, head_dim=32, features=features, gain=30.0)
+            return replace(self, every=1, first=0, heads=6, head_dim=32, features=features, gain=10.0)
 
         def tiny(self) -> Self:
             every = min(self.every, 2)

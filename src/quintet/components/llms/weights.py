@@ -15,7 +15,7 @@ from torch import Tensor
 from quintet.components.llms.decoder import Decoder
 from quintet.errors import CheckpointError
 
-__all__ = ["SafetensorsFolder", "hf_name", "load_hf_state", "to_hf_state"]
+__all__ = ["SafetensorsFolder", "finite", "hf_name", "load_hf_state", "to_hf_state"]
 
 _LAYER = {"attend_norm": "input_layernorm", "attn": "self_attn", "feed_norm": "post_attention_layernorm", "mlp": "mlp"}
 _TOP = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
@@ -111,8 +111,9 @@ class SafetensorsFolder(Mapping[str, Tensor]):
         self._prefix = prefix
 
     def __getitem__(self, name: str) -> Tensor:
+        """Raises CheckpointError: numbers that are not finite."""
         with _opened(self._files[name]) as file:
-            return file.get_tensor(self._prefix + name)
+            return finite(file.get_tensor(self._prefix + name), name=name, where=self._files[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._files)
@@ -124,6 +125,20 @@ class SafetensorsFolder(Mapping[str, Tensor]):
         """Shape of a weight, from the file's header alone."""
         with _opened(self._files[name]) as file:
             return tuple(file.get_slice(self._prefix + name).get_shape())
+
+
+def finite(value: Tensor, *, name: str, where: object) -> Tensor:
+    """The weight, which must be made of numbers: a NaN in it would make every loss and every logit one.
+
+    Raises:
+        CheckpointError: it holds NaN or infinite numbers.
+    """
+    if value.is_floating_point() and value.element_size() > 1 and not (good := torch.isfinite(value)).all():
+        raise CheckpointError(
+            f"{where}: {int((~good).sum()):,} of the {value.numel():,} numbers of {name} are NaN or infinite; the "
+            "weights are damaged, or their training diverged: take those of another checkpoint"
+        )
+    return value
 
 
 def _opened(path: Path) -> safe_open:

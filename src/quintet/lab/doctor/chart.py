@@ -8,7 +8,7 @@ from quintet.data.check import Report, check_source
 from quintet.data.sources import Source, open_source
 from quintet.errors import DataError
 from quintet.lab.doctor.diagnosis import Diagnosis
-from quintet.lab.doctor.findings import Finding, Progress, Rendered, SourceCount, Status, Verdict
+from quintet.lab.doctor.findings import Finding, Progress, Rendered, SourceCount, Status, Verdict, said_once
 
 __all__ = ["Chart", "unreadable"]
 
@@ -64,7 +64,7 @@ class Chart:
             target=self.target,
             scale=self.scale,
             verdicts=tuple(self.verdicts),
-            findings=tuple(self.findings),
+            findings=said_once(self.findings),
             samples=tuple(self.rendered),
             sources=tuple(self.sources),
         )

@@ -63,5 +63,6 @@ class Diagnosis:
         for fault, n in shown.items():
             if n > most:
                 console.print(f"… and {n - most:,} more of {fault}; --json has them all", markup=False)
-        last = "No fault found." if self.ok else f"{len(self.findings):,} faults found."
+        count = len(self.findings)
+        last = "No fault found." if self.ok else f"{count:,} fault{'s' if count > 1 else ''} found."
         console.print(last, style="green" if self.ok else "red")

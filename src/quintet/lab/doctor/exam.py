@@ -17,6 +17,7 @@ from quintet.lab.doctor.patient import Reading, choose, read_rows
 from quintet.lab.doctor.show import segments
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
+from quintet.training.objectives import CONTRASTIVE
 from quintet.training.stage import Stage
 from quintet.values import Sample, Tokens
 
@@ -57,7 +58,7 @@ class Exam:
         )
         chart.sources.append(reading.count)
         found = [f for f in reading.findings if f.contract == "dropped"]
-        if not reading.good:
+        if not reading.good and "does-not-fit" not in reading.dropped:  # which says why
             found.append(self._nothing(reading))
         note = f"{reading.count.kept:,} of {reading.read:,} rows kept"
         chart.judge("dropped", self.name, found, note=note, broken=bool(reading.dropped))
@@ -181,7 +182,8 @@ class Exam:
         added = [specials[token] for token in self.recipe.added_tokens if token in specials]
         model = build(self.small, vocab=self.tokenizer.vocab, added=added)
         notes: list[str] = []
-        cases = reading.cases(choose(reading, chart.samples), self.small)
+        least = 2 if stage.objective in CONTRASTIVE else 1
+        cases = reading.cases(choose(reading, max(chart.samples, least)), self.small)
 
         def fit() -> Iterable[Finding]:
             found, note = columns(model, reading.sizes)
@@ -207,6 +209,9 @@ class Exam:
             self._prove("media", lambda: rows.media(model, with_media, pad=pad), f"{len(with_media)} samples")
         else:
             chart.skip(self.name, "no media in these rows", "media")
+        if len(cases) < least:
+            chart.skip(self.name, f"{stage.objective!r} tells rows from each other, and there is one", "gradients")
+            return
         # Last, because it leaves adapters and gradients behind.
         self._prove("gradients", lambda: gradients(model, stage, cases, pad=pad), ran)
         chart.progress(f"{self.name}: running the model", 1, 1)

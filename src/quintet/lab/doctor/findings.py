@@ -1,13 +1,13 @@
 """What the doctor says: findings, verdicts by contract, counts by source, and samples as they will be learnt."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from quintet.data.check import Fault
 from quintet.errors import DataError
 
-__all__ = ["CONTRACTS", "Finding", "Progress", "Rendered", "Segment", "SourceCount", "Status", "Verdict"]
+__all__ = ["CONTRACTS", "Finding", "Progress", "Rendered", "Segment", "SourceCount", "Status", "Verdict", "said_once"]
 
 CONTRACTS = {
     "data": "every row can be read and every medium opened",
@@ -22,6 +22,9 @@ CONTRACTS = {
     "gradients": "what a stage trains gets a gradient, what is frozen none",
 }
 """Contract → its claim, in the order in which they are examined."""
+
+_OF_RECIPES = ("does-not-fit", "does-not-run", "missing-special", "unknown-part")
+"""Faults of a recipe and not of a row: the same one wherever it is met."""
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -43,6 +46,8 @@ class Finding:
     row: int | None = None
     """From 1."""
     field: str = ""
+    times: int = 1
+    """In how many rows and stages it was met; the place is that of the first."""
 
     @staticmethod
     def of(error: DataError | Fault, *, contract: str, stage: str) -> "Finding":
@@ -71,11 +76,22 @@ class Finding:
         place += [f"stage {self.stage}"] if self.stage else []
         said = f"found {self.found}; expected {self.expected}" if self.expected else self.found
         parts = [f"{self.fault}: {', '.join(place)}" if place else self.fault, said]
-        return " ".join((": ".join(parts) + (f"; {self.do}" if self.do else "")).split())
+        often = f" ({self.times:,} times)" if self.times > 1 else ""
+        return " ".join((": ".join(parts) + (f"; {self.do}" if self.do else "")).split()) + often
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, with the line as `message`."""
         return asdict(self) | {"message": self.line}
+
+
+def said_once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The findings with each fault of the recipe at its first place alone, and how often it was met."""
+    kept: dict[Finding, tuple[Finding, int]] = {}
+    for finding in findings:
+        key = replace(finding, stage="", file="", row=None) if finding.fault in _OF_RECIPES else finding
+        first, times = kept.get(key, (finding, 0))
+        kept[key] = first, times + 1
+    return tuple(replace(first, times=times) for first, times in kept.values())
 
 
 @dataclass(frozen=True, kw_only=True)

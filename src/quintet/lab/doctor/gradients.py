@@ -46,7 +46,7 @@ def gradients(model: MLLM, stage: Stage, cases: list[Case], *, pad: int) -> Iter
             found = f"{_some(fixed or [n for n, _ in own], own)} of {part} that cannot learn"
             yield _finding("trained-frozen", found, "all of them learn", "the part must not freeze itself")
         if silent:
-            kind = part.partition(".")[2]
+            kind = part.split(".")[1] if part.startswith(("encoders.", "connectors.")) else ""
             hint = "freeze or remove what is not used: it would stop data-parallel training and spoil checkpoints"
             if kind and kind not in met:
                 hint = f"these rows hold no {kind}; leave {part} out of `train`, or use other rows"

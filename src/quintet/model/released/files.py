@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from quintet.components.llms.weights import finite
 from quintet.errors import CheckpointError
 
 __all__ = ["Weights"]
@@ -35,6 +36,7 @@ class Weights(Mapping[str, Tensor]):
         Raises:
             CheckpointError: none of these; a file that is damaged, holds more than tensors, or a name twice.
         """
+        self._folder = folder
         self._lazy: dict[str, Path] = {}
         self._held: dict[str, Tensor] = {}
         self._names: dict[str, str] = {}
@@ -64,11 +66,12 @@ class Weights(Mapping[str, Tensor]):
         return list(tensors)
 
     def __getitem__(self, name: str) -> Tensor:
+        """Raises CheckpointError: numbers that are not finite."""
         spelt = self._names[name]
         if spelt in self._held:
-            return self._held[spelt]
+            return finite(self._held[spelt], name=name, where=self._folder)
         with _opened(self._lazy[spelt]) as file:
-            return file.get_tensor(spelt)
+            return finite(file.get_tensor(spelt), name=name, where=self._lazy[spelt])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

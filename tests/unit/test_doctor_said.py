@@ -1,0 +1,69 @@
+"""What the doctor says of a recipe: how many rows an objective needs, and each fault once. About 10 s."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import doctor_fixtures as planted
+import pytest
+from rich.console import Console
+
+from quintet.components.connectors.pool import AveragePool
+from quintet.data.tokenizer import Tokenizer
+from quintet.lab.doctor import Diagnosis, Finding, diagnose
+from quintet.lab.doctor.findings import said_once
+from quintet.lab.run import load_recipe
+from quintet.recipes._recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return planted.write(tmp_path_factory.mktemp("clean"), planted.clean_rows()[:2])
+
+
+def examine(recipe: Recipe, data: Path, letters: Tokenizer, *, limit: int = 8) -> Diagnosis:
+    return diagnose(recipe, scale="tiny", data=data, samples=1, limit=limit, tokenizer=letters)
+
+
+def first_stage(name: str) -> Recipe:
+    whole = load_recipe(name)[1]
+    [align] = whole.only(["align"])
+    return replace(whole, stages=(replace(align, row=4096),))
+
+
+def test_a_contrastive_stage_is_examined_on_two_rows_where_one_is_asked_for(letters: Tokenizer, clean: Path) -> None:
+    """A picture and a caption alone leave the heads that compare without a gradient, and that is no fault."""
+    diagnosis = examine(first_stage("blip2"), clean, letters)
+    assert [finding.line for finding in diagnosis.findings] == []
+    assert len(diagnosis.samples) == 1
+    [proof] = [v for v in diagnosis.verdicts if v.contract == "gradients"]
+    assert (proof.status, proof.note) == ("proved", "2 samples")
+
+
+def test_a_contrastive_stage_with_one_row_says_that_it_has_nothing_to_compare(letters: Tokenizer, clean: Path) -> None:
+    diagnosis = examine(first_stage("blip2"), clean, letters, limit=1)
+    assert diagnosis.ok
+    [left] = [v for v in diagnosis.verdicts if v.contract == "gradients"]
+    assert (left.status, left.note) == ("skipped", "'align' tells rows from each other, and there is one")
+
+
+def test_a_fault_of_the_recipe_is_said_once_with_a_count(letters: Tokenizer, clean: Path) -> None:
+    whole = load_recipe("llava15")[1]
+    stages = tuple(replace(stage, row=4096, template=whole.stages[-1].template) for stage in whole.stages)
+    wrong = replace(
+        whole, stages=stages, model=replace(whole.model, connectors={"image": AveragePool.Config(factor=5)})
+    )
+    diagnosis = diagnose(wrong, scale="tiny", data=clean, samples=1, limit=2, tokenizer=letters)
+    assert [(f.fault, f.times) for f in diagnosis.findings] == [("does-not-fit", 4)]
+    out = io.StringIO()
+    diagnosis.render(Console(file=out, width=300))
+    assert out.getvalue().count("does not divide by 5") == 1
+    assert "(4 times)" in out.getvalue()
+    assert out.getvalue().endswith("1 fault found.\n")
+
+
+def test_faults_of_rows_keep_their_rows() -> None:
+    rows = [Finding(contract="data", fault="empty-answer", found="no word", file="a.json", row=n) for n in (1, 2)]
+    recipe = [Finding(contract="columns", fault="does-not-fit", found="no fit", file="a.json", row=n) for n in (1, 2)]
+    other = Finding(contract="columns", fault="does-not-fit", found="another", row=3)
+    assert said_once([*rows, *recipe, other]) == (*rows, replace(recipe[0], times=2), other)
