@@ -112,7 +112,7 @@ def test_pictures_are_found_by_the_weights_of_the_stage_that_matched(scenes: Pat
     """The second stage writes with the same Q-Former and leaves ITC and ITM behind."""
     alone = tmp_path / "run"
     train(Job(recipe="blip2", scale="tiny", out=alone, scenes=scenes, stages=["align"]))
-    samples = [item.prompt for item in scenes_task("scenes.retrieval", scenes, split="train").items()]
+    samples = [item.sample() for item in scenes_task("scenes.retrieval", scenes, split="train").items()]
     found = []
     for folder in (run, alone):
         engine = Engine.open(folder)

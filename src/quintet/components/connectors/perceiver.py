@@ -42,7 +42,7 @@ class Perceiver(nn.Module):
         qk_norm: bool = False
         """LayerNorm over each head of queries and keys (IDEFICS)."""
         spread: float = 1.0
-        """Deviation of the latents at the beginning. At 1 they outweigh what they have seen, as published, until training
+        """Deviation of the latents at the beginning. At 1, as published, they outweigh what they see until training
         has changed that, which takes longer than the starter scale has."""
         frames: int = 0
         """Learned embeddings of time, one a frame, added to its features (Flamingo: 8); a picture is one frame. More
