@@ -313,7 +313,7 @@ class LLMConfig(Config):
 
 # ---- fusion ------------------------------------------------------------------------------------------------------
 class Fusion(nn.Module):
-    """How connector output enters the LLM: five hooks, each doing nothing by default. It owns its layers."""
+    """How connector output enters the LLM: hooks, each doing nothing by default. It owns its layers."""
 
     def parts(self) -> dict[str, nn.Module]:
         """What trains apart, by name; together all its weights."""
@@ -345,6 +345,14 @@ class Fusion(nn.Module):
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
         """Runs the block, and whatever stands around it."""
         return block(hidden, ctx)
+
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
+        """How many rows go through parts of the LLM or of its own where they are not all columns, for what is said of
+        cost: 0 where nothing is read. A parameter that is a stack of matrices is named itself: rows through each.
+
+        Of the `columns` of a sample `media` stand for items, of which connectors made `features`.
+        """
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

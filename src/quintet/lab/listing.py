@@ -27,7 +27,7 @@ class Entry:
     llm: str
     stages: tuple[str, ...]
     trains: dict[str, tuple[str, ...]]
-    """Stage → what learns in it, a part trained by adapters as `llm (LoRA)`; everything else is frozen."""
+    """Stage → what learns in it, a part of which not all learns as `llm (LoRA of rank 8)`; everything else is frozen."""
     paper: Paper
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def anatomy(entry: Entry) -> tuple[str, ...]:
 
 
 def _learning(stage: Stage) -> tuple[str, ...]:
-    return tuple(f"{part} (LoRA)" if rate.lora else part for part, rate in stage.train.items())
+    return tuple(f"{part} ({rate.how})" if rate.how else part for part, rate in stage.train.items())
 
 
 def _class(config: Config) -> str:
