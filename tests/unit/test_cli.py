@@ -143,8 +143,9 @@ def test_recipes_are_listed_for_people_and_for_scripts() -> None:
 
 def test_show_prints_the_papers_figures_and_whether_they_agree() -> None:
     text = ok("show", "llava15")
-    assert "20,979,712  ✓ as published" in text
-    assert "576 tokens per image ✓ as published" in text
+    assert "20,979,712  ✓ = arithmetic: 1024 · 4096 + 4096 + 4096 · 4096 + 4096" in text
+    assert "576 tokens per image of 336 × 336 pixels  ✓" in text
+    assert "576 tokens an image from the penultimate layer" in text, "what the recipe's file says of it"
     data = json.loads(ok("show", "llava15", "--json"))
     assert data["parts"]["connectors.image"] == {"parameters": 20_979_712}
     assert data["tokens"] == {"image": 576}

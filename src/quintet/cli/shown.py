@@ -36,14 +36,13 @@ def print_shown(shown: Shown, paper: Paper, *, notes: str) -> None:
         console.print("\n" + "\n".join(_stage(stage, marks.get(f"trainable in {stage.name}", []))))
     items = "".join(f"one {kind} and " for kind in shown.tokens)
     left_out = (
-        " What experts hold and compute, and the columns that their words take, are not counted: parameters, memory and "
-        "FLOPs are the rest's."
+        " What experts hold and compute, and the columns that their words take, are not counted."
         if shown.experts
         else ""
     )
     console.print(
-        f"\n[dim]A sample is {items}{TEXT_TOKENS} tokens of text, forward and backward.{left_out} Memory is an estimate "
-        "for one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
+        f"\n[dim]A sample is {items}{TEXT_TOKENS} tokens of text, forward and backward.{left_out} Memory is an "
+        "estimate for one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
     )
 
 
@@ -84,10 +83,13 @@ def _said(checks: Sequence[Check]) -> str:
 
 def _mark(check: Check) -> str:
     stated = escape(check.stated)
+    if check.what.startswith("tokens") and check.equal:
+        return "[green]✓[/] [dim]as the paper or its code has it[/]"
     if check.kind == "printed" and check.equal:
         return f"[green]✓ printed {stated}[/]"
     if check.kind == "printed":
-        way = f"{abs(check.off):.1%} {'above' if check.off > 0 else 'below'} the printed {stated}"
+        share = f"{abs(check.off):.1%} {'above' if check.off > 0 else 'below'}"
+        way = f"{f'{1 + check.off:.3g} times' if check.off > 1 else share} the printed {stated}"
         return f"[yellow]✗ {way}[/]: {escape(check.why)}" if check.why else f"[red]✗ {way}[/]"
     if check.equal:
         return f"[green]✓[/] [dim]= arithmetic: {stated}[/]"

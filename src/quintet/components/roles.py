@@ -347,10 +347,11 @@ class Fusion(nn.Module):
         return block(hidden, ctx)
 
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
-        """How many rows go through parts of the LLM or of its own where they are not all columns, for what is said of
-        cost: 0 where nothing is read. A parameter that is a stack of matrices is named itself: rows through each.
+        """Rows of a sample that go through parts of the LLM and of its own, where they are not all columns.
 
-        Of the `columns` of a sample `media` stand for items, of which connectors made `features`.
+        For what is said of cost (`quintet.lab.cost`); 0 is a part that nothing reads. A parameter that is a stack of
+        matrices is named itself, with the rows through each. Of the `columns` of a sample `media` stand for items, of
+        which connectors made `features`.
         """
         return {}
 

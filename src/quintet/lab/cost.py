@@ -36,7 +36,17 @@ from quintet.components.cross import CrossAttention
 from quintet.model.mllm import LOGIT_BYTES, MLLM
 from quintet.training.stage import Stage
 
-__all__ = ["TEXT_TOKENS", "Cost", "Memory", "head_flops", "kept_numbers", "reading_flops", "unread"]
+__all__ = [
+    "TEXT_TOKENS",
+    "Cost",
+    "Memory",
+    "head_flops",
+    "kept_numbers",
+    "reading_flops",
+    "sight_flops",
+    "token_flops",
+    "unread",
+]
 
 TEXT_TOKENS = 128
 """Tokens of text in the sample that costs are computed for, half of them learnt."""
@@ -89,7 +99,7 @@ class Cost:
             # Read at the width that reaches it, written at its own: the larger count bounds both.
             taken = reach.count if stage.reads else _ALIGN_PASSES * (reach.count + TEXT_TOKENS // 2)
             parts.append((max(seen.count, taken), _Part.of(model.connectors[kind], passes=after)))
-            self.flops += _sight(model, kind, stage)
+            self.flops += sight_flops(model, kind, stage)
         media, features = _sizes(model, kinds)
         columns, predicted = TEXT_TOKENS + media, 0
         if stage.objective != "align":
@@ -97,7 +107,7 @@ class Cost:
             parts += [(columns, part) for part in readers]
             predicted = TEXT_TOKENS // 2
             self.flops += predicted * head_flops(model.llm)
-            self.flops += _reading(model, media=media, features=features, fused=stage.fused)
+            self.flops += reading_flops(model, columns=columns, media=media, features=features, fused=stage.fused)
         samples = max(1, stage.micro // columns)
         kept = sum(tokens * part.kept for tokens, part in parts if part.passes)
         # Logits and their gradient are there at the same time.
@@ -107,7 +117,7 @@ class Cost:
         self.memory = Memory(weights, 4 * learnt, 8 * learnt, 2 * kept * samples + 2 * logits)
 
 
-def _sight(model: MLLM, kind: str, stage: Stage) -> int:
+def sight_flops(model: MLLM, kind: str, stage: Stage) -> int:
     """FLOPs of an encoder and its connector for one item, forward and backward, as torch counts their products."""
     meta, connector = torch.device("meta"), model.connectors[kind]
     ids = torch.zeros(1, TEXT_TOKENS // 2, dtype=torch.int64, device=meta)
@@ -127,7 +137,7 @@ def _sight(model: MLLM, kind: str, stage: Stage) -> int:
     return counter.get_total_flops()
 
 
-def reading_flops(llm: Any) -> float:
+def token_flops(llm: Any) -> float:
     """FLOPs of the LLM per token read, forward and backward, without attention's own products and the head."""
     return float(sum(_products(weight, rows) for weight, rows in _weights(llm, 1, {}, vocab=llm.vocab)))
 
@@ -158,9 +168,9 @@ def _sizes(model: MLLM, kinds: tuple[str, ...]) -> tuple[int, int]:
     return columns, sum(config.layout(kind, size).count for kind, size in sizes.items())
 
 
-def _reading(model: MLLM, *, media: int, features: int, fused: bool) -> float:
-    """FLOPs of the LLM and the fusion for one sample, without the head."""
-    llm, fusion, columns = model.llm, model.fusion, TEXT_TOKENS + media
+def reading_flops(model: MLLM, *, columns: int, media: int, features: int, fused: bool = True) -> float:
+    """FLOPs of the LLM and the fusion for one sample, forward and backward, without the head."""
+    llm, fusion = model.llm, model.fusion
     declared = fusion.rows(llm, columns=columns, media=media, features=features) if fused else {}
     found = sum(_products(weight, rows) for weight, rows in _weights(llm, columns, declared, vocab=llm.vocab))
     if fused:
@@ -174,7 +184,7 @@ def _reading(model: MLLM, *, media: int, features: int, fused: bool) -> float:
 
 
 def _products(weight: Tensor, rows: int) -> int:
-    """Of one matrix, or a stack of them: forward, the gradient of what comes in, and that of the weight if it trains."""
+    """FLOPs of a matrix or a stack of them: forward, the gradient of what comes in, that of a weight that trains."""
     return 2 * rows * weight.numel() * (3 if weight.requires_grad else 2)
 
 

@@ -27,7 +27,7 @@ class Entry:
     llm: str
     stages: tuple[str, ...]
     trains: dict[str, tuple[str, ...]]
-    """Stage → what learns in it, a part of which not all learns as `llm (LoRA of rank 8)`; everything else is frozen."""
+    """Stage → what learns in it; where that is not all of a part, how: `llm (LoRA of rank 8)`. The rest is frozen."""
     paper: Paper
 
     def to_json(self) -> dict[str, Any]:

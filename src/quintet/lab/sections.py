@@ -161,7 +161,10 @@ def _stages(run: RunRecord, shown: Shown | None) -> str:
     rows = []
     for stage, lines in run.steps.items():
         last, view = lines[-1], views.get(stage)
-        rates = ", ".join(f"{escape(part)} at {rate:g}" for part, rate in view.rates.items()) if view else "–"
+        learning = view.learning.items() if view else ()
+        rates = (
+            ", ".join(f"{escape(part)}{f' ({e.how})' if e.how else ''} at {e.lr:.3g}" for part, e in learning) or "–"
+        )
         seconds, tokens = _seconds(lines), sum(line["tokens"] for line in lines)
         done = f"{last['step']:,}" + ("" if stage in run.finished else f" of {last['steps']:,}")
         rows.append(

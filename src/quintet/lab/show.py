@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from quintet.components.encoders.vision import Vision
-from quintet.lab.cost import TEXT_TOKENS, Cost, Memory, head_flops, reading_flops, unread
+from quintet.lab.cost import TEXT_TOKENS, Cost, Memory, head_flops, token_flops, unread
 from quintet.lab.run import STARTER_PICTURES
 from quintet.model.mllm import MLLM
 from quintet.recipes._figures import ENCODERS, agrees, arithmetic, printed
@@ -201,7 +201,7 @@ def llm_flops(recipe: Recipe, stage: Stage) -> tuple[float, float]:
     with torch.device("meta"):
         model = recipe.build()
     set_trainable(model, stage.train)
-    return reading_flops(model.llm), head_flops(model.llm)
+    return token_flops(model.llm), head_flops(model.llm)
 
 
 def _stage(model: MLLM, stage: Stage, *, scale: str) -> StageView:

@@ -1,8 +1,8 @@
 """Figures of papers as text, so that a reader sees what is held against what.
 
-    "3.15 M"                              printed: it holds as precisely as it is printed
-    "768 · 4096 + 4096"                   arithmetic on published code or tables
-    "105,165,056: twelve layers of BERT"  the same, and what it is
+"3.15 M"                              printed: it holds as precisely as it is printed
+"768 · 4096 + 4096"                   arithmetic on published code or tables
+"105,165,056: twelve layers of BERT"  the same, and what it is
 """
 
 import ast
@@ -17,8 +17,8 @@ ENCODERS = {
     "openai/clip-vit-large-patch14": "304.0 M",
     "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": "1,844.9 M",
 }
-"""Weights → parameters in the survey's table of encoders: whole ones, with the projection to where pictures and captions
-are compared."""
+"""Weights → parameters in the survey's table of encoders. They are counted whole, with the projection to where pictures
+and captions are compared."""
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 _SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}

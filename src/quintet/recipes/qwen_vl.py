@@ -73,8 +73,12 @@ def recipe() -> Recipe:
             authors="Bai et al.",
             year=2023,
             arxiv="2308.12966",
-            # 75.0 M of cross-attention (the paper's 0.08 B) and 16.8 M of projection, which it counts to the encoder.
-            published={"connectors.image": 91_791_360},
+            published={"together": "9.6 B", "encoders.image": "1.9 B", "connectors.image": "0.08 B", "llm": "7.7 B"},
+            differs={
+                "encoders.image": "the paper must count to it the adapter's last projection, 0.02 B",
+                "connectors.image": "75.0 M of cross-attention, and the last projection, 16.8 M",
+            },
+            derived={"connectors.image": "91,791,360: the resampler of its released code"},
             tokens={"image": 256},
         ),
     )
