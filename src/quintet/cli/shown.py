@@ -42,7 +42,8 @@ def print_shown(shown: Shown, paper: Paper, *, notes: str) -> None:
     )
     console.print(
         f"\n[dim]A sample is {items}{TEXT_TOKENS} tokens of text, forward and backward.{left_out} Memory is an "
-        "estimate for one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
+        "estimate for one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, "
+        "activations.[/]"
     )
 
 

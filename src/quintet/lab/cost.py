@@ -119,7 +119,8 @@ class Cost:
 
 def sight_flops(model: MLLM, kind: str, stage: Stage) -> int:
     """FLOPs of an encoder and its connector for one item, forward and backward, as torch counts their products."""
-    meta, connector = torch.device("meta"), model.connectors[kind]
+    meta = torch.device("meta")
+    connector: Any = model.connectors[kind]
     ids = torch.zeros(1, TEXT_TOKENS // 2, dtype=torch.int64, device=meta)
     with FlopCounterMode(display=False) as counter, meta:
         encoded = model.blank(kind, meta)

@@ -162,9 +162,8 @@ def _stages(run: RunRecord, shown: Shown | None) -> str:
     for stage, lines in run.steps.items():
         last, view = lines[-1], views.get(stage)
         learning = view.learning.items() if view else ()
-        rates = (
-            ", ".join(f"{escape(part)}{f' ({e.how})' if e.how else ''} at {e.lr:.3g}" for part, e in learning) or "–"
-        )
+        how = {part: f" ({each.how})" if each.how else "" for part, each in learning}
+        rates = ", ".join(f"{escape(part)}{how[part]} at {each.lr:.3g}" for part, each in learning) or "–"
         seconds, tokens = _seconds(lines), sum(line["tokens"] for line in lines)
         done = f"{last['step']:,}" + ("" if stage in run.finished else f" of {last['steps']:,}")
         rows.append(

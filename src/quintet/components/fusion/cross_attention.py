@@ -163,7 +163,8 @@ class GatedCrossAttention(Fusion):
         return block(hidden, ctx)
 
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
-        return {layer: features for block in self.blocks for layer in (block.attn.k_proj, block.attn.v_proj)}
+        attentions: list[Any] = [block.attn for block in self.blocks]
+        return {layer: features for each in attentions for layer in (each.k_proj, each.v_proj)}
 
     def _blank(self, rows: int, columns: int, *, like: Tensor) -> _Memory:
         """Features that nobody sees: the interval of their item is empty."""

@@ -120,7 +120,8 @@ class PFormer(TokenFusion):
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
         words, prompts = columns - media, self.config.prompts
         once = {self.spread: 1, self.contrast: 1, self.pooler: prompts, self.project: prompts}
-        return {self: words, **once, **{layer.self_attn.in_proj_weight: words for layer in self.layers}}
+        attentions: list[Any] = [layer.self_attn for layer in self.layers]
+        return {self: words, **once, **{each.in_proj_weight: words for each in attentions}}
 
     def extra(self, features: Mapping[str, Features], batch: Batch) -> Mapping[str, Tensor]:
         """See `Fusion.extra`: `alignment`, zero where no picture has a caption.
