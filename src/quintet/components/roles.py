@@ -346,12 +346,12 @@ class Fusion(nn.Module):
         """Runs the block, and whatever stands around it."""
         return block(hidden, ctx)
 
-    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         """Rows of a sample that go through parts of the LLM and of its own, where they are not all columns.
 
         For what is said of cost (`quintet.lab.cost`); 0 is a part that nothing reads. A parameter that is a stack of
-        matrices is named itself, with the rows through each. Of the `columns` of a sample `media` stand for items, of
-        which connectors made `features`.
+        matrices is named itself, with the rows through each, on average. Of the `columns` of a sample `media` stand
+        for items, of which connectors made `features`.
         """
         return {}
 

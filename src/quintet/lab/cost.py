@@ -184,14 +184,14 @@ def reading_flops(model: MLLM, *, columns: int, media: int, features: int, fused
     return float(found + attention)
 
 
-def _products(weight: Tensor, rows: int) -> int:
+def _products(weight: Tensor, rows: float) -> float:
     """FLOPs of a matrix or a stack of them: forward, the gradient of what comes in, that of a weight that trains."""
     return 2 * rows * weight.numel() * (3 if weight.requires_grad else 2)
 
 
 def _weights(
-    module: nn.Module, rows: int, declared: Mapping[nn.Module | Tensor, int], *, vocab: int = -1
-) -> Iterator[tuple[Tensor, int]]:
+    module: nn.Module, rows: float, declared: Mapping[nn.Module | Tensor, float], *, vocab: int = -1
+) -> Iterator[tuple[Tensor, float]]:
     """The weights of all linear and convolution layers below a module and of declared stacks, and the rows of each."""
     rows = declared.get(module, rows)
     if isinstance(module, nn.Linear | nn.Conv2d):

@@ -32,7 +32,7 @@ class Entry:
 
     def to_json(self) -> dict[str, Any]:
         """As `recipes --json` has it."""
-        paper = {key: getattr(self.paper, key) for key in ("title", "authors", "year", "arxiv")}
+        paper = {key: getattr(self.paper, key) for key in ("title", "authors", "year", "arxiv", "url")}
         return asdict(self) | {"paper": paper}
 
 

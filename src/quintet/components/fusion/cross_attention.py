@@ -162,7 +162,7 @@ class GatedCrossAttention(Fusion):
             hidden = self.blocks[number](hidden, ctx.memory)
         return block(hidden, ctx)
 
-    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         attentions: list[Any] = [block.attn for block in self.blocks]
         return {layer: features for each in attentions for layer in (each.k_proj, each.v_proj)}
 

@@ -77,7 +77,7 @@ class VisualExpert(TokenFusion):
         split = ctx.memory if ctx.media else self._split({}, ctx.enter)
         return block(hidden, ctx, lambda block, hidden, ctx: self.layers[index](block, hidden, ctx, split))
 
-    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         served = media if self.config.serves_last else max(0, media - 1)
         return {llm: columns - served, self: served}
 

@@ -88,8 +88,8 @@ class MixtureOfExperts(TokenFusion):
             return block(hidden, ctx)
         return block(hidden, ctx, lambda block, hidden, ctx: self._run(place, block, hidden, ctx))
 
-    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
-        share = columns * self.config.top // self.config.experts
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        share = columns * self.config.top / self.config.experts
         stacks = {stack: share for e in self.layers for stack in (e.gate_proj, e.up_proj, e.down_proj)}
         return {**stacks, **{block.mlp: 0 for block in llm.blocks[:: self.config.every]}}
 

@@ -117,7 +117,7 @@ class PFormer(TokenFusion):
         said = F.normalize(self.contrast(cls).float(), dim=-1)
         return said @ said.T / self.log_temperature.exp()
 
-    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, int]:
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         words, prompts = columns - media, self.config.prompts
         once = {self.spread: 1, self.contrast: 1, self.pooler: prompts, self.project: prompts}
         attentions: list[Any] = [layer.self_attn for layer in self.layers]
