@@ -347,11 +347,10 @@ class Fusion(nn.Module):
         return block(hidden, ctx)
 
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
-        """Rows of a sample that go through parts of the LLM and of its own, where they are not all columns.
+        """Rows that go through parts of the LLM and its own, where they are not all columns; 0 is read by nothing.
 
-        For what is said of cost (`quintet.lab.cost`); 0 is a part that nothing reads. A parameter that is a stack of
-        matrices is named itself, with the rows through each, on average. Of the `columns` of a sample `media` stand
-        for items, of which connectors made `features`.
+        For what is said of cost. A parameter that is a stack of matrices is named itself, with the mean rows through
+        each. Of a sample's `columns` `media` stand for items, of which connectors made `features`.
         """
         return {}
 
