@@ -349,8 +349,8 @@ class Fusion(nn.Module):
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         """Rows that go through parts of the LLM and its own, where they are not all columns; 0 is read by nothing.
 
-        For what is said of cost. A parameter that is a stack of matrices is named itself, with the mean rows through
-        each. Of a sample's `columns` `media` stand for items, of which connectors made `features`.
+        For what is said of cost. A stack of matrices is named itself, with the mean rows through each. Of a sample's
+        `columns` `media` stand for items, of which connectors made `features`.
         """
         return {}
 
