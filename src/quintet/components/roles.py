@@ -349,8 +349,7 @@ class Fusion(nn.Module):
     def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
         """Rows that go through parts of the LLM and its own, where they are not all columns; 0 is read by nothing.
 
-        For what is said of cost. A stack of matrices is named itself, with the mean rows through each. Of a sample's
-        `columns` `media` stand for items, of which connectors made `features`.
+        A stack of matrices is named itself, with the mean rows of one. `media` columns hold `features` of connectors.
         """
         return {}
 
