@@ -19,7 +19,7 @@ def recipe() -> Recipe:
             authors="Quintet",
             year=2026,
             arxiv="2310.03744",
-            published={"connectors.image": 20_979_712},  # pooling has no weights of its own
+            derived={"connectors.image": "1024 · 4096 + 4096 + 4096 · 4096 + 4096: pooling has no weights"},
             tokens={"image": 144},  # (24 / 2)²
         ),
     )

@@ -145,10 +145,31 @@ def test_recipes_are_listed_for_people_and_for_scripts() -> None:
     assert ok("recipes", "--markdown").strip() == markdown(listing())
 
 
+def test_recipes_cuts_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    assert "…" not in ok("recipes")
+
+
+def test_show_says_what_it_does_not_count_or_know() -> None:
+    fuyu = ok("show", "fuyu")
+    assert "batches of 128, number of steps not published" in fuyu
+    assert "2,340 tokens per image of 1080 × 1920 pixels" in fuyu
+    adapter = ok("show", "llama_adapter")
+    assert "1 token per image" in adapter
+    assert "✓ printed 1.2 M" in adapter
+    assert "29 times the printed 1.2 M: 1.2 M is the variant without pictures" in adapter
+    assert "connectors.image: 33,562,624 at 0.009" in adapter
+    captioner = " ".join(ok("show", "captioner").split())
+    assert "6,738,415,616 and the experts', which are not counted" in captioner
+    assert "the columns that their words take, are not counted" in captioner
+    assert "llm (LoRA of rank 8): 4,194,304 at 2e-05" in ok("show", "mplug_owl")
+
+
 def test_show_prints_the_papers_figures_and_whether_they_agree() -> None:
     text = ok("show", "llava15")
-    assert "20,979,712  ✓ as published" in text
-    assert "576 tokens per image ✓ as published" in text
+    assert "20,979,712  ✓ = arithmetic: 1024 · 4096 + 4096 + 4096 · 4096 + 4096" in text
+    assert "576 tokens per image of 336 × 336 pixels  ✓" in text
+    assert "576 tokens an image from the penultimate layer" in text, "what the recipe's file says of it"
     data = json.loads(ok("show", "llava15", "--json"))
     assert data["parts"]["connectors.image"] == {"parameters": 20_979_712}
     assert data["tokens"] == {"image": 576}

@@ -27,7 +27,8 @@ from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare import Budget, compare, dumped
 from quintet.lab.compare.page import html
 from quintet.lab.compare.runs import Asked
-from quintet.lab.compare.words import markdown, title, versus
+from quintet.lab.compare.words import facts, heads, markdown, title, versus
+from quintet.lab.listing import entry
 from quintet.lab.run import load_recipe
 from quintet.lab.show import show
 from quintet.recipes._scale import at_scale
@@ -65,6 +66,18 @@ def test_a_table_has_everything_that_was_promised(whole: tuple[Path, dict[str, A
     assert found["rows"][0]["differs"] == {}
     assert found["rows"][1]["differs"]
     assert set(versus(found, "llava15")) == set(TASKS)
+
+
+def test_what_experts_cost_is_marked_as_not_counted() -> None:
+    costs = {"stages": {}, "spent": None, "flops_per_sample": 2e12}
+    rows = [
+        costs | {"recipe": name, "anatomy": entry(*load_recipe(name)).to_json(), "tokens": tokens}
+        for name, tokens in (("captioner", {}), ("llava", {"image": 256}))
+    ]
+    told, seen = (facts(row, {"rows": rows}) for row in rows)
+    assert heads({"rows": rows})[1:4] == ["tokens per image", "trainable", "FLOPs per sample"]
+    assert told[1:4] == ["in words", "–", "2 T + experts"]
+    assert seen[1:4] == ["256", "–", "2 T"]
 
 
 def test_the_page_holds_everything_and_loads_nothing(whole: tuple[Path, dict[str, Any]]) -> None:

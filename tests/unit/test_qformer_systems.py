@@ -11,6 +11,7 @@ from quintet.data.sources.mix import Mix
 from quintet.errors import DataError
 from quintet.lab.run import load_recipe
 from quintet.recipes import blip2, instructblip
+from quintet.recipes._figures import arithmetic
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import set_trainable
@@ -42,8 +43,8 @@ def test_blip2_into_flan_t5_reads_the_picture_with_the_encoder() -> None:
     recipe = blip2.flan_t5()
     with torch.device("meta"):
         model = recipe.model.build()
-    for part, published in recipe.paper.published.items():
-        assert count(model.parts()[part]) == published
+    for part, figure in recipe.paper.derived.items():
+        assert count(model.parts()[part]) == arithmetic(figure)
     small = Small(recipe)
     assert small.spelt(asked())[1] == "<4>Question: What is it? Short answer:</s> A circle.</s>"
     batch = small.batch(asked())

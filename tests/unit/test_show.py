@@ -18,9 +18,10 @@ from quintet.components.lora import Lora
 from quintet.components.presets_llm import QWEN2_0_5B, VICUNA_7B
 from quintet.components.roles import Context
 from quintet.components.starter import STARTER_LLM
+from quintet.lab.cost import TEXT_TOKENS, kept_numbers
 from quintet.lab.listing import listing, markdown
 from quintet.lab.run import load_recipe, recipe_names
-from quintet.lab.show import TEXT_TOKENS, Shown, kept_numbers, llm_flops, show
+from quintet.lab.show import Check, Shown, llm_flops, show
 from quintet.recipes._scale import SCALES, at_scale
 from quintet.training.stage import Rate
 
@@ -58,9 +59,38 @@ def test_nothing_is_allocated(llava15: Shown) -> None:
 
 def test_a_figure_that_differs_from_the_papers_is_said(llava15: Shown) -> None:
     name, recipe = load_recipe("llava15")
-    wrong = replace(recipe, paper=replace(recipe.paper, published={"connectors.image": 1}, tokens={"audio": 3}))
-    checks = show(name, wrong).checks
-    assert [(c.found, c.published, c.equal) for c in checks] == [(20_979_712, 1, False), (0, 3, False)]
+    paper = replace(recipe.paper, published={"connectors": "21.3 M"}, derived={"llm": "32 · 2"}, tokens={"audio": 3})
+    checks = show(name, replace(recipe, paper=paper)).checks
+    assert [(c.found, c.stated, c.kind, c.equal) for c in checks] == [
+        (20_979_712, "21.3 M", "printed", False),
+        (6_738_415_616, "32 · 2", "arithmetic", False),
+        (0, "3", "arithmetic", False),
+    ]
+    assert checks[0].off == pytest.approx(-0.015, abs=1e-3)
+
+
+def test_arithmetic_holds_exactly_and_print_as_precisely_as_it_is_printed() -> None:
+    assert not Check("", 20_979_713, "20,979,712", "arithmetic").equal
+    assert Check("", 1_229_760, "1.2 M", "printed").equal
+    assert Check("", 74_975_232, "0.08 B", "printed").equal is False
+
+
+def test_what_learns_is_shown_by_part_and_how() -> None:
+    """mPLUG-Owl's second stage has adapters of rank 8, Kosmos-1 trains the last of 24 layers of its encoder."""
+    owl = show(*load_recipe("mplug_owl")).stages[1].learning
+    assert {part: (each.parameters, each.how) for part, each in owl.items()} == {"llm": (4_194_304, "LoRA of rank 8")}
+    kosmos = show(*load_recipe("kosmos1")).stages[0]
+    assert kosmos.learning["encoders.image"].how == "upper 1/24 of the layers"
+    assert sum(each.parameters for each in kosmos.learning.values()) == kosmos.trainable
+    entries = {entry.name: entry.trains for entry in listing()}
+    assert entries["mplug_owl"]["instruct"] == ("llm (LoRA of rank 8)",)
+    assert entries["kosmos1"]["pretrain"][0] == "encoders (upper 1/24 of the layers)"
+
+
+def test_networks_that_became_experts_are_counted_as_unread() -> None:
+    """By hand: every second of 24 layers has three matrices of 2048 × 5504."""
+    assert show(*load_recipe("moe_llava")).unread == 12 * 3 * 2048 * 5504
+    assert show(*load_recipe("llava")).unread == 0
 
 
 def test_adapters_count_as_what_trains_and_are_merged_for_the_next_stage() -> None:
@@ -80,7 +110,7 @@ def test_every_recipe_can_be_shown_at_every_scale(name: str, scale: str) -> None
     recipe = at_scale(load_recipe(name)[1], scale)
     shown = show(name, recipe, scale=scale)
     data = json.loads(json.dumps(shown.to_json()))
-    assert all(check["equal"] for check in data["checks"])
+    assert all(check["equal"] or check["why"] for check in data["checks"])
     assert set(data["stages"]) == {stage.name for stage in recipe.stages}
     assert all(0 < stage["share"] <= 1 for stage in data["stages"].values())
     assert all(part["parameters"] > 0 for part in data["parts"].values())

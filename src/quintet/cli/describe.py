@@ -2,12 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from quintet.lab.show import Shown
 
 __all__ = ["register"]
 
@@ -52,7 +49,10 @@ def recipes(
         typer.echo(listing.markdown(entries))
     else:
         heads = ("recipe", "reads", "encoder", "connector", "fusion", "LLM", "what trains, stage by stage", "paper")
-        table = Table(*heads, box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for head in heads:
+            # Names are longer than their columns in most windows: broken, not cut.
+            table.add_column(head, overflow="fold")
         for e in entries:
             paper = f"{e.paper.authors} {e.paper.year}, {e.paper.url or 'arXiv:' + e.paper.arxiv}"
             table.add_row(f"[bold]{e.name}", ", ".join(e.inputs), *listing.anatomy(e), paper)
@@ -61,7 +61,8 @@ def recipes(
 
 def show(recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False) -> None:
     """Print parts, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
-    from quintet.lab.run import load_recipe
+    from quintet.cli.shown import print_shown
+    from quintet.lab.run import load_recipe, recipe_notes
     from quintet.lab.show import show as figures
     from quintet.recipes._scale import at_scale
 
@@ -70,7 +71,7 @@ def show(recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full
     if as_json:
         typer.echo(json.dumps(shown.to_json(), indent=1))
         return
-    _print_shown(shown, title=f"{found.paper.title} ({found.paper.authors} {found.paper.year})")
+    print_shown(shown, found.paper, notes=recipe_notes(recipe))
 
 
 def doctor(
@@ -114,44 +115,3 @@ def _print_parts(*, as_json: bool) -> None:
         table.add_row(e.role, f"[bold]{e.name}", escape(e.what), users, e.module.removeprefix("quintet.components."))
     screen().print(table)
     screen().print("\n[dim]Import from quintet.components.…; --json has all who use a part.[/]", highlight=False)
-
-
-def _print_shown(shown: "Shown", *, title: str) -> None:
-    from rich.table import Table
-
-    from quintet.cli.screen import screen
-    from quintet.lab.show import TEXT_TOKENS
-
-    console = screen()
-    console.print(f"[bold]{shown.recipe}[/] at [bold]{shown.scale}[/] scale  [dim]{title}[/]\n")
-    marks = {check.what: check for check in shown.checks}
-
-    def beside(what: str) -> str:
-        check = marks.get(what)
-        if check is None:
-            return ""
-        return "[green]✓ as published" if check.equal else f"[red]✗ published: {check.published:,}"
-
-    table = Table("part", box=None, pad_edge=False)
-    table.add_column("parameters", justify="right")
-    table.add_column("")
-    for name, count in shown.parts.items():
-        table.add_row(name, f"{count:,}", beside(f"parameters of {name}"))
-    table.add_row("[bold]together", f"[bold]{shown.parameters:,}", "")
-    console.print(table, "")
-    for kind, count in shown.tokens.items():
-        console.print(f"{count:,} tokens per {kind} {beside(f'tokens of one {kind}')}")
-    for kind, each in shown.experts.items():
-        console.print(f"{kind} told in words: {', '.join(f'{label} by {who}' for label, who in each.items())}")
-    for stage in shown.stages:
-        rates = ", ".join(f"{part} at {rate:g}" for part, rate in stage.rates.items())
-        steps = f"{stage.steps:,} steps of {stage.batch:,}" if stage.steps is not None else f"steps of {stage.batch:,}"
-        memory, flops = f"{stage.memory.total / 2**30:.1f} GiB", f"{stage.flops_per_sample / 1e12:,.3g} TFLOP"
-        console.print(f"\n[bold]{stage.name}[/]  {stage.data}, {steps}")
-        console.print(f"  trains {stage.trainable:,} parameters ({stage.share:.2%}): {rates}")
-        console.print(f"  {memory} of memory, {flops} a sample")
-    per = ", ".join(f"one {kind}" for kind in shown.tokens) or "no media"
-    console.print(
-        f"\n[dim]A sample is {per} and {TEXT_TOKENS} tokens of text, forward and backward. Memory is an estimate for "
-        "one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, activations.[/]"
-    )

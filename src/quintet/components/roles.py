@@ -319,7 +319,7 @@ class LLMConfig(Config):
 
 # ---- fusion ------------------------------------------------------------------------------------------------------
 class Fusion(nn.Module):
-    """How connector output enters the LLM: five hooks, each doing nothing by default. It owns its layers."""
+    """How connector output enters the LLM: hooks, each doing nothing by default. It owns its layers."""
 
     def parts(self) -> dict[str, nn.Module]:
         """What trains apart, by name; together all its weights."""
@@ -351,6 +351,13 @@ class Fusion(nn.Module):
     def around(self, index: int, block: nn.Module, hidden: Tensor, ctx: Context) -> Tensor:
         """Runs the block, and whatever stands around it."""
         return block(hidden, ctx)
+
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        """Rows that go through parts of the LLM and its own, where they are not all columns; 0 is read by nothing.
+
+        A stack of matrices is named itself, with the mean rows of one. `media` columns hold `features` of connectors.
+        """
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,12 +32,12 @@ class Entry:
     llm: str
     stages: tuple[str, ...]
     trains: dict[str, tuple[str, ...]]
-    """Stage → what learns in it, a part trained by adapters as `llm (LoRA)`; everything else is frozen."""
+    """Stage → what learns in it; where that is not all of a part, how: `llm (LoRA of rank 8)`. The rest is frozen."""
     paper: Paper
 
     def to_json(self) -> dict[str, Any]:
         """As `recipes --json` has it."""
-        paper = {key: getattr(self.paper, key) for key in ("title", "authors", "year", "arxiv")}
+        paper = {key: getattr(self.paper, key) for key in ("title", "authors", "year", "arxiv", "url")}
         return asdict(self) | {"paper": paper}
 
 
@@ -106,7 +106,7 @@ def anatomy(entry: Entry) -> tuple[str, ...]:
 
 
 def _learning(stage: Stage) -> tuple[str, ...]:
-    return tuple(f"{part} (LoRA)" if rate.lora else part for part, rate in stage.train.items())
+    return tuple(f"{part} ({rate.how})" if rate.how else part for part, rate in stage.train.items())
 
 
 def _class(config: Config) -> str:

@@ -78,11 +78,12 @@ def _overview(entries: Sequence[Entry], rows: Mapping[str, tuple[Found, Mapping[
         beaten = [task for task, score in scores.items() if score["beats_shuffled"]]
         short = [task for task in scores if task not in beaten]
         rest = f" (not {', '.join(short)})" if short else ""
+        told = len(words.told_in_words(row))
         result = f"failed: {words.failed(row)}" if row["failed"] else f"{len(beaten)} of {len(scores)}{rest}"
         cells = (
             f"`{entry.name}`",
             result,
-            ", ".join(f"{count:,}" for count in row.get("tokens", {}).values()) or "–",
+            ", ".join([*(f"{count:,}" for count in row.get("tokens", {}).values()), *["in words"] * told]) or "–",
             " → ".join(words.amount(stage["trainable"]) for stage in row["stages"].values()) or "–",
             words.duration(row["spent"]["seconds"]) if row["spent"] else "–",
             ", ".join(map(str, found["seeds"])),
@@ -101,10 +102,11 @@ def _section(entry: Entry, result: tuple[Found, Mapping[str, Any]] | None) -> li
         lines += [f"Failed: {words.failed(row)}", ""]
     if row["spent"]:
         spent = row["spent"]
+        experts = " without the experts'" if words.told_in_words(row) else ""
         asked = sum(score["seconds"] for score in row["scores"].values())
         lines += [
             f"{words.duration(spent['seconds'])} of training on {spent['samples']:,} samples "
-            f"({words.amount(spent['tokens'])} tokens, {words.amount(spent['flops'])}FLOP), "
+            f"({words.amount(spent['tokens'])} tokens, {words.amount(spent['flops'])}FLOP{experts}), "
             f"{words.duration(asked)} of evaluation; {words.conditions(found)}.",
             "",
         ]

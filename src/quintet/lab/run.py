@@ -6,6 +6,7 @@ load the recipe → its scale → weights → for each stage: its rows, its feat
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import shutil
@@ -49,6 +50,7 @@ __all__ = [
     "cache_folder",
     "load_recipe",
     "recipe_names",
+    "recipe_notes",
     "resolve",
     "resolved",
     "scenes_folder",
@@ -77,22 +79,34 @@ def load_recipe(name: str) -> tuple[str, Recipe]:
         ConfigError: there is none, or the file has no function `recipe`, or is broken.
     """
     whole, (name, _, variant) = name, name.partition(":")
-    if name.endswith(".py"):
-        module = _own_module(Path(name))
-    elif name in recipe_names():
-        module = importlib.import_module(f"quintet.recipes.{name}")
-    elif Path(name).suffix or "/" in name:
-        raise ConfigError(f"there is no file {name}, and no recipe of that name")
-    else:
-        raise ConfigError(
-            f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
-        )
-    made = getattr(module, variant or "recipe", None)
+    made = getattr(_module(name), variant or "recipe", None)
     with _placed(Path(name)):
         found = made() if isinstance(made, FunctionType) else None
     if not isinstance(found, Recipe):
         raise ConfigError(f"{whole} has no function `{variant or 'recipe'}() -> Recipe`")
     return Path(name).stem + (f"_{variant}" if variant else ""), found
+
+
+def recipe_notes(name: str) -> str:
+    """What the file of a recipe says of it below its title, as it stands there; empty if it says nothing.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    return (inspect.getdoc(_module(name.partition(":")[0])) or "").partition("\n")[2].strip()
+
+
+def _module(name: str) -> ModuleType:
+    """The file of a recipe of the package, or one of yours."""
+    if name.endswith(".py"):
+        return _own_module(Path(name))
+    if name in recipe_names():
+        return importlib.import_module(f"quintet.recipes.{name}")
+    if Path(name).suffix or "/" in name:
+        raise ConfigError(f"there is no file {name}, and no recipe of that name")
+    raise ConfigError(
+        f"no recipe {name!r}{nearest(name, recipe_names())}; a recipe of yours is named by its path, ./mine.py"
+    )
 
 
 def _own_module(path: Path) -> ModuleType:

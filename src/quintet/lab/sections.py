@@ -162,7 +162,9 @@ def _stages(run: RunRecord, shown: Shown | None) -> str:
     rows = []
     for stage, lines in run.steps.items():
         last, view = lines[-1], views.get(stage)
-        rates = ", ".join(f"{escape(part)} at {rate:g}" for part, rate in view.rates.items()) if view else "–"
+        learning = view.learning.items() if view else ()
+        how = {part: f" ({each.how})" if each.how else "" for part, each in learning}
+        rates = ", ".join(f"{escape(part)}{how[part]} at {each.lr:.3g}" for part, each in learning) or "–"
         seconds, tokens = _seconds(lines), sum(line["tokens"] for line in lines)
         done = f"{last['step']:,}" + ("" if stage in run.finished else f" of {last['steps']:,}")
         rows.append(

@@ -7,6 +7,7 @@ from quintet.config.base import Config
 from quintet.data.template import Template
 from quintet.errors import ConfigError, nearest
 from quintet.model.mllm import MLLM
+from quintet.recipes._figures import arithmetic, printed
 from quintet.training.stage import Stage
 
 __all__ = ["Paper", "Recipe"]
@@ -14,7 +15,12 @@ __all__ = ["Paper", "Recipe"]
 
 @dataclass(frozen=True, kw_only=True)
 class Paper(Config):
-    """Where a system comes from, and the figures it gives that a build can be held against."""
+    """Where a system comes from, and the figures that a build is held against.
+
+    Figures are text (`quintet.recipes._figures`): printed ones as they are printed, "3.15 M"; arithmetic with its
+    terms, "768 · 4096 + 4096". A part is any part and all below it, so `connectors` is every connector; `together` is
+    the whole model.
+    """
 
     title: str
     authors: str
@@ -22,12 +28,26 @@ class Paper(Config):
     arxiv: str
     """Its number there; empty if it is not there, and `url` says where it is."""
     url: str = ""
-    published: Mapping[str, int] = field(default_factory=dict)
-    """Part → parameters as the paper, or arithmetic on its table, gives them."""
-    trainable: Mapping[str, int] = field(default_factory=dict)
-    """Stage → parameters that train in it, where the paper says so."""
+    published: Mapping[str, str | int] = field(default_factory=dict)
+    """Part → parameters that the paper or the model card prints; a whole number is printed in all its digits."""
+    derived: Mapping[str, str] = field(default_factory=dict)
+    """Part → parameters as they follow from published code, tables or the parts that we took: ours exactly."""
+    trainable: Mapping[str, str | int] = field(default_factory=dict)
+    """Stage → parameters that train in it, where they are printed."""
+    differs: Mapping[str, str] = field(default_factory=dict)
+    """Part or stage → why ours is more than 1 % from what is printed, and not the same when rounded."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Modality → tokens an item takes."""
+
+    def __post_init__(self) -> None:
+        stated = {**self.published, **self.trainable}
+        for figure in stated.values():
+            printed(str(figure))
+        for figure in self.derived.values():
+            arithmetic(figure)
+        for name in self.differs:
+            if name not in stated:
+                raise ConfigError(f"{name!r} differs from nothing that is printed{nearest(name, stated)}")
 
     @property
     def link(self) -> str:

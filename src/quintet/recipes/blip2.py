@@ -56,9 +56,12 @@ def recipe() -> Recipe:
             authors="Li et al.",
             year=2023,
             arxiv="2301.12597",
-            # Together the 107 M of the paper's table 2: layers of 2.36 M + 4.72 M, 3.35 M more in six of them, 1.97 M.
-            published={"connectors.image.qformer": 105_165_056, "connectors.image.project": 1_968_640},
-            trainable={"align": 188_000_000, "generative": 107_000_000},
+            derived={
+                "connectors.image.qformer": "12 · (4 · 768 · 769 + 2 · 768 · 3072 + 3072 + 768 + 4 · 768) + 6 · "
+                "(2 · 768 · 769 + 2 · 1409 · 768 + 2 · 768) + 32 · 768 + 2 · 768 + 2 · 1408",
+                "connectors.image.project": "768 · 2560 + 2560",
+            },
+            trainable={"align": "188 M", "generative": "107 M"},
             tokens={"image": 32},
         ),
         chat=BLIP2_OPT,
@@ -72,12 +75,7 @@ def flan_t5() -> Recipe:
         base,
         model=replace(base.model, llm=FLAN_T5_XL),
         stages=(ALIGN, _generative(BLIP2_T5_CAPTION, batch=1520)),
-        # 768 · 2048 + 2048
-        paper=replace(
-            base.paper,
-            published={"connectors.image.project": 1_574_912},
-            trainable={"align": 188_000_000, "generative": 107_000_000},
-        ),
+        paper=replace(base.paper, derived={**base.paper.derived, "connectors.image.project": "768 · 2048 + 2048"}),
         chat=BLIP2_T5,
     )
 

@@ -56,7 +56,6 @@ def recipe() -> Recipe:
             authors="Yin et al.",
             year=2023,
             arxiv="2306.13549",
-            # LLaMA-7B: two tables, 32 layers of attention, feed-forward and norms, the last norm.
-            published={"llm": 2 * 32000 * 4096 + 32 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096},
+            derived={"llm": "2 · 32000 · 4096 + 32 · (4 · 4096² + 3 · 4096 · 11008 + 2 · 4096) + 4096: LLaMA-7B"},
         ),
     )

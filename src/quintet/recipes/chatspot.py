@@ -48,7 +48,7 @@ def recipe() -> Recipe:
             authors="Zhao et al.",
             year=2023,
             arxiv="2307.09474",
-            published={"connectors.image": 4_198_400},
+            derived={"connectors.image": "1024 · 4096 + 4096"},
             tokens={"image": 256},
         ),
     )

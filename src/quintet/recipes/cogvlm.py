@@ -62,11 +62,13 @@ def recipe() -> Recipe:
             authors="Wang et al.",
             year=2023,
             arxiv="2311.03079",
-            published={
-                # Per layer 4 × 4096² for attention and 3 × 4096 × 11,008; in the last, keys and values alone.
-                "fusion": 31 * (4 * 4096**2 + 3 * 4096 * 11_008) + 2 * 4096**2,
-                "connectors.image": 1792 * 4096 + 2 * 4096 + 3 * 4096 * 11_008 + 2 * 4096,
+            published={"together": "17 B", "encoders.image": "4.4 B"},
+            differs={"encoders.image": "EVA2-CLIP-E without the last of its 64 layers, as in the released code"},
+            derived={
+                "fusion": "31 · (4 · 4096² + 3 · 4096 · 11008) + 2 · 4096²: of the last layer, keys and values alone",
+                "connectors.image": "1792 · 4096 + 2 · 4096 + 3 · 4096 · 11008 + 2 · 4096",
             },
+            trainable={"pretrain-grounding": "6.5 B"},
             tokens={"image": 35 * 35 + 2},
         ),
     )

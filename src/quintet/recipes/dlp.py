@@ -66,11 +66,10 @@ def recipe() -> Recipe:
             authors="Jian et al.",
             year=2023,
             arxiv="2307.07063",
-            published={
-                "connectors.image.qformer": 105_165_056,
-                "connectors.image.project": 1_968_640,
+            derived={
+                **base.paper.derived,
                 # BERT-base's layers and places; OPT's words and a hidden one; 768 to 32 · 768, 768, 2560 and 256.
-                "fusion": 12 * 7_087_872 + (512 + 1 + 2) * 768 + 50_273 * 768 + 769 * (32 * 768 + 768 + 2560 + 256) + 1,
+                "fusion": "12 · 7087872 + (512 + 1 + 2) · 768 + 50273 · 768 + 769 · (32 · 768 + 768 + 2560 + 256) + 1",
             },
             tokens={"image": 32},
         ),

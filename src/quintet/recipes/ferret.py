@@ -47,7 +47,10 @@ def recipe() -> Recipe:
             authors="You et al.",
             year=2023,
             arxiv="2310.07704",
-            published={"connectors.image": 4_198_400, "regions": 44_069_900},
+            derived={
+                "connectors.image": "1024 · 4096 + 4096",
+                "regions": "44,069,900: the sampler of its released code",
+            },
             tokens={"image": 576},
         ),
     )

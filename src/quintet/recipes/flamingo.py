@@ -68,8 +68,12 @@ def recipe() -> Recipe:
             authors="Alayrac et al.",
             year=2022,
             arxiv="2204.14198",
-            # 194 M, less 2.9 M for features of 1152 instead of 3072, more 6.3 M for the projection to 4096.
-            published={"connectors.image": 197_000_000, "fusion": 1_600_000_000},
+            published={"connectors.image": "194 M", "fusion": "1.6 B", "llm": "7.1 B"},
+            differs={
+                "connectors.image": "features of 1152 instead of 3072 channels are 2.9 M less, the projection to "
+                "the LM's width, which the paper must count elsewhere, is 6.3 M more",
+                "llm": "LLaMA-7B stands in for Chinchilla, which was not published",
+            },
             tokens={"image": 64},
         ),
     )

@@ -47,7 +47,8 @@ def recipe() -> Recipe:
             authors="Tsimpoukelli et al.",
             year=2021,
             arxiv="2106.13884",
-            published={"connectors.image": (2048 + 1) * 2 * 4096},
+            derived={"connectors.image": "(2048 + 1) · 2 · 4096"},
+            trainable={"captions": "40.3 M"},
             tokens={"image": 2},
         ),
     )

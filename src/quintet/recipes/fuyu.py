@@ -46,8 +46,8 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="",
             url="https://www.adept.ai/blog/fuyu-8b",
-            # Weights, bias and newline; a picture of 1080 × 1920.
-            published={"connectors.image": (2700 + 1) * 4096 + 4096},
+            derived={"connectors.image": "(2700 + 1) · 4096 + 4096: weights, bias and newline"},
+            # A picture of 1080 × 1920.
             tokens={"image": 36 * (64 + 1)},
         ),
     )

@@ -70,8 +70,10 @@ def recipe() -> Recipe:
             authors="Laurençon et al.",
             year=2023,
             arxiv="2306.16527",
-            # What IdeficsForVisionText2Text comes to at idefics-9b's settings; the fusion's with the row of <image>.
-            published={"connectors.image": 125_961_984, "fusion": 1_434_519_568 + 4096},
+            derived={
+                "connectors.image": "125,961,984: transformers' IdeficsForVisionText2Text at idefics-9b's settings",
+                "fusion": "1,434,519,568 + 4096: the same, and the row of <image>",
+            },
             tokens={"image": 64},
         ),
     )

@@ -50,8 +50,11 @@ def recipe(*, released: bool = False) -> Recipe:
             authors="Dai et al.",
             year=2023,
             arxiv="2305.06500",
-            # BLIP-2's 105,165,056, eleven feed-forwards for words, and rows for Vicuna's 32,000 tokens and 512 places.
-            published={"connectors.image.qformer": 182_097_920, "connectors.image.project": 3_149_824},
+            derived={
+                "connectors.image.qformer": "105165056 + 11 · (2 · 768 · 3072 + 3072 + 768 + 2 · 768) + (32000 + "
+                "512) · 768: BLIP-2's, eleven feed-forwards for words, rows for Vicuna's tokens and for places",
+                "connectors.image.project": "768 · 4096 + 4096",
+            },
             tokens={"image": 32},
         ),
     )
@@ -65,8 +68,7 @@ def flan_t5() -> Recipe:
         base,
         model=replace(base.model, llm=FLAN_T5_XL, connectors={"image": connector}),
         stages=(replace(base.stages[-1], template=INSTRUCTBLIP_T5),),
-        # 768 · 2048 + 2048, as in BLIP-2.
-        paper=replace(base.paper, published={"connectors.image.project": 1_574_912}),
+        paper=replace(base.paper, derived={"connectors.image.project": "768 · 2048 + 2048"}),
         before=(_blip2(INSTRUCTBLIP_T5),),
     )
 

@@ -35,8 +35,9 @@ def recipe() -> Recipe:
             authors="Huang et al.",
             year=2023,
             arxiv="2302.14045",
-            # 1024 · 2048 + 2048, 64 · 2048, four projections of 2048 · 2048 + 2048.
-            published={"connectors.image": 19_015_680},
+            published={"together": "1.6 B", "llm": "1.3 B"},
+            differs={"together": "1.34 B, CLIP's 0.30 B and 0.02 B; the paper adds up 1.3 B and 0.3 B"},
+            derived={"connectors.image": "1024 · 2048 + 2048 + 64 · 2048 + 4 · (2048 · 2048 + 2048)"},
             tokens={"image": 64},
         ),
     )

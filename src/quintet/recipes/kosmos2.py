@@ -60,7 +60,7 @@ def recipe() -> Recipe:
             authors="Peng et al.",
             year=2023,
             arxiv="2306.14824",
-            published={"connectors.image": 19_015_680},
+            derived={"connectors.image": "1024 · 2048 + 2048 + 64 · 2048 + 4 · (2048 · 2048 + 2048)"},
             tokens={"image": 64},
         ),
     )

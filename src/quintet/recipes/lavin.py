@@ -72,12 +72,13 @@ def recipe() -> Recipe:
             authors="Luo et al.",
             year=2023,
             arxiv="2305.15023",
-            published={
-                # 3.8 M together: of width D, an adapter is down (8 D + 8), twice up (4 D + D), and a router (2 D + 2).
-                "fusion": 32 * (20 * 4096 + 10) + 2 * 4096,
-                "encoders.image.adapters": 24 * (20 * 1024 + 10),
-                "connectors.image": 1024 * 128 + 128 + 128 * 4096 + 4096,
+            derived={
+                # Of width D, an adapter is down (8 D + 8), twice up (4 D + D), and a router (2 D + 2).
+                "fusion": "32 · (20 · 4096 + 10) + 2 · 4096",
+                "encoders.image.adapters": "24 · (20 · 1024 + 10)",
+                "connectors.image": "1024 · 128 + 128 + 128 · 4096 + 4096",
             },
+            trainable={"instruct": "3.8 M"},
             tokens={"image": 6},
         ),
     )

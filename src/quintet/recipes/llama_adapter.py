@@ -47,7 +47,13 @@ def recipe() -> Recipe:
             authors="Zhang et al.",
             year=2023,
             arxiv="2303.16199",
-            published={"fusion.prompts": 30 * (10 * 4096 + 32)},  # 1.2 M, prompts and gates
+            published={"fusion.prompts": "1.2 M"},
+            derived={"fusion.prompts": "30 · (10 · 4096 + 32): prompts and gates"},
+            trainable={"instruct": "1.2 M"},
+            differs={
+                "instruct": "1.2 M is the variant without pictures; what projects them is the rest, and the paper "
+                "does not say how large"
+            },
             tokens={"image": 1},
         ),
     )

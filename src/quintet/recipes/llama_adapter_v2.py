@@ -56,11 +56,10 @@ def recipe() -> Recipe:
             authors="Gao et al.",
             year=2023,
             arxiv="2304.15010",
-            published={
-                "fusion.prompts": 31 * (10 * 4096 + 32),
-                "fusion.early": 32,
-                # Outputs of the seven linear layers, twice, and two norms.
-                "fusion.tuning": 32 * (2 * (5 * 4096 + 2 * 11_008) + 2 * 4096),
+            derived={
+                "fusion.prompts": "31 · (10 · 4096 + 32)",
+                "fusion.early": "32: a gate a head",
+                "fusion.tuning": "32 · (2 · (5 · 4096 + 2 · 11008) + 2 · 4096): outputs of linear layers, twice; norms",
             },
             tokens={"image": 20},
         ),

@@ -47,7 +47,7 @@ def recipe() -> Recipe:
             authors="Liu et al.",
             year=2023,
             arxiv="2304.08485",
-            published={"connectors.image": 4_198_400},
+            derived={"connectors.image": "1024 · 4096 + 4096"},
             tokens={"image": 256},
         ),
     )

@@ -45,7 +45,7 @@ def recipe() -> Recipe:
             authors="Liu et al.",
             year=2023,
             arxiv="2310.03744",
-            published={"connectors.image": 20_979_712},
+            derived={"connectors.image": "1024 · 4096 + 4096 + 4096 · 4096 + 4096"},
             tokens={"image": 576},
         ),
     )

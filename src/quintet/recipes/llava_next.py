@@ -4,8 +4,8 @@ Notable: how many tokens a picture takes depends on its aspect. The best of five
 is filled; 576 tokens of the whole picture come first, then the tiles as one map whose padding is cut off, each of its
 rows ended by a learnt newline. The vision encoder trains too, at a tenth of the rate.
 
-There is no paper: facts are those of the blog post (https://llava-vl.github.io/blog/2024-01-30-llava-next/; `arxiv` is
-LLaVA-1.5's) and of the code; batches and the size of the second set are memory. Models with Mistral and larger LLMs
+There is no paper: facts are those of the blog post (https://llava-vl.github.io/blog/2024-01-30-llava-next/) and of the
+code; batches and the size of the second set are memory. Models with Mistral and larger LLMs
 were released too; this is the one with Vicuna 7B.
 """
 
@@ -52,9 +52,10 @@ def recipe() -> Recipe:
             title="LLaVA-NeXT: Improved reasoning, OCR, and world knowledge",
             authors="Liu et al.",
             year=2024,
-            arxiv="2310.03744",
-            # LLaVA-1.5's and the newline; five views, and a newline after each of the 48 rows of two tiles.
-            published={"connectors.image": 20_979_712 + 4096},
+            arxiv="",
+            url="https://llava-vl.github.io/blog/2024-01-30-llava-next/",
+            derived={"connectors.image": "1024 · 4096 + 4096 + 4096 · 4096 + 4096 + 4096: LLaVA-1.5's and the newline"},
+            # Five views, and a newline after each of the 48 rows of two tiles.
             tokens={"image": 5 * 576 + 48},
         ),
     )

@@ -39,8 +39,9 @@ def recipe(*, released: bool = False) -> Recipe:
             authors="Zeng et al.",
             year=2023,
             arxiv="2307.02469",
-            # 32 (16, if released) of a norm, 4096 · 2048 + 2048, 2048 · 4096 + 4096 and a scale.
-            published={"fusion": 16_791_553 * (16 if released else 32)},
+            derived={
+                "fusion": f"{16 if released else 32} · (2 · 4096 + 4096 · 2048 + 2048 + 2048 · 4096 + 4096 + 1)",
+            },
             tokens={"image": 32},
         ),
     )

@@ -62,7 +62,8 @@ def recipe() -> Recipe:
             authors="Zhu et al.",
             year=2023,
             arxiv="2304.10592",
-            published={"connectors.image.project": 3_149_824},  # 768 · 4096 + 4096
+            published={"connectors.image.project": "3.15 M"},
+            derived={"connectors.image.project": "768 · 4096 + 4096"},
             tokens={"image": 32},
         ),
         chat=MINIGPT4_CHAT,

@@ -59,7 +59,7 @@ def recipe() -> Recipe:
             authors="Chen et al.",
             year=2023,
             arxiv="2310.09478",
-            published={"connectors.image": 4 * 1408 * 4096 + 4096},
+            derived={"connectors.image": "4 · 1408 · 4096 + 4096"},
             tokens={"image": 256},
         ),
     )

@@ -68,8 +68,10 @@ def recipe() -> Recipe:
             authors="McKinzie et al.",
             year=2024,
             arxiv="2403.09611",
-            # Six blocks of 1024 channels, the first from 1280, and an MLP to 4096: arithmetic on Honeybee's blocks.
-            published={"connectors.image": 38_514_240},
+            derived={
+                "connectors.image": "38,514,240: Honeybee's six blocks of 1024 channels, the first from 1280, "
+                "and its MLP",
+            },
             tokens={"image": 144},
         ),
     )

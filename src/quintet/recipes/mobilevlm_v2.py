@@ -45,8 +45,11 @@ def recipe() -> Recipe:
             authors="Chu et al.",
             year=2024,
             arxiv="2402.03766",
-            # The paper gives 6.32 M: two layers, and a 3 × 3 convolution of each channel by itself.
-            published={"connectors.image": (1024 + 1) * 2048 + (2048 + 1) * 2048 + (9 + 1) * 2048},
+            published={"together": "1.7 B", "llm": "1.4 B", "connectors.image": "6.32 M"},
+            derived={
+                "connectors.image": "(1024 + 1) · 2048 + (2048 + 1) · 2048 + (9 + 1) · 2048: two layers, and a 3 × 3 "
+                "convolution of each channel by itself",
+            },
             tokens={"image": 144},
         ),
     )

@@ -65,10 +65,14 @@ def recipe() -> Recipe:
             authors="Lin et al.",
             year=2024,
             arxiv="2401.15947",
-            published={
-                # Twelve layers of four SwiGLU networks and a router.
-                "fusion": 12 * (4 * 3 * 2048 * 5504 + 4 * 2048),
-                "connectors.image": 1024 * 2048 + 2048 + 2048 * 2048 + 2048,
+            published={"together": "3.1 B"},
+            differs={
+                "together": "the paper leaves out the encoder, 0.29 B, and the 12 feed-forward networks that became "
+                "experts, 0.41 B",
+            },
+            derived={
+                "fusion": "12 · (4 · 3 · 2048 · 5504 + 4 · 2048): twelve layers of four SwiGLU networks and a router",
+                "connectors.image": "1024 · 2048 + 2048 + 2048 · 2048 + 2048",
             },
             tokens={"image": 576},
         ),

@@ -55,8 +55,10 @@ def recipe() -> Recipe:
             authors="Ye et al.",
             year=2023,
             arxiv="2304.14178",
-            # Six layers of 16.8 M (four projections, SwiGLU of 4096, norms), 64 queries, 1024 · 4096 + 4096, the end.
-            published={"connectors.image": 105_097_216},
+            derived={
+                "connectors.image": "105,097,216: in its released code, six layers (four projections, SwiGLU of 4096, "
+                "norms), 64 queries, 1024 · 4096 + 4096 and the end",
+            },
             tokens={"image": 65},
         ),
     )

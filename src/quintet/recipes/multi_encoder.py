@@ -45,8 +45,7 @@ def recipe() -> Recipe:
             authors="Karamcheti et al.",
             year=2024,
             arxiv="2402.07865",
-            # 1024 + 1152 channels through layers of 8704, 4096 and 4096, with biases.
-            published={"connectors.image": (2176 + 1) * 8704 + (8704 + 1) * 4096 + (4096 + 1) * 4096},
+            derived={"connectors.image": "(1024 + 1152 + 1) · 8704 + (8704 + 1) · 4096 + (4096 + 1) · 4096"},
             tokens={"image": 729},
         ),
     )

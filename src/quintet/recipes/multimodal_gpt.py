@@ -42,7 +42,7 @@ def recipe() -> Recipe:
             authors="Gong et al.",
             year=2023,
             arxiv="2305.04790",
-            published=base.paper.published,
+            derived=base.paper.derived,
             tokens=base.paper.tokens,
         ),
     )

@@ -62,8 +62,10 @@ def recipe() -> Recipe:
             authors="Awadalla et al.",
             year=2023,
             arxiv="2308.01390",
-            # Arithmetic on open_flamingo/src/helpers.py; the fusion's with the row of <image>.
-            published={"connectors.image": 63_019_008, "fusion": 8 * 139_476_994 + 4096},
+            derived={
+                "connectors.image": "63,019,008: open_flamingo/src/helpers.py",
+                "fusion": "8 · 139476994 + 4096: the same, and the row of <image>",
+            },
             tokens={"image": 64},
         ),
     )

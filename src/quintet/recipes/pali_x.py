@@ -60,11 +60,10 @@ def recipe() -> Recipe:
             authors="Chen et al.",
             year=2023,
             arxiv="2305.18565",
-            published={
-                "encoders.image": 21_743_000_000,  # ViT-22B, arXiv:2302.05442, table 1, without its head
-                "connectors.image": 6144 * 4096 + 4096,
-                "llm": 32_000_000_000,
-            },
+            # The encoder's in ViT-22B's own paper, arXiv:2302.05442, table 1.
+            published={"together": "55 B", "encoders.image": "21,743 M", "llm": "32 B"},
+            differs={"together": "the printed parts, 22 B and 32 B, are 54 B too"},
+            derived={"connectors.image": "6144 · 4096 + 4096"},
             tokens={"image": 54 * 54},
         ),
     )

@@ -19,6 +19,20 @@ from quintet.recipes._recipe import Paper, Recipe
 from quintet.recipes._templates_query import QWEN_VL, QWEN_VL_CAPTION, QWEN_VL_TASKS
 from quintet.training.stage import Data, Rate, Stage
 
+PAPER = Paper(
+    title="Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text Reading, and Beyond",
+    authors="Bai et al.",
+    year=2023,
+    arxiv="2308.12966",
+    published={"together": "9.6 B", "encoders.image": "1.9 B", "connectors.image": "0.08 B", "llm": "7.7 B"},
+    differs={
+        "encoders.image": "the paper must count to it the adapter's last projection, 0.02 B",
+        "connectors.image": "75.0 M of cross-attention, and the last projection, 16.8 M",
+    },
+    derived={"connectors.image": "91,791,360: the resampler of its released code"},
+    tokens={"image": 256},
+)
+
 
 def recipe() -> Recipe:
     """Qwen-VL-Chat."""
@@ -67,14 +81,5 @@ def recipe() -> Recipe:
                 weight_decay=0.05,
             ),
         ),
-        paper=Paper(
-            title="Qwen-VL: A Versatile Vision-Language Model for Understanding, Localization, Text Reading, and "
-            "Beyond",
-            authors="Bai et al.",
-            year=2023,
-            arxiv="2308.12966",
-            # 75.0 M of cross-attention (the paper's 0.08 B) and 16.8 M of projection, which it counts to the encoder.
-            published={"connectors.image": 91_791_360},
-            tokens={"image": 256},
-        ),
+        paper=PAPER,
     )

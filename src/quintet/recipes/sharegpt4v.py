@@ -52,7 +52,7 @@ def recipe() -> Recipe:
             authors="Chen et al.",
             year=2023,
             arxiv="2311.12793",
-            published={"connectors.image": 20_979_712},
+            derived={"connectors.image": "1024 · 4096 + 4096 + 4096 · 4096 + 4096"},
             tokens={"image": 576},
         ),
     )

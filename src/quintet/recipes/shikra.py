@@ -49,7 +49,7 @@ def recipe() -> Recipe:
             authors="Chen et al.",
             year=2023,
             arxiv="2306.15195",
-            published={"connectors.image": 4_198_400},
+            derived={"connectors.image": "1024 · 4096 + 4096"},
             tokens={"image": 256},
         ),
     )

@@ -57,7 +57,7 @@ def recipe() -> Recipe:
             authors="Lin et al.",
             year=2023,
             arxiv="2312.07533",
-            published={"connectors.image": 1024 * 4096 + 4096},
+            derived={"connectors.image": "1024 · 4096 + 4096"},
             tokens={"image": 576},
         ),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 from quintet.components.lora import Lora
@@ -30,6 +31,17 @@ class Rate(Config):
             raise ConfigError(f"upper is {self.upper}; it is a share of a part's layers, over 0, and goes without lora")
         if self.lr <= 0:
             raise ConfigError(f"lr is {self.lr}; leave the part out of `train` to freeze it")
+
+    @property
+    def how(self) -> str:
+        """What of the part learns, where it is not all of it.
+
+        >>> Rate(lr=1e-4, upper=1 / 24).how, Rate(lr=1e-4, lora=Lora(rank=8, targets=("q_proj",))).how
+        ('upper 1/24 of the layers', 'LoRA of rank 8')
+        """
+        if self.lora is not None:
+            return f"LoRA of rank {self.lora.rank}"
+        return f"upper {Fraction(self.upper).limit_denominator(100)} of the layers" if self.upper < 1 else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ Letters: B rows, T columns, U features of the items of a row, D width of the LLM
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +164,10 @@ class GatedCrossAttention(Fusion):
         if number >= 0 and between == 0:
             hidden = self.blocks[number](hidden, ctx.memory)
         return block(hidden, ctx)
+
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        attentions: list[Any] = [block.attn for block in self.blocks]
+        return {layer: features for each in attentions for layer in (each.k_proj, each.v_proj)}
 
     def _blank(self, rows: int, columns: int, *, like: Tensor) -> _Memory:
         """Features that nobody sees: the interval of their item is empty."""

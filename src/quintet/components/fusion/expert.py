@@ -77,6 +77,10 @@ class VisualExpert(TokenFusion):
         split = ctx.memory if ctx.media else self._split({}, ctx.enter)
         return block(hidden, ctx, lambda block, hidden, ctx: self.layers[index](block, hidden, ctx, split))
 
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        served = media if self.config.serves_last else max(0, media - 1)
+        return {llm: columns - served, self: served}
+
     def _split(self, media: Mapping[str, MediaBatch], like: Tensor) -> "_Split":
         """The columns of int64[B, T], picture or text."""
         mine = torch.zeros(like.numel(), dtype=torch.bool, device=like.device)

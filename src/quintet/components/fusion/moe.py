@@ -13,6 +13,7 @@ answer would depend on chance. Letters: N tokens, K experts a token, E experts, 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +87,11 @@ class MixtureOfExperts(TokenFusion):
         if between:
             return block(hidden, ctx)
         return block(hidden, ctx, lambda block, hidden, ctx: self._run(place, block, hidden, ctx))
+
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        share = columns * self.config.top / self.config.experts
+        stacks = {stack: share for e in self.layers for stack in (e.gate_proj, e.up_proj, e.down_proj)}
+        return {**stacks, **{block.mlp: 0 for block in llm.blocks[:: self.config.every]}}
 
     def _run(self, place: int, block: Block, hidden: Tensor, ctx: Context) -> Tensor:
         hidden = hidden + block.attend(hidden, ctx)

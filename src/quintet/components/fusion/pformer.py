@@ -15,6 +15,7 @@ Letters: N sentences, L words, Q prompts, D width of the LLM, V its vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,6 +117,12 @@ class PFormer(TokenFusion):
         """float[N, width] → cosines of all pairs by the temperature, float[N, N]."""
         said = F.normalize(self.contrast(cls).float(), dim=-1)
         return said @ said.T / self.log_temperature.exp()
+
+    def rows(self, llm: Any, *, columns: int, media: int, features: int) -> Mapping[nn.Module | Tensor, float]:
+        words, prompts = columns - media, self.config.prompts
+        once = {self.spread: 1, self.contrast: 1, self.pooler: prompts, self.project: prompts}
+        attentions: list[Any] = [layer.self_attn for layer in self.layers]
+        return {self: words, **once, **{each.in_proj_weight: words for each in attentions}}
 
     def extra(self, features: Mapping[str, Features], batch: Batch) -> Mapping[str, Tensor]:
         """See `Fusion.extra`: `alignment`, zero where no picture has a caption.

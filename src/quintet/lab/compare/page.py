@@ -52,7 +52,8 @@ def _chart(found: words.Found, task: str, x: str, cost: Any) -> str:
             continue
         metric, up = score["metric"], score["higher_is_better"]
         control = score["shuffled"]["score"] if score["shuffled"] else None
-        marks.append(Mark(row["recipe"], at, score["score"], *score["interval"], control=control))
+        name = row["recipe"] + (" (without its experts)" if words.told_in_words(row) else "")
+        marks.append(Mark(name, at, score["score"], *score["interval"], control=control))
     y = metric if up else f"{metric}, lower is better"
     return scatter(marks, title=task, x=x, y=y, higher_is_better=up)
 

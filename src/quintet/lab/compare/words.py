@@ -19,6 +19,7 @@ __all__ = [
     "notes",
     "score",
     "tasks_of",
+    "told_in_words",
     "title",
     "versus",
 ]
@@ -50,7 +51,8 @@ _NOTES = (
     "Every interval stands for itself: among many comparisons some will differ by luck.",
     "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
     "128 tokens of text in the last stage. Time is that of training steps on the machine above; a frozen encoder's "
-    "features are kept on disk where that pays, and making them is not counted.",
+    "features are kept on disk where that pays, and making them is not counted. Where experts tell of a picture in "
+    "words, what they compute is in no figure; their words are among the tokens read.",
 )
 
 
@@ -84,23 +86,34 @@ def best_first(found: Found) -> list[Mapping[str, Any]]:
 
 def heads(found: Found) -> list[str]:
     """The columns before the scores."""
-    kinds = list(dict.fromkeys(kind for row in found["rows"] for kind in row.get("tokens", {})))
+    kinds = _kinds(found)
     return ["recipe", *(f"tokens per {kind}" for kind in kinds), "trainable", "FLOPs per sample", "tokens read", "time"]
 
 
 def facts(row: Mapping[str, Any], found: Found) -> list[str]:
     """The cells under `heads`."""
-    kinds = list(dict.fromkeys(kind for each in found["rows"] for kind in each.get("tokens", {})))
-    tokens = row.get("tokens", {})
+    kinds, told = _kinds(found), told_in_words(row)
+    tokens = {kind: f"{count:,}" for kind, count in row.get("tokens", {}).items()} | dict.fromkeys(told, "in words")
     spent = row["spent"]
     return [
         row["recipe"],
-        *(f"{tokens[kind]:,}" if kind in tokens else "–" for kind in kinds),
+        *(tokens.get(kind, "–") for kind in kinds),
         " → ".join(amount(stage["trainable"]) for stage in row["stages"].values()) or "–",
-        amount(row["flops_per_sample"]) if "flops_per_sample" in row else "–",
+        amount(row["flops_per_sample"]) + (" + experts" if told else "") if "flops_per_sample" in row else "–",
         amount(spent["tokens"]) if spent else "–",
         duration(spent["seconds"]) if spent else "–",
     ]
+
+
+def told_in_words(row: Mapping[str, Any]) -> list[str]:
+    """The modalities that experts tell a recipe of; what they compute and write is in no figure of its cost."""
+    anatomy = row.get("anatomy", {"encoder": {}})
+    return [kind for kind in anatomy["encoder"] if kind not in anatomy["connector"]]
+
+
+def _kinds(found: Found) -> list[str]:
+    """The modalities of all recipes."""
+    return list(dict.fromkeys(kind for row in found["rows"] for kind in (*row.get("tokens", {}), *told_in_words(row))))
 
 
 def score(row: Mapping[str, Any], task: str) -> str:
