@@ -280,3 +280,18 @@ def test_a_run_with_a_part_of_ones_own_opens_once_its_recipe_is_named(data: Path
     assert "name its file: --recipe" in " ".join(blind.stderr.split())
     told = quintet(*ask, "--recipe", str(path))
     assert told.returncode == 0, told.stderr
+
+
+def test_a_run_goes_on_after_its_recipes_paper_was_mended_and_not_after_its_rate_was(
+    data: Path, tmp_path: Path
+) -> None:
+    train(job(tmp_path / "run", data, stages=["pretrain"]))
+    place = tmp_path / "run" / "recipe.json"
+    facts = json.loads(place.read_text(encoding="utf-8"))
+    facts["recipe"]["paper"]["title"] = "Another title"
+    place.write_text(json.dumps(facts), encoding="utf-8")
+    assert set(train(job(tmp_path / "run", data, resume=True))) == {"instruct"}
+    facts["recipe"]["stages"][0]["batch"] = 7
+    place.write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="is a run with another recipe"):
+        train(job(tmp_path / "run", data, resume=True))

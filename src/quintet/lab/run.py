@@ -57,6 +57,7 @@ __all__ = [
     "scenes_rows",
     "stage_source",
     "train",
+    "trains_as",
 ]
 
 log = logger(__name__)
@@ -317,7 +318,8 @@ def _check(run: RunFolder, job: Job, facts: Mapping[str, Any]) -> None:
     if not job.resume:
         raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
     old = read_json(run.recipe)
-    wrong = [key for key in ("recipe", "scale", "seed", "precision") if old.get(key) != facts[key]]
+    wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
+    wrong += [key for key in ("scale", "seed", "precision") if old.get(key) != facts[key]]
     wrong += [
         f"data of stage {stage}"
         for stage, file in old.get("data", {}).items()
@@ -398,6 +400,11 @@ def _save(
             shutil.copyfile(learnt, aside / CAPTIONS / TRAINED)
         replace_folder(aside, run.model)
     dist.barrier()
+
+
+def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of a recipe's JSON says how it trains: all but its paper, whose figures may be mended without harm."""
+    return {key: value for key, value in (recipe or {}).items() if key != "paper"}
 
 
 def resolved(run: Path) -> dict[str, Any]:

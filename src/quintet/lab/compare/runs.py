@@ -31,7 +31,16 @@ from quintet.lab.compare.budget import Budget, share, tokens_per_sample
 from quintet.lab.compare.folder import alone, check_folder, fingerprint, hold
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.quickstart import TASKS as PLAIN
-from quintet.lab.run import STARTER_PICTURES, Job, load_recipe, resolved, scenes_folder, stage_source, train
+from quintet.lab.run import (
+    STARTER_PICTURES,
+    Job,
+    load_recipe,
+    resolved,
+    scenes_folder,
+    stage_source,
+    train,
+    trains_as,
+)
 from quintet.lab.show import show
 from quintet.log import logger
 from quintet.model.checkpoint import read_json, write_json
@@ -268,7 +277,7 @@ def _planned(system: System, comparison: Comparison, scenes: Path, watch: Watche
     assert comparison.budget is not None
     place = comparison.out / "plans.json"
     plans = read_json(place) if place.exists() else {}
-    known = hashlib.sha256(json.dumps(system.recipe.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+    known = hashlib.sha256(json.dumps(trains_as(system.recipe.to_json()), sort_keys=True).encode()).hexdigest()[:16]
     if plans.get(system.name, {}).get("recipe") != known:
         first = system.job(comparison, scenes, comparison.seeds[0])
         own = {s.name: s.num_steps(len(stage_source(first, system.recipe, s))) for s in system.recipe.stages}
@@ -342,7 +351,7 @@ def _run(
         watch.count(f"{title}: {row['stage']}", row["step"], row["steps"])
         part(TRAINING_SHARE * (before[row["stage"]] + row["step"]) / total)
 
-    if job.resume and resolved(job.out).get("recipe") != system.recipe.to_json():
+    if job.resume and trains_as(resolved(job.out).get("recipe")) != trains_as(system.recipe.to_json()):
         raise CheckpointError(f"{job.out} is a run of this recipe as it was before; delete the folder to run it anew")
     if not (job.out / "model" / "config.json").exists():
         train(replace(job, note=lambda text: watch.count(f"{title}: {text}", 0, 1)), progress=step)
