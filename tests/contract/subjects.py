@@ -19,7 +19,7 @@ from quintet.components.llms.attention import Strategy
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.processor import Processor
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

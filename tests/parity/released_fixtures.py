@@ -16,8 +16,8 @@ from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.weights import to_hf_state
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
+from quintet.lab.recipe import load_recipe
 from quintet.lab.released import load_released, plan_of
-from quintet.lab.run import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.model.released.files import Weights
 from quintet.model.released.table import Layout

@@ -17,7 +17,7 @@ from conftest import byte_tokenizer
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.llms.magneto import Magneto
 from quintet.errors import CheckpointError, ConfigError, DataError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.checkpoint import save_model
 from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.family import Row

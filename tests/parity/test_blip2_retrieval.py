@@ -119,7 +119,7 @@ def test_the_full_size_has_the_published_names_and_shapes() -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    from quintet.lab.run import load_recipe
+    from quintet.lab.recipe import load_recipe
 
     with pytest.raises(ConfigError, match="a Q-Former that reads captions"):
         to_retrieval_config(at_scale(load_recipe("minigpt4")[1], "tiny").model.build(vocab=50))

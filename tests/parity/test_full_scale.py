@@ -12,7 +12,7 @@ from torch import nn
 
 from quintet.components.presets_llm import FLAN_T5_XL, OPT_2_7B
 from quintet.components.roles import ImageSpec
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.families import FAMILIES
 from quintet.model.family import Facts
 from quintet.model.mllm import MLLM

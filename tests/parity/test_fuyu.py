@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import byte_tokenizer
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.checkpoint import save_model
 from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.family import Facts

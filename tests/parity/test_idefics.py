@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.family import Facts
 from quintet.model.idefics import load_state, to_config, to_state

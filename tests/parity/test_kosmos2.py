@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.convert import export_model, export_run, import_model, import_run
 from quintet.model.family import Facts
 from quintet.model.parity import Parity, verify

@@ -18,7 +18,7 @@ from torch import Tensor
 from conftest import picture, published_tokenizer
 from quintet.data.media import load_image
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.convert import export_run, import_run, spoken_as
 from quintet.serving.engine import Engine
 from quintet.values import Batch, Media, Node, Ref, Sample, Text, Turn

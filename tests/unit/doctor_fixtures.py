@@ -14,7 +14,7 @@ from PIL import Image
 
 from quintet.components.encoders.presets import CLIP_L
 from quintet.data.template import Template
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.values import Node, Sample, Text, Tokens, Turn
 

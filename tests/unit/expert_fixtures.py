@@ -13,7 +13,7 @@ from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.data.template import Template
 from quintet.lab.pretrained import build_model
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.values import Batch, Media, Node, Origin, Ref, Sample, Text, Turn

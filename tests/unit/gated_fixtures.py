@@ -11,7 +11,7 @@ from quintet.components.connectors.linear import Linear
 from quintet.components.encoders.presets import CLIP_L_336
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.llms.decoder import Decoder
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

@@ -17,7 +17,8 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError
 from quintet.lab.doctor import diagnose
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer
-from quintet.lab.run import Job, load_recipe, train
+from quintet.lab.recipe import load_recipe
+from quintet.lab.run import Job, train
 from quintet.lab.show import show
 from quintet.model.checkpoint import load_model
 from quintet.model.mllm import MLLM

@@ -13,7 +13,7 @@ from quintet.data.processor import Processor
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import load_tokenizer, stage_tokenizer
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes import blip2
 from quintet.recipes._scale import at_scale

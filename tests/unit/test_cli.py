@@ -10,17 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from conftest import picture
 from quintet.cli.app import app
-from quintet.cli.progress import TrainingBars
 from quintet.cli.runs import _files, _lost
 from quintet.data.scenes import make_scenes
 from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
-from quintet.lab.run import recipe_names
+from quintet.lab.recipe import recipe_names
 from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
 from quintet.values import Sample
@@ -338,37 +336,6 @@ def test_a_model_goes_out_and_comes_back_with_its_logits(trained: Path, tmp_path
         parity = json.loads((tmp_path / folder / "parity.json").read_text())
         assert parity["max_abs_logit_difference"] < 1e-4
     assert "expected one of 'llava'" in refused("import", trained / "model", "--out", tmp_path / "no")
-
-
-# ---- progress ----------------------------------------------------------------------------------------------------
-def step(n: int, *, stage: str = "a") -> dict[str, object]:
-    return {
-        "stage": stage,
-        "step": n,
-        "steps": 4,
-        "loss": 2.0 / n,
-        "tokens": 1000,
-        "targets": 100.0,
-        "seconds": 0.5 * n,
-    }
-
-
-def test_progress_has_loss_speed_and_share_of_the_peak() -> None:
-    """By hand: 1,000 tokens in half a second; (1000 × 3e6 + 100 × 1e6) / 0.5 s = 6.2e9 of 1e10 FLOP/s."""
-    console = Console(width=120, record=True, quiet=True)
-    with TrainingBars(console, flops={"a": (3e6, 1e6)}, peak=1e10) as bars:
-        for n in (1, 2, 3):
-            bars.step(step(n))
-        assert bars.facts() == "loss 0.667  2,000 tokens/s  62% of peak"
-
-
-def test_speed_starts_anew_with_a_stage() -> None:
-    with TrainingBars(Console(quiet=True), flops={}, peak=0.0) as bars:
-        bars.step(step(4))
-        bars.step(step(1, stage="b"))
-        assert bars.facts() == "loss 2.000"
-        bars.step(step(2, stage="b"))
-        assert bars.facts() == "loss 1.000  2,000 tokens/s"
 
 
 # ---- data --------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from quintet.lab.compare.page import html
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.words import facts, heads, markdown, title, versus
 from quintet.lab.listing import entry
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.lab.show import show
 from quintet.recipes._scale import at_scale
 

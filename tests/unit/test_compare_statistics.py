@@ -14,7 +14,7 @@ from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare.differs import differing, recipe_differs, said
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import Judged, _statistics, judge
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
 from quintet.values import Region, Sample

@@ -13,7 +13,7 @@ from quintet.components.lora import Lora
 from quintet.components.roles import ConnectorConfig
 from quintet.config.base import Config, coerce, decode, encode
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import SCALES, at_scale
 from quintet.training.stage import Rate

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.encoders.tiles import Tiles
 from quintet.lab.cost import TEXT_TOKENS, Cost, reading_flops, sight_flops
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

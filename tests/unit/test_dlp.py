@@ -22,7 +22,7 @@ from quintet.data.processor import Processor
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import build_model, load_tokenizer
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

@@ -12,7 +12,7 @@ from quintet.components.connectors.pool import AveragePool
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.doctor import Diagnosis, Finding, diagnose
 from quintet.lab.doctor.findings import said_once
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 
 

@@ -15,7 +15,7 @@ from quintet.components.fusion.expert import VisualExpert
 from quintet.components.presets_llm import QWEN3_0_6B
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import build_model
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._figures import arithmetic
 from quintet.training.objectives.lm import lm
 from systems import count, full

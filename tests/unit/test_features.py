@@ -19,7 +19,7 @@ from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.data.sources import open_source
 from quintet.errors import DataError
 from quintet.lab.features import keep_features
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.loop import Settings
 from quintet.training.stage import Rate

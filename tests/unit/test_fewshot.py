@@ -21,7 +21,7 @@ from quintet.evaluation.tasks.scenes import NAMES as NAMES_OF_TASKS
 from quintet.evaluation.tasks.scenes import names_in
 from quintet.lab.compare import Comparison
 from quintet.lab.pretrained import build_model, load_tokenizer
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.serving.engine import Engine
 from quintet.values import Media, Ref, Sample, Text, Turn

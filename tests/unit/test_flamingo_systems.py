@@ -13,7 +13,7 @@ from quintet.components import lora
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.fusion.token import TokenFusion
 from quintet.data.template import Template
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.training.optim import set_trainable
 from quintet.values import Media, Node, Ref, Sample, Text, Turn

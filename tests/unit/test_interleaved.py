@@ -23,7 +23,8 @@ from quintet.data.sources import Pages, open_source
 from quintet.data.template import Template
 from quintet.errors import TrainingError
 from quintet.lab.doctor.spelling import answers, length
-from quintet.lab.run import Job, load_recipe, recipe_names, scenes_rows, train
+from quintet.lab.recipe import load_recipe, recipe_names
+from quintet.lab.run import Job, scenes_rows, train
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale

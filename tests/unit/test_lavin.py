@@ -20,7 +20,8 @@ from quintet.data.sources import open_source
 from quintet.errors import ConfigError
 from quintet.lab.features import keep_features
 from quintet.lab.pretrained import build_model
-from quintet.lab.run import load_recipe, scenes_folder, scenes_rows
+from quintet.lab.recipe import load_recipe
+from quintet.lab.run import scenes_folder, scenes_rows
 from quintet.model.mllm import MLLM
 from quintet.recipes._scale import at_scale
 from quintet.training.loop import Settings

@@ -14,7 +14,7 @@ from quintet.components.lora import Lora
 from quintet.data.sources import open_source
 from quintet.data.template import Frame, Template
 from quintet.errors import CheckpointError, DataError, TrainingError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes._scale import at_scale
 from quintet.training.folder import Metrics, RunFolder

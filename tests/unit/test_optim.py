@@ -10,7 +10,7 @@ from quintet.components.encoders.presets import CLIP_L_336
 from quintet.components.llms.decoder import Decoder
 from quintet.components.lora import Lora
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.training.optim import make_optimizer, rate_of, schedule, set_trainable, trainable
 from quintet.training.stage import Rate, Stage

@@ -4,7 +4,7 @@ import pytest
 
 from quintet.config.override import override
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.training.stage import Rate
 

@@ -13,7 +13,7 @@ from quintet.errors import CheckpointError
 from quintet.lab.compare.words import markdown
 from quintet.lab.listing import listing
 from quintet.lab.papers import page, read
-from quintet.lab.run import recipe_names
+from quintet.lab.recipe import recipe_names
 
 DOCS = Path(__file__).parents[2] / "docs"
 RESULTS = sorted((DOCS / "results").glob("papers*.json"))

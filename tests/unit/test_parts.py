@@ -11,7 +11,7 @@ from quintet.cli.app import app
 from quintet.errors import ConfigError
 from quintet.lab.listing import write_into
 from quintet.lab.parts import ROLES, PartEntry, parts
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 
 
 @pytest.fixture(scope="module")

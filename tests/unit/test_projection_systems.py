@@ -21,7 +21,7 @@ from quintet.data.media import load_image
 from quintet.data.sources.mix import Mix as MixedSources
 from quintet.data.sources.open import open_source
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES

@@ -13,7 +13,7 @@ from quintet.components.llms.rope import rotate, tables
 from quintet.components.presets_llm import QWEN3_0_6B
 from quintet.components.roles import Context
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.training.optim import set_trainable
 from quintet.values import Batch, Features
 from systems import count, full

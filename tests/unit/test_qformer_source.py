@@ -12,7 +12,7 @@ from quintet.components.connectors.qformer import Captions, QFormer
 from quintet.components.encoders.vision import Vision
 from quintet.errors import CheckpointError
 from quintet.lab.pretrained import build_model
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.model.qformer_source import begin_as
 from quintet.recipes._scale import at_scale

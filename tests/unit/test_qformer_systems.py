@@ -9,7 +9,7 @@ import torch
 from quintet.components.connectors.qformer import QFormer
 from quintet.data.sources.mix import Mix
 from quintet.errors import DataError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes import blip2, instructblip
 from quintet.recipes._figures import arithmetic
 from quintet.recipes._scale import at_scale

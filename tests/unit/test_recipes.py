@@ -13,7 +13,7 @@ from quintet.components.encoders.presets import CLIP_L, OPENCLIP_BIGG
 from quintet.components.encoders.vision import Vision
 from quintet.data.template import Template
 from quintet.errors import ConfigError, QuintetError
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.lab.show import Check, checks_of
 from quintet.model.mllm import MLLM
 from quintet.recipes import llava15
@@ -211,7 +211,7 @@ def test_an_unknown_scale_or_recipe_is_refused_with_what_there_is() -> None:
 
 MINE = '''
 from dataclasses import replace
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 def recipe():
     """LLaVA-1.5 with a deeper connector."""
     base = load_recipe("llava15")[1]

@@ -11,7 +11,7 @@ from quintet.components.connectors.region import RegionSampler, points_in
 from quintet.data.processor import Processor
 from quintet.errors import ConfigError, DataError
 from quintet.lab.pretrained import build_model, load_tokenizer
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.values import Features, Layout, Node, Region, Sample, Text, Turn
 from systems import enlarge, shown

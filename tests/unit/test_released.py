@@ -22,8 +22,8 @@ from conftest import byte_tokenizer
 from quintet.cli.app import app
 from quintet.components.connectors.ldp import Ldp
 from quintet.errors import CheckpointError, ConfigError
+from quintet.lab.recipe import load_recipe
 from quintet.lab.released import plan_of
-from quintet.lab.run import load_recipe
 from quintet.model.checkpoint import load_model
 from quintet.model.released.files import Weights
 from quintet.model.released.systems import LAYOUTS, layout_of
@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 # ---- the command -------------------------------------------------------------------------------------------------
 RECIPE = """
 from dataclasses import replace
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 
 def recipe():

@@ -16,9 +16,9 @@ from quintet.errors import CheckpointError
 from quintet.evaluation.run import evaluate
 from quintet.evaluation.tasks.catalogue import find_task
 from quintet.lab.plots import Mark, curve, scatter, smoothed, ticks
+from quintet.lab.recipe import load_recipe
 from quintet.lab.record import find_runs, note_pictures
 from quintet.lab.report import write_report
-from quintet.lab.run import load_recipe
 from quintet.lab.samples import verdict
 from quintet.recipes._scale import at_scale
 from quintet.values import Media, Sample, Text

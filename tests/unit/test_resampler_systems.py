@@ -11,7 +11,7 @@ from quintet.components.connectors.abstractor import Abstractor, CAbstractor
 from quintet.components.connectors.resampler import Resampler, sincos
 from quintet.components.fusion.adapters import Adapters
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes import lynx
 from quintet.recipes._figures import arithmetic
 from quintet.training.optim import set_trainable

@@ -16,7 +16,8 @@ from conftest import picture_rows
 from quintet.data.scenes import World, make_scenes
 from quintet.errors import CheckpointError, ConfigError, DataError
 from quintet.lab.pretrained import build_model, folder_of
-from quintet.lab.run import Job, load_recipe, train
+from quintet.lab.recipe import load_recipe
+from quintet.lab.run import Job, train
 from quintet.model.checkpoint import load_model
 from quintet.recipes._scale import at_scale
 from quintet.training.loop import Interrupted, Settings

@@ -20,7 +20,7 @@ from quintet.components.roles import Context
 from quintet.components.starter import STARTER_LLM
 from quintet.lab.cost import TEXT_TOKENS, kept_numbers
 from quintet.lab.listing import listing, markdown
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.lab.show import Check, Shown, llm_flops, show
 from quintet.recipes._scale import SCALES, at_scale
 from quintet.training.stage import Rate

@@ -25,7 +25,7 @@ from quintet.data.template import Frame
 from quintet.data.texts import Texts, Told
 from quintet.errors import ConfigError
 from quintet.lab.pretrained import load_tokenizer
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.recipes.captioner import CHAT
 from quintet.values import Media, Node, Ref, Sample, Text, Turn

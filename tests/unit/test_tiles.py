@@ -28,7 +28,7 @@ from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.data.features import FeatureCache
 from quintet.data.media import fit_image, image_size, load_image
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.values import Features, Layout, Node, Ref, Sample
 from systems import says, shown, tiny, user

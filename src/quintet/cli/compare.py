@@ -59,7 +59,7 @@ def compare(
     from quintet.errors import ConfigError
     from quintet.lab import compare as lab
     from quintet.lab.compare.runs import TASKS
-    from quintet.lab.run import recipe_names
+    from quintet.lab.recipe import recipe_names
     from quintet.training.loop import Interrupted
 
     if precision not in ("auto", "fp32", "bf16"):

@@ -41,7 +41,7 @@ def import_(
 
     With --as, take in a release that transformers has no class for: its names and shapes are matched to the last one.
     """
-    from quintet.lab.run import load_recipe
+    from quintet.lab.recipe import load_recipe
     from quintet.lab.talk import silent
     from quintet.model.convert import import_run, retrieves, spoken_as
 

@@ -62,7 +62,7 @@ def recipes(
 def show(recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False) -> None:
     """Print parts, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
     from quintet.cli.shown import print_shown
-    from quintet.lab.run import load_recipe, recipe_notes
+    from quintet.lab.recipe import load_recipe, recipe_notes
     from quintet.lab.show import show as figures
     from quintet.recipes._scale import at_scale
 

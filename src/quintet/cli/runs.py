@@ -90,13 +90,14 @@ def train(
     from quintet import dist
     from quintet.cli.screen import screen
     from quintet.lab import run
+    from quintet.lab.recipe import load_recipe
     from quintet.training.loop import Settings
 
     choices = {"precision": (precision, ("auto", "fp32", "bf16")), "features": (features, ("auto", "on", "off"))}
     for name, (value, allowed) in choices.items():
         if value not in allowed:
             raise typer.BadParameter(f"{value!r}; choose from {', '.join(allowed)}", param_hint=f"--{name}")
-    name, found = run.load_recipe(recipe)
+    name, found = load_recipe(recipe)
     settings = Settings(
         seed=seed,
         precision=precision,  # pyright: ignore[reportArgumentType]  # checked above
@@ -235,7 +236,7 @@ def report(
 def know(recipe: Path | None) -> None:
     """Runs a recipe's file, so that the parts which are defined there can be read from a run."""
     if recipe is not None:
-        from quintet.lab.run import load_recipe
+        from quintet.lab.recipe import load_recipe
 
         load_recipe(str(recipe))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from quintet.config.base import Config
 from quintet.errors import ConfigError
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.training.stage import Stage
 

@@ -21,7 +21,7 @@ from quintet.components.roles import (
     RegionConfig,
 )
 from quintet.config.base import Config
-from quintet.lab.run import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names
 
 __all__ = ["ROLES", "PartEntry", "parts"]
 

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from quintet.components.cross import Activation, CrossAttention, FeedForward, Norm, norm
-from quintet.components.roles import Context, Fusion, FusionConfig, splice
+from quintet.components.fusion.splice import splice
+from quintet.components.roles import Context, Fusion, FusionConfig
 from quintet.errors import ConfigError
 from quintet.values import Batch, Features, Layout, visible
 

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from quintet import dist
 from quintet.components.fusion.expert import decoder_config
+from quintet.components.fusion.splice import splice
 from quintet.components.fusion.tuning import Tuned, Tuning
 from quintet.components.llms.attention import Attend
 from quintet.components.llms.decoder import Attention, Block, Decoder
-from quintet.components.roles import Context, Fusion, FusionConfig, LLMConfig, splice
+from quintet.components.roles import Context, Fusion, FusionConfig, LLMConfig
 from quintet.errors import ConfigError
 from quintet.values import Batch, Features, Layout
 

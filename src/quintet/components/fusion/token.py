@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quintet.components.roles import Fusion, FusionConfig, splice
+from quintet.components.fusion.splice import splice
+from quintet.components.roles import Fusion, FusionConfig
 from quintet.values import Batch, Features
 
 __all__ = ["TokenFusion"]

@@ -27,7 +27,7 @@ from quintet.evaluation.task import Task
 from quintet.lab.compare.differs import recipe_differs
 from quintet.lab.compare.runs import Asked, Comparison, Failures, System
 from quintet.lab.listing import entry
-from quintet.lab.run import load_recipe
+from quintet.lab.recipe import load_recipe
 from quintet.lab.show import Shown, show
 from quintet.model.checkpoint import read_json
 from quintet.values import Region, Sample

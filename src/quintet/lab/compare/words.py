@@ -19,8 +19,8 @@ __all__ = [
     "notes",
     "score",
     "tasks_of",
-    "told_in_words",
     "title",
+    "told_in_words",
     "versus",
 ]
 

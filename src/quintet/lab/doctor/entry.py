@@ -10,7 +10,8 @@ from quintet.lab.doctor.exam import Exam
 from quintet.lab.doctor.findings import Progress, Rendered, SourceCount
 from quintet.lab.doctor.show import plain_segments
 from quintet.lab.pretrained import load_tokenizer, stage_tokenizer
-from quintet.lab.run import load_recipe, recipe_names, scenes_folder, scenes_rows
+from quintet.lab.recipe import load_recipe, recipe_names
+from quintet.lab.run import scenes_folder, scenes_rows
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.stage import Stage

@@ -20,9 +20,9 @@ from quintet.components.encoders.hf_config import to_hf as vision_to_hf
 from quintet.components.llms.hf_config import to_hf as llm_to_hf
 from quintet.components.llms.weights import to_hf_state
 from quintet.components.starter import STARTER_LLM, STARTER_VISION
+from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
 from quintet.data.scenes import Question, World
-from quintet.data.sources import Source
 from quintet.data.template import DECIMALS
 from quintet.data.tokenizer import Tokenizer
 from quintet.evaluation.metrics.boxes import iou

@@ -119,11 +119,11 @@ class SpeltScenes:
 
     def _chat(self, template: Template, rng: random.Random, *, shots: bool) -> Iterator[Turn]:
         """Questions about one scene, or each about another."""
+        scene, told, exact = self._scene(rng)
         for number in range(rng.randint(2, 4) if shots else rng.randint(1, 3)):
-            shown: tuple[Part, ...] = ()
-            if shots or not number:
+            if number and shots:
                 scene, told, exact = self._scene(rng)
-                shown = (told,)
+            shown: tuple[Part, ...] = (told,) if shots or not number else ()
             asked = rng.choice(conversation(scene, rng, 10, captions=0.2, boxes=0.7 if exact else 0.0))
             question, answer, weight = spelt(asked, template.regions)
             yield Turn("user", (*shown, Text(question)))
