@@ -60,6 +60,7 @@ def test_a_control_is_beaten_only_where_intervals_do_not_touch() -> None:
         "score": 0.0,
         "metric": "exact match",
         "n": 100,
+        "counts": {"items": 100},
         "controls": {"majority": 0.3},
         "measures": {},
         "seconds": 1,

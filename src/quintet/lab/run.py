@@ -155,9 +155,10 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
                     _take(model, run, done)
         _settle(model, stage)
     # Pictures are found by captions as they were where that was learnt: in that stage's spelling and by its weights.
-    match = next((s for s in reversed(recipe.stages) if not s.reads and run.finished(s.name)), None)
+    finished = [s for s in recipe.stages if run.finished(s.name)]
+    match = next((s for s in reversed(finished) if not s.reads), None)
     captions = Processor(spelt[match.name], match.template, recipe.model) if match else None
-    learnt = run.stage(match.name) / TRAINED if match and match is not recipe.stages[-1] else None
+    learnt = run.stage(match.name) / TRAINED if match and match is not finished[-1] else None
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions, learnt=learnt)
     return results
 
