@@ -101,24 +101,6 @@ def test_a_column_without_a_picture_gets_nothing_from_the_attention() -> None:
         assert torch.equal(fusion.blocks[0](hidden, fusion.view(None, made)), hidden)
 
 
-def test_a_gain_opens_gates_sooner_and_keeps_closed_ones_closed() -> None:
-    """A gate of 0.02 with a gain of 30 is one of 0.6; at zero both add nothing."""
-    plain, quick = built(), built(replace(CONFIG, fusion=replace(FUSION, gain=30.0)))
-    quick.load_state_dict(plain.state_dict())
-    made, hidden = batch("ab*c"), torch.randn(1, 4, 16)
-    for alpha in (0.0, 0.02):
-        outs = []
-        with torch.no_grad():
-            for model, value in ((plain, 30 * alpha), (quick, alpha)):
-                block = model.fusion.blocks[0]
-                block.attend_gate.fill_(value)
-                block.feed_gate.fill_(value)
-                view = model.fusion.view(model.fusion.memory(features(model, made), made), made)
-                outs.append(block(hidden, view))
-        assert torch.allclose(outs[0], outs[1], atol=1e-6)
-        assert torch.equal(outs[1], hidden) == (alpha == 0.0)
-
-
 def test_text_without_pictures_runs_every_block_and_adds_nothing_of_them() -> None:
     """What sharded training needs: every weight has a gradient, and that of what only pictures reach is zero."""
     model = opened(built())

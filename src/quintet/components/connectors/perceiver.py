@@ -41,9 +41,6 @@ class Perceiver(nn.Module):
         """Width inside the feed-forward layers as a multiple of the width."""
         qk_norm: bool = False
         """LayerNorm over each head of queries and keys (IDEFICS)."""
-        spread: float = 1.0
-        """Deviation of the latents at the beginning. At 1, as published, they outweigh what they see until training
-        has changed that, which takes longer than the starter scale has."""
         frames: int = 0
         """Learned embeddings of time, one a frame, added to its features (Flamingo: 8); a picture is one frame. More
         frames than that get embeddings in between."""
@@ -54,8 +51,7 @@ class Perceiver(nn.Module):
                     raise ConfigError(f"{name} is {getattr(self, name)}; a resampler needs at least 1")
 
         def starter(self) -> Self:
-            small = self._small(latents=min(self.latents, 32), depth=2, heads=6, width=192)
-            return replace(small, spread=0.02)
+            return self._small(latents=min(self.latents, 32), depth=2, heads=6, width=192)
 
         def tiny(self) -> Self:
             return self._small(latents=min(self.latents, 6), depth=2, heads=2, width=24)
@@ -76,7 +72,7 @@ class Perceiver(nn.Module):
         dim = config.width or d_in
         self.enter = nn.Linear(d_in, dim) if dim != d_in else nn.Identity()
         self.time = nn.Parameter(torch.randn(config.frames, dim) * 0.02) if config.frames else None
-        self.latents = nn.Parameter(torch.randn(config.latents, dim) * config.spread)
+        self.latents = nn.Parameter(torch.randn(config.latents, dim))
         self.layers = nn.ModuleList(_Layer(config, dim=dim) for _ in range(config.depth))
         self.norm = nn.LayerNorm(dim)
         self.leave = nn.Linear(dim, d_out) if dim != d_out else nn.Identity()

@@ -75,9 +75,6 @@ class GatedCrossAttention(Fusion):
         """The same norm over each head of queries and keys (IDEFICS)."""
         gate: Literal["scalar", "vector"] = "scalar"
         """Whether α and β are one number or one a channel."""
-        gain: float = 1.0
-        """tanh(gain · α): Adam moves α by the rate a step, whatever its gradient; in a few hundred steps at the rate
-        of a transformer (starter scale) it would stay closed."""
         look: Literal["last", "all"] = "last"
         """The last item before a column, or all of them."""
 
@@ -87,9 +84,9 @@ class GatedCrossAttention(Fusion):
                     raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
         def starter(self) -> Self:
-            # Before each of the four blocks: Flamingo's are before eight or more.
-            features = 192 if self.features else 0
-            return replace(self, every=1, first=0, heads=6, head_dim=32, features=features, gain=10.0)
+            every = min(self.every, 2)
+            first = min(self.first, every - 1)
+            return replace(self, every=every, first=first, heads=6, head_dim=32, features=192 if self.features else 0)
 
         def tiny(self) -> Self:
             every = min(self.every, 2)
@@ -191,7 +188,6 @@ class _Block(nn.Module):
             head_dim=config.head_dim,
             qk_norm=config.norm if config.qk_norm else None,
         )
-        self.gain = config.gain
         size = 1 if config.gate == "scalar" else dim
         self.attend_gate = nn.Parameter(torch.zeros(size))
         self.feed_norm = norm(config.norm, dim)
@@ -206,5 +202,5 @@ class _Block(nn.Module):
             if not torch.is_grad_enabled():
                 view.memory.kept[self.index] = keys
         found = self.attn(self.attend_norm(hidden), keys, view.mask).masked_fill(~view.sees, 0.0)
-        hidden = hidden + (self.gain * self.attend_gate).tanh() * found
-        return hidden + (self.gain * self.feed_gate).tanh() * self.mlp(self.feed_norm(hidden))
+        hidden = hidden + self.attend_gate.tanh() * found
+        return hidden + self.feed_gate.tanh() * self.mlp(self.feed_norm(hidden))
