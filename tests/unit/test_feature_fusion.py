@@ -144,6 +144,12 @@ def test_keys_and_values_of_pictures_are_computed_once_for_an_answer() -> None:
 
 
 # ---- settings ----------------------------------------------------------------------------------------------------
+def test_gates_begin_shut_but_at_starter_scale() -> None:
+    """There alpha alone is open, so what is behind it learns from the first step on."""
+    gates = [built(replace(CONFIG, fusion=f)).fusion.blocks[0] for f in (FUSION, FUSION.tiny(), FUSION.starter())]
+    assert [(b.attend_gate.item(), b.feed_gate.item()) for b in gates] == [(0.0, 0.0), (0.0, 0.0), (0.5, 0.0)]
+
+
 def test_gated_blocks_stand_where_they_are_said_to() -> None:
     """Of seven blocks: every third from the third on are the third and the sixth."""
     fusion = opened(replace(FUSION, every=3, first=2).build(dim=16, depth=7))

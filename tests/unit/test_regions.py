@@ -1,6 +1,7 @@
 """Regions in and out of every spelling, and through templates: to the stated precision, and never an exception."""
 
 import io
+import random
 import re
 from dataclasses import replace
 
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 
 from conftest import byte_tokenizer, picture
 from quintet.data.regions import Bins, Numbers, RegionFormat
+from quintet.data.scenes import World, sample_scene
 from quintet.data.template import DECIMALS, Frame, Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
+from quintet.evaluation.metrics.boxes import iou
 from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
 from quintet.recipes._templates_query import KOSMOS2_CHAT, QWEN_VL
 from quintet.recipes._templates_regions import (
@@ -269,6 +272,16 @@ def test_every_template_spells_regions_its_own_way(template: Template, text: str
     assert spelt(template, (photo(), *QUESTION), ANSWER) == text
     after = text[text.index("At ") :]
     assert spelt(template, (photo(), *QUESTION), ANSWER, learnt=True) == template.answer + after
+
+
+def test_a_box_of_a_small_picture_survives_the_bins_of_starter_scale() -> None:
+    """256 bins of 4 of 64 pixels: every box of Scenes reads as one that shares at least half with it."""
+    small, rng = KOSMOS2_CHAT.regions.starter(), random.Random(0)
+    assert len(small.added_tokens) == 256 + len(KOSMOS2_CHAT.regions.added)
+    boxes = [Region("box", each.box) for _ in range(100) for each in sample_scene(World(), rng, "val").objects]
+    for box in boxes:
+        read = small.parse(small.format([box]))
+        assert len(read) == 1 and iou(box.points, read[0].points) >= 0.5, box
 
 
 def test_coordinates_of_shikra_are_text_and_bins_of_kosmos_are_tokens() -> None:

@@ -12,8 +12,8 @@ region of this format reads as none, and never raises.
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from quintet.config.base import Config
 from quintet.data.frame import Frame
@@ -52,6 +52,10 @@ class RegionFormat(Config):
     def added_tokens(self) -> tuple[str, ...]:
         """Every token that is added to the tokenizer."""
         return self.added
+
+    def starter(self) -> Self:
+        """The format for the small pictures of the starter parts."""
+        return self
 
     def format(self, regions: Sequence[Region], *, size: Size = (1, 1)) -> str:
         """The places of one phrase as text, without the phrase: `Template` writes that, as plain words.
@@ -160,6 +164,10 @@ class Bins(RegionFormat):
     side: int = 32
     token: str = "<patch_index_{:04d}>"
     """How a bin's number is spelt, counted in raster order from 0."""
+
+    def starter(self) -> Self:
+        """A bin is four of 64 pixels: a box as it reads shares at least half with its own, and a token is met often."""
+        return replace(self, side=min(self.side, 16))
 
     @property
     def added_tokens(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from quintet.components.experts.tint import Tint
 from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.starter import STARTER_LLM
 from quintet.data.scenes.reader import SceneReader
+from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
@@ -52,7 +53,8 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
         raise ConfigError(f"no scale {scale!r}; there are {', '.join(SCALES)}")
     small = _starter_model(recipe.model) if scale == "starter" else _tiny_model(recipe.model)
     stages = (*_small(recipe.before, small, scale), *_small(recipe.stages, small, scale))
-    return replace(recipe, model=small, stages=stages, before=())
+    chat = recipe.chat and (_starter_template(recipe.chat) if scale == "starter" else recipe.chat)
+    return replace(recipe, model=small, stages=stages, before=(), chat=chat)
 
 
 def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str) -> Iterator[Stage]:
@@ -94,6 +96,7 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float) -> Stage:
     train = {part: _starter_rate(part, rate, model, aligns) for part, rate in stage.train.items()}
     return replace(
         stage,
+        template=_starter_template(stage.template),
         train=train,
         batch=STARTER_BATCH[stage.data.kind],
         epochs=epochs,
@@ -103,6 +106,10 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float) -> Stage:
         schedule="cosine",
         final=0.02,
     )
+
+
+def _starter_template(template: Template) -> Template:
+    return replace(template, regions=template.regions.starter())
 
 
 def _starter_rate(part: str, rate: Rate, model: MLLM.Config, aligns: bool) -> Rate:

@@ -14,7 +14,9 @@ encoder and without the projection to the LM's width, which the paper must count
 
 The paper adds up gradients of four data sets in a step (weights 1, 0.2, 0.2, 0.03); a stage here has one source. Its
 batch and steps are not given; ours are defaults. The second stage is its fine-tuning (section 3.4) on VQAv2, without
-the larger pictures and the unfrozen encoder. Weight decay is on all matrices, the paper's not on the resampler.
+the larger pictures and the unfrozen encoder. Weight decay is on all matrices, the paper's not on the resampler. At
+starter scale the attention's gates begin at tanh(0.5), here and in all recipes with gated blocks: minutes do not open
+them (docs/log.md).
 """
 
 from quintet.components.connectors.perceiver import Perceiver

@@ -7,7 +7,7 @@ queries.
 
 The paper writes <p> and <box><loc_k>; the released code and transformers <phrase> and <object><patch_index_k>, as here.
 The released decoder has sinusoids where Kosmos-1's paper has xPos. Rates and amounts of instruction tuning are not
-given: those of Kosmos-1 are used.
+given: those of Kosmos-1 are used. The starter scale has 16 × 16 bins: its pictures have 64 pixels a side.
 """
 
 from dataclasses import replace

@@ -4,8 +4,9 @@
     y = y + tanh(β) · feed-forward(y)
     y = the LLM's block(y)
 
-α and β begin at 0, so the model begins as the LLM, exactly. Source: Flamingo (Alayrac et al. 2022, arXiv:2204.14198,
-section 3.1.2 and figure 4); OpenFlamingo (arXiv:2308.01390) and IDEFICS (arXiv:2306.16527) differ in data.
+α and β begin at 0, so the model begins as the LLM, exactly; at starter scale α begins open (`Config.start`).
+Source: Flamingo (Alayrac et al. 2022, arXiv:2204.14198, section 3.1.2 and figure 4); OpenFlamingo (arXiv:2308.01390)
+and IDEFICS (arXiv:2306.16527) differ in data.
 
 Which items a column may look at is the rule of `quintet.values.visible` with the item at its marker: an item counts
 from its place on, along its own path. So packing, trees and padding mean here what they mean everywhere. What the
@@ -75,6 +76,8 @@ class GatedCrossAttention(Fusion):
         """The same norm over each head of queries and keys (IDEFICS)."""
         gate: Literal["scalar", "vector"] = "scalar"
         """Whether α and β are one number or one a channel."""
+        start: float = 0.0
+        """Where every α begins."""
         look: Literal["last", "all"] = "last"
         """The last item before a column, or all of them."""
 
@@ -86,7 +89,9 @@ class GatedCrossAttention(Fusion):
         def starter(self) -> Self:
             every = min(self.every, 2)
             first = min(self.first, every - 1)
-            return replace(self, every=every, first=first, heads=6, head_dim=32, features=192 if self.features else 0)
+            small = replace(self, every=every, first=first, heads=6, head_dim=32, features=192 if self.features else 0)
+            # In a training of minutes shut gates stay shut: what is behind them learns through them (docs/log.md).
+            return replace(small, start=0.5)
 
         def tiny(self) -> Self:
             every = min(self.every, 2)
@@ -189,7 +194,7 @@ class _Block(nn.Module):
             qk_norm=config.norm if config.qk_norm else None,
         )
         size = 1 if config.gate == "scalar" else dim
-        self.attend_gate = nn.Parameter(torch.zeros(size))
+        self.attend_gate = nn.Parameter(torch.full((size,), config.start))
         self.feed_norm = norm(config.norm, dim)
         self.mlp = FeedForward(dim=dim, hidden=round(config.expand * dim), act=config.act)
         self.feed_gate = nn.Parameter(torch.zeros(size))

@@ -74,7 +74,7 @@ class LlmSchedule:
     phases: tuple[Phase, ...] = (
         Phase("notes", 600, (1, 2, 3, 4), (0.0, 0.85, 0.15), notes=1.0, schedule="constant", batch=24),
         Phase("questions", 1900, (1, 2, 3, 4, 4), (0.3, 0.5, 0.2), notes=0.25, plain=0.1),
-        Phase("spellings", 500, (1, 2, 3, 4, 4), (0.3, 0.55, 0.15), spellings=True, batch=48, lr=1e-3, muon_lr=5e-3),
+        Phase("spellings", 900, (1, 2, 3, 4, 4), (0.3, 0.55, 0.15), spellings=True, batch=48, lr=1e-3, muon_lr=5e-3),
     )
     turns: int = 10
     seed: int = 1

@@ -34,6 +34,7 @@ from quintet.recipes._templates import (
     PLAIN_EOS,
     VICUNA_V1,
 )
+from quintet.recipes._templates_feature import FLAMINGO, MULTIMODAL_GPT, OPEN_FLAMINGO
 from quintet.recipes._templates_query import (
     BLIP2_OPT,
     BLIP2_OPT_CAPTION,
@@ -43,15 +44,18 @@ from quintet.recipes._templates_query import (
     MINIGPT4_CHAT,
     MPLUG_OWL,
 )
+from quintet.recipes.lavin import CHAT as LAVIN
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Origin, Part, Ref, Sample, Text, Tokens, Turn
 
 __all__ = ["SPELLINGS", "Spellings", "SpeltScenes", "spelling_scores"]
 
 CHATS = (
-    VICUNA_V1, VICUNA_V1, LLAVA_V0, MINIGPT4, MINIGPT4_CHAT, MINIGPT_V2, MPLUG_OWL, INSTRUCTBLIP, ALPACA, LYNX,
-    FROZEN_VQA, BLIP2_OPT, COGVLM_VQA, COGVLM_CHAT,
+    VICUNA_V1, VICUNA_V1, LLAVA_V0, LLAVA_V0, MINIGPT4, MINIGPT4_CHAT, MINIGPT_V2, MPLUG_OWL, INSTRUCTBLIP, LYNX,
+    FROZEN_VQA, BLIP2_OPT, COGVLM_VQA, COGVLM_CHAT, ALPACA, ALPACA, LAVIN, LAVIN, MULTIMODAL_GPT,
+    *(replace(each, end="</s>", added=()) for each in (FLAMINGO, OPEN_FLAMINGO)),
 )  # fmt: skip
+"""Alpaca's answers and those like them begin without a space, so in letters: they are told more often."""
 CAPTIONS = (PLAIN, PLAIN_EOS, BLIP2_OPT_CAPTION)
 
 
