@@ -9,11 +9,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from conftest import byte_tokenizer
+from quintet.components.encoders.adapted import Adapted
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import save_hf_folder
 from quintet.components.fusion.cross_attention import GatedCrossAttention
 from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.weights import to_hf_state
+from quintet.components.roles import EncoderConfig
 from quintet.data.collate import Loaded, collate
 from quintet.data.media import load_image
 from quintet.lab.recipe import load_recipe
@@ -44,7 +46,9 @@ def small(name: str) -> Recipe:
     )
 
 
-def _small(config: Any) -> Vision.Config:
+def _small(config: Any) -> EncoderConfig:
+    if isinstance(config, Adapted.Config):
+        return replace(config, tower=replace(_small(config.tower), layer=(1, 2, 3, 1, 2, 3)))
     assert isinstance(config, Vision.Config)
     spec = replace(config.spec, size=(SIDE, SIDE))
     layer = config.layer if isinstance(config.layer, int) else (1, 2, 3, 3)
@@ -78,11 +82,14 @@ def publish(layout: Layout, model: MLLM, folder: Path) -> Layout:
     """Puts the encoder and the LLM into folders as the hub has them, which the layout's composition then names."""
     config = model.config
     if config.encoders:
-        encoder = model.encoders["image"]
-        assert isinstance(encoder, Vision)
-        save_hf_folder(encoder, folder / "encoder")
-        named = replace(encoder.config, source=str(folder / "encoder"))
-        config = replace(config, encoders={"image": named})
+        encoder, of = model.encoders["image"], config.encoders["image"]
+        tower = encoder.tower if isinstance(encoder, Adapted) else encoder
+        assert isinstance(tower, Vision)
+        save_hf_folder(tower, folder / "encoder")
+        named = replace(tower.config, source=str(folder / "encoder"))
+        config = replace(
+            config, encoders={"image": replace(of, tower=named) if isinstance(of, Adapted.Config) else named}
+        )
     assert isinstance(model.llm, Decoder)
     assert isinstance(config.llm, Decoder.Config)
     (folder / "llm").mkdir()

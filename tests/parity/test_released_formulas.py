@@ -3,6 +3,7 @@
 The formulas are written here as the releases' code has them, from their fused tensors. Tiny random weights, float32.
 """
 
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,46 @@ def test_llama_adapters_prompts_stand_from_the_lowest_adapted_layer_up(tmp_path:
     for n, layer in enumerate(fused.prompts):
         assert torch.equal(layer.prompt, prompts.view(2, 10, -1)[n])
         assert (layer.gate == n + 2).all()
+
+
+@torch.no_grad()
+def test_lavins_adapters_are_grouped_convolutions_and_its_towers_tokens_route_themselves(tmp_path: Path) -> None:
+    """The file is a training loop's, which holds its arguments too."""
+    layout = layout_of("lavin", small("lavin").model)
+    model = layout.model.build(vocab=VOCAB)
+    layout = publish(layout, model, tmp_path)
+    theirs = {k: v.clone() for k, v in released_state(layout, random_state(model)).items() if "adapter" in k}
+    (tmp_path / "release").mkdir()
+    torch.save(
+        {"model": {f"module.{k}": v for k, v in theirs.items()}, "epoch": 14, "args": Namespace(adapter_dim=8)},
+        tmp_path / "release" / "checkpoint-14.pth",
+    )
+    back: Any = taken(layout, tmp_path / "release")
+
+    def router(name: str, x: Tensor, *, by: Tensor) -> Tensor:
+        """float[L, D], mixed by the numbers of `by` float[L, D]."""
+        weights = (linear(theirs, f"{name}.expert_weights", by) / 5.0).softmax(-1)
+
+        def conv(which: str, x: Tensor, groups: int = 1) -> Tensor:
+            weight, bias = theirs[f"{name}.conv_{which}.weight"], theirs[f"{name}.conv_{which}.bias"]
+            return F.conv1d(x.T[None], weight.reshape(*weight.shape[:2], 1), bias, groups=groups)[0].T
+
+        inside = conv("A", x)
+        return x + conv("B", inside, 2) * weights[:, :1] + conv("D", inside, 2) * weights[:, 1:]
+
+    x = torch.randn(5, back.llm.dim)
+    close(
+        back.fusion.adapters[1](x, x[:1], torch.zeros(5, dtype=torch.long)),
+        router("layers.1.adapter_attn", x, by=x[:1].expand_as(x)),
+    )
+    tower: Any = back.encoders["image"]
+    x = torch.randn(5, DIM)
+    layer = tower.tower.layers[1]
+    name = "backbone.visual.transformer.resblocks.1.adapter_attn"
+    normed = layer.layer_norm1(x)
+    attended = x + layer.self_attn(router(name, normed, by=normed)[None], attention_mask=None)[0][0]
+    found = layer(x[None], tower.adapters[1], routed_by=tower.config.routed_by)[0]
+    close(found, attended + layer.mlp(layer.layer_norm2(attended)))
 
 
 @torch.no_grad()

@@ -71,6 +71,7 @@ def released(name: str) -> Layout:
 
 
 ELSEWHERE = {
+    "lavin": {"encoders.image", "llm"},
     "llama_adapter": {"llm"},
     "llava": {"encoders.image"},
     "llava15": {"encoders.image"},

@@ -76,7 +76,7 @@ def import_released(
     layout = layout_of(name, recipe.model)
     files = Weights(source)
     plan = plan_of(layout, files)
-    parts, place = _parts(plan.elsewhere), out / "model"
+    parts, place = _parts(layout, plan), out / "model"
     with_tokenizer = any((source / file).is_file() for file in ("tokenizer.json", "tokenizer.model"))
     processor: Processor | None = None
     vocab = layout.model.llm.vocab
@@ -127,7 +127,7 @@ def load_released(layout: Layout, files: Weights, plan: Plan, *, vocab: int, dow
     rows = made_shape(plan, files, "llm.embedding.weight")
     with torch.device("meta"):
         model = layout.model.build(vocab=rows[0] if rows else vocab)
-    parts = _parts(plan.elsewhere)
+    parts = _parts(layout, plan)
     for name in parts:
         model.get_submodule(name).to_empty(device="cpu")
     load_published(model, parts, download=download)
@@ -135,9 +135,11 @@ def load_released(layout: Layout, files: Weights, plan: Plan, *, vocab: int, dow
     return model.eval()
 
 
-def _parts(names: Iterable[str]) -> list[str]:
-    """The parts that these weights are of: `llm`, `encoders.image`."""
-    return sorted({"llm" if name.startswith("llm.") else ".".join(name.split(".")[:2]) for name in names})
+def _parts(layout: Layout, plan: Plan) -> list[str]:
+    """The parts with weights that are elsewhere: `llm`, `encoders.image`, or the tower inside it."""
+    stems = (pattern.removesuffix(".**") for pattern in layout.elsewhere)
+    found = (stem for stem in stems if any(name.startswith(f"{stem}.") for name in plan.elsewhere))
+    return sorted({"llm" if stem.startswith("llm") else stem for stem in found})
 
 
 def _dtype(files: Weights) -> torch.dtype:

@@ -44,6 +44,9 @@ STARTER_EPOCHS = 2.0
 """Of a recipe, shared evenly by its stages: as long for three stages as for one, at most four minutes on two cores. The
 stages that stand for another system's published weights (`Recipe.before`) share as many among themselves."""
 
+PAGES = 0.5
+"""Of such an epoch for pages: all of them meet each picture three to four times."""
+
 
 def at_scale(recipe: Recipe, scale: str) -> Recipe:
     """The recipe at a scale."""
@@ -99,7 +102,7 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float) -> Stage:
         template=_starter_template(stage.template),
         train=train,
         batch=STARTER_BATCH[stage.data.kind],
-        epochs=epochs,
+        epochs=epochs * (PAGES if stage.data.kind == "interleaved" else 1.0),
         steps=None,
         row=1024,
         micro=8192,

@@ -1,11 +1,11 @@
-"""A frozen CLIP with a routed adapter before the attention of every layer; the class token routes.
+"""A frozen CLIP with a routed adapter before the attention of every layer, routed by the class token or by each itself.
 
 Source: LaVIN (Luo et al. 2023, arXiv:2305.15023, section 3.1), which trains adapters in both towers end to end.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ class Adapted(nn.Module):
         narrow: int = 8
         groups: int = 2
         temperature: float = 10.0
+        routed_by: Literal["class", "each"] = "class"
+        """What says how the ways of a token's adapter are mixed: the picture's class token, as in the paper, or the
+        token itself, which is what LaVIN's code does with one picture in the batch."""
 
         def __post_init__(self) -> None:
             if self.tower.family != "clip" or not self.tower.extra:
@@ -81,7 +84,9 @@ class Adapted(nn.Module):
 
     def forward(self, values: tuple[Tensor, ...]) -> Features:
         """Features of pictures uint8[3, H, W], in their order."""
-        return self.tower(values, lambda index, layer, hidden: layer(hidden, self.adapters[index]))
+        return self.tower(
+            values, lambda index, layer, hidden: layer(hidden, self.adapters[index], routed_by=self.config.routed_by)
+        )
 
 
 class _Layer(nn.Module):
@@ -92,11 +97,11 @@ class _Layer(nn.Module):
         self.layer_norm1, self.self_attn = layer.layer_norm1, layer.self_attn
         self.layer_norm2, self.mlp = layer.layer_norm2, layer.mlp
 
-    def forward(self, hidden: Tensor, adapter: nn.Module) -> Tensor:
-        """float[N, L, D] → float[N, L, D]; the first token of each picture routes it."""
+    def forward(self, hidden: Tensor, adapter: nn.Module, *, routed_by: str) -> Tensor:
+        """float[N, L, D] → float[N, L, D]; the first token of each picture is its class token."""
         x = self.layer_norm1(hidden)
-        count, length = x.shape[:2]
-        which = torch.arange(count, device=x.device).repeat_interleave(length)
-        adapted = adapter(x.flatten(0, 1), x[:, 0], which).view_as(x)
+        tokens = x[:, 0] if routed_by == "class" else x.flatten(0, 1)
+        which = torch.arange(len(tokens), device=x.device).repeat_interleave(x.shape[:2].numel() // len(tokens))
+        adapted = adapter(x.flatten(0, 1), tokens, which).view_as(x)
         hidden = hidden + self.self_attn(adapted, attention_mask=None)[0]
         return hidden + self.mlp(self.layer_norm2(hidden))

@@ -5,6 +5,7 @@ which makes tensors and plain containers and refuses everything else; no code of
 """
 
 import pickle
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,9 @@ def _opened(path: Path) -> safe_open:
 def _tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of torch's own file; of a training loop's, those of the model."""
     try:
-        held: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        # A training loop saves its arguments beside the weights; a Namespace is a plain container, too.
+        with torch.serialization.safe_globals([Namespace]):
+            held: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as tensors alone ({reason}); no code of a file is run") from None

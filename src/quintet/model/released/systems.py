@@ -4,7 +4,17 @@ from collections.abc import Callable, Mapping
 
 from quintet.errors import ConfigError, nearest
 from quintet.model.mllm import MLLM
-from quintet.model.released import cogvlm, llama_adapter, llava, minigpt, moe_llava, mplug_owl, open_flamingo, qwen_vl
+from quintet.model.released import (
+    cogvlm,
+    lavin,
+    llama_adapter,
+    llava,
+    minigpt,
+    moe_llava,
+    mplug_owl,
+    open_flamingo,
+    qwen_vl,
+)
 from quintet.model.released.table import Layout
 
 __all__ = ["LAYOUTS", "layout_of"]
@@ -12,6 +22,7 @@ __all__ = ["LAYOUTS", "layout_of"]
 LAYOUTS: Mapping[str, Callable[[MLLM.Config], Layout]] = {
     "cogvlm": cogvlm.layout,
     "ferret": llava.ferret,
+    "lavin": lavin.layout,
     "llama_adapter": llama_adapter.layout,
     "llava": llava.llava,
     "llava15": llava.llava,
