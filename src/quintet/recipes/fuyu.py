@@ -4,10 +4,12 @@ Notable: one linear layer maps 30 × 30 pixels to an embedding, a newline ends e
 any size up to 1080 × 1920 is read as it is: rows × (columns + 1) tokens. Positions are the text's own. The picture
 stands before the beginning of the text. Source: https://www.adept.ai/blog/fuyu-8b and transformers; there is no paper.
 
-How it was trained is not published: the one stage here, its rate and its batch are ours, and the end marker is memory.
+How it was trained is not published: the two stages here, their rates and batches are ours; the end marker is memory.
 The newline is |NEWLINE|, a row of the embedding, which an import copies; here it is a vector of the connector. The LLM
 is Persimmon; its 8B base model has the published shape.
 """
+
+from dataclasses import replace
 
 from quintet.components.connectors.linear import Linear
 from quintet.components.connectors.newline import Newline
@@ -22,6 +24,15 @@ from quintet.training.stage import Data, Rate, Stage
 
 def recipe() -> Recipe:
     """Fuyu-8B."""
+    pretrain = Stage(
+        name="pretrain",
+        data=Data(name="unpublished", kind="captions"),
+        template=FUYU,
+        train={"connectors": Rate(lr=2e-5), "llm": Rate(lr=2e-5)},
+        batch=128,
+        row=16_384,
+        micro=16_384,
+    )
     return Recipe(
         model=MLLM.Config(
             encoders={"image": Pixels.Config(patch=30)},
@@ -30,15 +41,8 @@ def recipe() -> Recipe:
             llm=PERSIMMON_8B,
         ),
         stages=(
-            Stage(
-                name="train",
-                data=Data(name="unpublished", kind="instructions"),
-                template=FUYU,
-                train={"connectors": Rate(lr=2e-5), "llm": Rate(lr=2e-5)},
-                batch=128,
-                row=16_384,
-                micro=16_384,
-            ),
+            pretrain,
+            replace(pretrain, name="instruct", data=Data(name="unpublished", kind="instructions")),
         ),
         paper=Paper(
             title="Fuyu-8B: A Multimodal Architecture for AI Agents",

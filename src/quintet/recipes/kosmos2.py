@@ -47,7 +47,7 @@ def recipe() -> Recipe:
             replace(
                 pretrain,
                 name="instruct",
-                data=Data(name="llava-unnatural-flan-grit", kind="instructions"),
+                data=Data(name="llava-unnatural-flan-grit", kind="regions"),
                 template=KOSMOS2_CHAT,
                 train={part: Rate(lr=2e-5) for part in ("encoders", "connectors", "llm")},
                 batch=1_072,
