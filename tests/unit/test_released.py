@@ -171,6 +171,12 @@ def refused(name: str, files: dict[str, tuple[int, ...]]) -> str:
     return str(raised.value)
 
 
+def test_an_adapter_that_is_not_there_is_missed() -> None:
+    """Nothing else would tell: what it is added to is elsewhere."""
+    files = {k: v for k, v in facts("minigpt_v2").items() if "layers.7." not in k or "q_proj" not in k}
+    assert "lacks the adapter of our llm.blocks.7.attn.q_proj.weight" in refused("minigpt_v2", files)
+
+
 def test_every_fault_is_told_at_once_and_by_name() -> None:
     files = facts("llava15")
     files["model.mm_projector.1.weight"] = files.pop("model.mm_projector.2.weight")

@@ -173,6 +173,8 @@ def match(layout: Layout, theirs: Iterable[str], ours: Collection[str]) -> Plan:
     twice = [name for name, count in Counter(taken).items() if count > 1]
     absent, elsewhere = _absent(layout, known - set(taken), known - layout.fixed.keys())
     missing += [_theirs(layout, name, known) for name in absent]
+    added = {name for step in steps if step.adds for name in step.ours}
+    missing += [f"the adapter of our {name}" for name in sorted(_adapted(layout, known) - added)]
     faults = {"has names that are not of this release": unknown, "lacks": missing, "has twice": twice}
     told = [f"{what} {_listed(names)}" for what, names in faults.items() if names]
     if told:
@@ -257,6 +259,12 @@ def _absent(layout: Layout, left: set[str], ours: set[str]) -> tuple[list[str], 
         if group and group <= left:
             elsewhere |= group
     return sorted(left - elsewhere), tuple(sorted(elsewhere))
+
+
+def _adapted(layout: Layout, ours: Iterable[str]) -> set[str]:
+    """Our names that a row adds to."""
+    patterns = [pattern for rule in layout.rules if rule.adds for pattern in rule.right]
+    return {name for name in ours if any(_values(pattern, name) is not None for pattern in patterns)}
 
 
 def _theirs(layout: Layout, name: str, ours: Collection[str]) -> str:
