@@ -20,9 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from quintet.errors import DataError
+
 __all__ = [
-    "Batch", "Features", "Item", "Layout", "Media", "MediaBatch", "Node", "Origin", "Part", "Ref", "Region",
-    "Sample", "Spot", "Spots", "Targets", "Text", "Tokens", "Turn", "visible",
+    "Answer", "Answers", "Batch", "Features", "Item", "Layout", "Media", "MediaBatch", "Node", "Origin", "Part", "Ref",
+    "Region", "Sample", "Spot", "Spots", "Targets", "Text", "Tokens", "Turn", "visible",
 ]  # fmt: skip
 
 
@@ -103,11 +105,23 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A branch that is compared with others of its sample: what it is there, and what is known about it."""
+
+    name: str
+    """`chosen`, `rejected`, or what a term asks for besides (`unseen`: the chosen words about another picture)."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """`severity`, `margin`, `score` …, by what an objective calls it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A straight run of turns, then continuations that must not see each other."""
 
     turns: tuple[Turn, ...]
     children: tuple["Node", ...] = ()
+    answer: "Answer | None" = None
+    """What this branch is in a comparison of answers; None: it is not compared."""
 
     def walk(self) -> Iterator["Node"]:
         """This node and all below it, depth first."""
@@ -267,6 +281,10 @@ class Tokens:
     items: tuple[Item, ...]
     origin: Origin = Origin()
     spots: tuple[Spot, ...] = ()
+    answers: tuple[tuple[int, Answer], ...] = ()
+    """Branches that are compared: the node of each, as in `enter`."""
+    reference: Tensor | None = None
+    """float32[T]: log-probability of each learnt token under the reference model, if it was computed before."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -338,10 +356,54 @@ class Targets:
     ids: Tensor
     weights: Tensor
     node: Tensor
+    reference: Tensor | None = None
+    """float32[P]: log-probability of each under the reference model, if it was computed before."""
 
     @property
     def count(self) -> float:
         return float(self.weights.sum())
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The branches of a batch that are compared, int64[A] each: their node (as in `Targets.node`) and their sample."""
+
+    node: Tensor
+    sample: Tensor
+    told: tuple[Answer, ...]
+
+    def __len__(self) -> int:
+        return len(self.told)
+
+    @property
+    def compared(self) -> int:
+        """Samples with answers to compare."""
+        return len(self.sample.unique())
+
+    def of(self, name: str) -> Tensor:
+        """Their indices into these answers, int64[N], by sample.
+
+        Raises:
+            DataError: not every sample has exactly one of that name.
+        """
+        found = [i for i, each in enumerate(self.told) if each.name == name]
+        samples = self.sample[found]
+        if samples.tolist() != self.sample.unique().tolist():
+            raise DataError(
+                "no-answer", f"{len(samples)} of {self.compared} samples have an answer {name!r}; each needs one"
+            )
+        return torch.tensor(found, dtype=torch.int64, device=self.node.device)
+
+    def numbers(self, name: str, of: Tensor, *, default: float | None = None) -> Tensor:
+        """What is known about answers of these indices, float32[N].
+
+        Raises:
+            DataError: one of them lacks it, and there is no default.
+        """
+        known = [self.told[i].numbers.get(name, default) for i in of.tolist()]
+        if None in known:
+            raise DataError("no-number", f"an answer {self.told[0].name!r} has no {name!r}, which the objective needs")
+        return torch.tensor(known, dtype=torch.float32, device=self.node.device)
 
 
 @dataclass(frozen=True)
@@ -358,6 +420,7 @@ class Batch:
     lengths: tuple[int, ...] = ()
     """Columns of each row that are not padding."""
     spots: Spots | None = None
+    answers: Answers | None = None
 
     def to(self, device: torch.device | str) -> "Batch":
         """Everything on `device`."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quintet.values import Batch, Item, Layout, MediaBatch, Region, Spots, Targets, Tokens
+from quintet.values import Answer, Answers, Batch, Item, Layout, MediaBatch, Region, Spots, Targets, Tokens
 
 __all__ = ["Loaded", "collate"]
 
@@ -48,10 +48,11 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
     width = width or max(lengths)
     assert max(lengths) <= width, f"a row of {max(lengths)} columns in a batch of {width}"
     vectors: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "enter", "exit", "order", "positions")}
-    targets: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+    targets: list[Targets] = []
+    answers: list[tuple[int, int, Answer]] = []
     placed: list[_Placed] = []
     spots: list[tuple[Region, int, int]] = []
-    nodes = 0
+    nodes = samples = 0
     for r, row in enumerate(rows):
         column = enter = 0
         parts: dict[str, list[Tensor]] = {name: [] for name in vectors}
@@ -66,21 +67,41 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
             placed += [
                 _Placed(i, r, column, int(t.enter[i.start]) + enter, int(t.exit[i.start]) + enter) for i in t.items
             ]
-            column, enter, nodes = column + len(t), enter + t.nodes, nodes + t.nodes
+            answers += [(node + nodes, samples, answer) for node, answer in t.answers]
+            column, enter, nodes, samples = column + len(t), enter + t.nodes, nodes + t.nodes, samples + 1
         _pad(parts, width - column, enter, column, pad)
         for name, pieces in parts.items():
             vectors[name].append(torch.cat(pieces))
     stacked = {name: torch.stack(values) for name, values in vectors.items()}
-    merged = Targets(*(torch.cat(column) for column in zip(*targets, strict=True)))
     return Batch(
-        **stacked, targets=merged, media=_media(placed, media, width), lengths=lengths, spots=_spots(spots, placed)
+        **stacked,
+        targets=_merged(targets),
+        media=_media(placed, media, width),
+        lengths=lengths,
+        spots=_spots(spots, placed),
+        answers=_answers(answers),
     )
 
 
-def _targets(t: Tokens, *, base: int, nodes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _targets(t: Tokens, *, base: int, nodes: int) -> Targets:
     """Every learnt token that has a predecessor: predicted from its parent's column."""
     learnt = ((t.weight != 0) & (t.parent >= 0)).nonzero().squeeze(1)
-    return t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes
+    reference = None if t.reference is None else t.reference[learnt]
+    return Targets(t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes, reference)
+
+
+def _merged(pieces: list[Targets]) -> Targets:
+    known = [piece.reference for piece in pieces if piece.reference is not None]
+    assert len(known) in (0, len(pieces)), "samples with and without reference log-probabilities in one batch"
+    joined = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("slots", "ids", "weights", "node"))
+    return Targets(*joined, torch.cat(known) if known else None)
+
+
+def _answers(found: list[tuple[int, int, Answer]]) -> Answers | None:
+    if not found:
+        return None
+    node, sample, told = zip(*found, strict=True)
+    return Answers(torch.tensor(node), torch.tensor(sample), told)
 
 
 def _pad(parts: dict[str, list[Tensor]], n: int, enter: int, column: int, pad: int) -> None:

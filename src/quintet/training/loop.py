@@ -31,7 +31,7 @@ from quintet.model.checkpoint import TRAINED, write_json
 from quintet.model.mllm import MLLM
 from quintet.training.folder import Checkpoint, Metrics, RunFolder
 from quintet.training.hardware import Precision, autocast, peak_memory, pick_precision, prepare_cpu
-from quintet.training.objectives import OBJECTIVES
+from quintet.training.objectives import COUNTS, OBJECTIVES
 from quintet.training.optim import make_optimizer, schedule, set_trainable, trainable
 from quintet.training.parallel import Step, full_state, load_state, save_state, shard, training_state
 from quintet.training.stage import Stage
@@ -133,7 +133,7 @@ class _Loop:
         model.kept_encoders = frozenset({cache.kind} if cache else ())
         model.fused = stage.fused
         model.to(self.device)
-        self.step = Step(model, OBJECTIVES[stage.objective], stage.extra)
+        self.step = Step(model, OBJECTIVES[stage.objective], stage.settings)
         shard(self.step, precision=self.precision)
         if settings.compile:
             for block in model.llm.blocks:
@@ -202,7 +202,7 @@ class _Loop:
         for error in (e for m in micro for e in m.lost):
             self.drops.add(error)
         count, columns = dist.total(
-            sum(m.batch.targets.count for m in micro if m.batch),
+            sum(COUNTS[self.stage.objective](m.batch) for m in micro if m.batch),
             sum(m.batch.tokens.numel() for m in micro if m.batch),
         )
         if count == 0:

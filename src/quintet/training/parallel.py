@@ -5,9 +5,10 @@ holds, no tensor is ever whole on one rank, and nothing is pickled. On one proce
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +29,19 @@ from quintet.values import Batch
 
 __all__ = ["Step", "full_state", "load_state", "save_state", "shard", "training_state"]
 
-Objective = Callable[[MLLM, Batch, Mapping[str, float]], tuple[Tensor, float, Notes]]
+Objective = Callable[[MLLM, Batch, Any], tuple[Tensor, float, Notes]]
 
 
 class Step(nn.Module):
     """Model and objective as one module: what is sharded as the root, so that the head is gathered with the rest."""
 
-    def __init__(self, model: MLLM, objective: Objective, extra: Mapping[str, float]) -> None:
+    def __init__(self, model: MLLM, objective: Objective, settings: Any) -> None:
         super().__init__()
-        self.model, self.objective, self.extra = model, objective, extra
+        self.model, self.objective, self.settings = model, objective, settings
 
     def forward(self, batch: Batch) -> tuple[Tensor, Notes]:
         """The objective's sum, and sums to report; its count is known from the batch."""
-        loss, _, notes = self.objective(self.model, batch, self.extra)
+        loss, _, notes = self.objective(self.model, batch, self.settings)
         return loss, notes
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
@@ -11,6 +11,7 @@ from quintet.data.completion import Completion
 from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
 from quintet.errors import ConfigError
+from quintet.training.objectives.preference import Preference
 
 __all__ = ["Data", "Rate", "Stage"]
 
@@ -91,10 +92,12 @@ class Stage(Config):
     """On matrices; vectors (norms, biases) have none."""
     clip: float = 1.0
     """Largest norm of the gradient."""
-    objective: Literal["lm", "align", "prompts"] = "lm"
+    objective: Literal["lm", "align", "prompts", "preference"] = "lm"
     """`lm`: the LLM learns the next token. `align`: a connector learns which caption is of which picture, from the
     pairs of a micro-batch; the LLM does not run (BLIP-2's first stage). `prompts`: a P-Former learns from text alone
-    what the LLM should be given (DLP's first stage)."""
+    what the LLM should be given (DLP's first stage). `preference`: answers to the same prompt are compared (DPO)."""
+    preference: Preference | None = None
+    """What `preference` minimises."""
     row: int = 2048
     """Columns of a row; no sample may be longer."""
     micro: int = 8192
@@ -119,13 +122,20 @@ class Stage(Config):
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; a stage takes at least 1")
+        if (self.objective == "preference") != (self.preference is not None):
+            raise ConfigError(f"stage {self.name!r}: `preference` is for the objective 'preference', which needs it")
         if not self.epochs > 0:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; rows are read more than 0 times")
 
     @property
     def reads(self) -> bool:
         """Whether the LLM reads the rows."""
-        return self.objective == "lm"
+        return self.objective in ("lm", "preference")
+
+    @property
+    def settings(self) -> Any:
+        """What the objective is told."""
+        return self.preference if self.objective == "preference" else self.extra
 
     def num_steps(self, rows: int) -> int:
         """Steps of the stage over a source of `rows` rows."""

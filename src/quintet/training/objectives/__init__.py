@@ -1,12 +1,21 @@
 """What is minimised: functions of (model, batch, extra) that return a sum, a count, and sums to report."""
 
+from collections.abc import Callable, Mapping
+
 from quintet.training.objectives.align import align
 from quintet.training.objectives.lm import lm
+from quintet.training.objectives.preference import preference
 from quintet.training.objectives.prompts import prompts
+from quintet.values import Batch
 
-__all__ = ["CONTRASTIVE", "OBJECTIVES"]
+__all__ = ["CONTRASTIVE", "COUNTS", "OBJECTIVES"]
 
-OBJECTIVES = {"lm": lm, "align": align, "prompts": prompts}
+OBJECTIVES = {"lm": lm, "align": align, "prompts": prompts, "preference": preference}
 """Stage.objective → function."""
 CONTRASTIVE = ("align", "prompts")
 """Those that tell samples from each other: one alone teaches them nothing."""
+COUNTS: Mapping[str, Callable[[Batch], float]] = {
+    **{name: lambda batch: batch.targets.count for name in ("lm", "align", "prompts")},
+    "preference": lambda batch: float(batch.answers.compared) if batch.answers else 0.0,
+}
+"""Stage.objective → what a batch counts in a step, by which the step's sum is divided."""

@@ -1,145 +1,177 @@
-"""Losses of preferences: one loss a pair, float[N], in nats, from log-probabilities of whole answers.
+"""Learning from answers that are compared: DPO and what is like it, over trees.
 
-    Δ = log π(y | m, x) − log π_ref(y | m, x)    summed over the answer's tokens, its end marker included
-    h = β · (Δ_won − Δ_lost)                     the margin; 0 where the policy is the reference
+A sample is a prompt and its answers, branches that do not see each other, so media are encoded once and the prompt is
+attended once. Log-probabilities of all learnt tokens come from one forward; an answer's is the sum over its node.
 
-`won` and `lost` are Δ of the preferred and of the other answer, unless a function says otherwise; `beta` is β. A
-sigmoid of h is ln 2 where the policy is the reference, whatever the pair: the first step of a run shows it.
-
-Sources: DPO (Rafailov et al. 2023, arXiv:2305.18290), cDPO (Mitchell 2023), robust DPO (Chowdhury et al. 2024,
-arXiv:2403.00409), IPO (Azar et al. 2023, arXiv:2310.12036), hinge (SLiC, Zhao et al. 2023, arXiv:2305.10425), KTO
-(Ethayarajh et al. 2024, arXiv:2402.01306), BCO (Jung et al. 2024, arXiv:2404.04656), ORPO (Hong et al. 2024,
-arXiv:2403.07691), SimPO (Meng et al. 2024, arXiv:2405.14734), mDPO (Wang et al. 2024, arXiv:2406.11839), HSA-DPO
-(Xiao et al. 2024, arXiv:2404.14233), RLHF-V (Yu et al. 2023, arXiv:2312.00849), HALVA (Sarkar et al. 2024,
-arXiv:2405.18654).
+The reference is the model before the stage: its log-probabilities come with the batch, if they were computed before,
+or from the same weights with adapters off.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from quintet.errors import ConfigError
+from quintet.components import lora
+from quintet.config.base import Config
+from quintet.errors import ConfigError, TrainingError
+from quintet.model.mllm import MLLM
+from quintet.training.objectives import pair_losses as losses
+from quintet.training.objectives.lm import Notes
+from quintet.values import Answers, Batch
 
-__all__ = [
-    "anchored",
-    "bco_pair",
-    "hinge",
-    "ipo",
-    "kto_pair",
-    "odds",
-    "phrase_contrast",
-    "robust",
-    "segment_score",
-    "severity",
-    "sigmoid",
-    "simpo",
+__all__ = ["Preference", "preference"]
+
+Term = Literal[
+    "sigmoid", "robust", "hinge", "ipo", "bco_pair", "kto_pair", "odds", "simpo", "anchor", "unseen", "severity", "nll"
 ]
+FREE = ("odds", "simpo", "nll")
+"""Terms that no reference is needed for."""
+PER_TOKEN = ("ipo", "odds", "simpo", "nll")
+"""Terms of means over tokens instead of sums."""
 
 
-def sigmoid(h: Tensor, *, smoothing: float = 0.0) -> Tensor:
-    """DPO: −log σ(h). With `smoothing` ε, cDPO: −(1 − ε) log σ(h) − ε log σ(−h), for labels that are wrong so often.
+@dataclass(frozen=True, kw_only=True)
+class Preference(Config):
+    """What is minimised: a sum of terms, each a function of `objectives/pair_losses.py`.
 
-    >>> h = 0.1 * torch.tensor([(-10 + 12) - (-15 + 14)])
-    >>> round(sigmoid(h).item(), 7)
-    0.5543552
+    unseen    −log σ(β(Δ_chosen − Δ of the same words about another picture)): mDPO's conditional term; the answer is
+              named `unseen`
+    anchor    mDPO's: the chosen answer shall not become less probable
+    nll       the chosen answer's negative log-likelihood per token (RPO, STIC, ORPO)
     """
-    _share("smoothing", smoothing)
-    return -(1 - smoothing) * F.logsigmoid(h) - smoothing * F.logsigmoid(-h)
+
+    terms: Mapping[Term, float] = field(default_factory=lambda: {"sigmoid": 1.0})
+    """Term → how much it counts."""
+    beta: float = 0.1
+    smoothing: float = 0.0
+    """Share of labels that are taken to be wrong (cDPO with `sigmoid`, `robust`)."""
+    margin: float = 0.0
+    """γ of SimPO."""
+    delta: float = 0.0
+    """δ of the anchor."""
+    gamma: float = 1.0
+    """How much a token counts that a person changed (RLHF-V); others count 1. Such tokens have a weight over 1."""
+    average: bool = False
+    """Whether an answer's log-probability is its weighted mean over tokens (RLHF-V's paper)."""
+
+    def __post_init__(self) -> None:
+        known = Term.__args__  # type: ignore[attr-defined]
+        for term in self.terms:
+            if term not in known:
+                raise ConfigError(f"no term {term!r}; there are {', '.join(known)}")
+        if not self.terms:
+            raise ConfigError("terms is empty; a preference minimises at least one")
+        if self.beta <= 0:
+            raise ConfigError(f"beta is {self.beta}; it must be over 0")
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the model before the stage takes part."""
+        return any(term not in FREE for term in self.terms)
 
 
-def robust(h: Tensor, *, smoothing: float) -> Tensor:
-    """[−(1 − ε) log σ(h) + ε log σ(−h)] / (1 − 2ε): in expectation DPO on right labels, if ε of them are wrong."""
-    _share("smoothing", smoothing)
-    return (-(1 - smoothing) * F.logsigmoid(h) + smoothing * F.logsigmoid(-h)) / (1 - 2 * smoothing)
+def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, float, Notes]:
+    """Sum over samples of the terms, how many samples there are, and sums to report: rewards, margin, accuracy.
 
-
-def hinge(h: Tensor) -> Tensor:
-    """max(0, 1 − h)."""
-    return F.relu(1 - h)
-
-
-def ipo(won: Tensor, lost: Tensor, *, beta: float) -> Tensor:
-    """(Δ_won − Δ_lost − 1 / 2β)², of means over tokens instead of sums: β is here how far apart they shall come."""
-    return (won - lost - 1 / (2 * beta)).square()
-
-
-def bco_pair(won: Tensor, lost: Tensor, *, beta: float, mean_reward: float | Tensor) -> Tensor:
-    """−log σ(βΔ_won − δ) − log σ(δ − βΔ_lost); δ is the mean of the rewards βΔ so far."""
-    return -F.logsigmoid(beta * won - mean_reward) - F.logsigmoid(mean_reward - beta * lost)
-
-
-def kto_pair(won: Tensor, lost: Tensor, *, beta: float) -> Tensor:
-    """1 − σ(β(Δ_won − K_lost)) + 1 − σ(β(K_won − Δ_lost)), K the batch's mean of Δ, at least 0, without gradient.
-
-    KTO on pairs as LLaMA-Factory has it: the other answers of the batch stand for those that KTO pairs at random.
+    Raises:
+        TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
+        DataError: a sample lacks an answer that a term needs.
     """
-    base_won, base_lost = (each.detach().mean().clamp_min(0.0) for each in (won, lost))
-    return 2 - torch.sigmoid(beta * (won - base_lost)) - torch.sigmoid(beta * (base_won - lost))
+    assert batch.answers is not None, "the planner gives this objective samples with answers alone"
+    output = model(batch, only_targets=True)
+    logps = model.target_logps(output, batch.targets)
+    reference = reference_logps(model, batch) if how.needs_reference else torch.zeros_like(logps)
+    policy, length = _sums(logps, batch, how)
+    base, _ = _sums(reference, batch, how)
+    scores = _Scores(batch.answers, policy, base, length)
+    loss = logps.new_zeros(())
+    notes: Notes = {}
+    for term, weight in how.terms.items():
+        found = _term(term, scores, how).sum()
+        loss = loss + weight * found
+        if len(how.terms) > 1:
+            notes[term] = found.detach()
+    won, lost = (scores.delta(name).detach() for name in ("chosen", "rejected"))
+    rewards = {"reward_chosen": how.beta * won, "reward_rejected": how.beta * lost}
+    rewards |= {"margin": how.beta * (won - lost), "accuracy": (won > lost).float()}
+    return loss, float(batch.answers.compared), notes | {name: value.sum() for name, value in rewards.items()}
 
 
-def odds(won: Tensor, lost: Tensor) -> Tensor:
-    """ORPO's ratio: −log σ of the difference of log-odds; `won` and `lost` are log π per token (means), under 0.
-
-    The whole of ORPO is the preferred answer's mean negative log-likelihood and λ times this; there is no reference.
-    """
-    apart = (won - lost) - (_log1mexp(won) - _log1mexp(lost))
-    return -F.logsigmoid(apart)
-
-
-def simpo(won: Tensor, lost: Tensor, *, beta: float, margin: float) -> Tensor:
-    """−log σ(β(won − lost) − γ) of log π per token (means); `margin` is γ. There is no reference."""
-    return -F.logsigmoid(beta * (won - lost) - margin)
-
-
-def anchored(won: Tensor, *, beta: float, delta: float = 0.0) -> Tensor:
-    """The anchor of mDPO: −log σ(βΔ_won − δ), so that the preferred answer itself does not become less probable."""
-    return -F.logsigmoid(beta * won - delta)
+def reference_logps(model: MLLM, batch: Batch) -> Tensor:
+    """Log-probability of each target under the model before the stage, float32[P], without a graph."""
+    if batch.targets.reference is not None:
+        return batch.targets.reference
+    if not any(isinstance(module, lora.LoraLinear) for module in model.modules()):
+        raise TrainingError(
+            "the reference model's log-probabilities did not come with the data, and no adapter trains that could be "
+            "turned off; compute them first"
+        )
+    with torch.no_grad(), lora.disabled(model):
+        return model.target_logps(model(batch, only_targets=True), batch.targets)
 
 
-def severity(won: Tensor, lost: Tensor, *, beta: float, severity: Tensor, won_weight: float | Tensor = 1.0) -> Tensor:
-    """HSA-DPO: −log σ(β(w Δ_won − s Δ_lost)), `severity` s float[N] of the rejected answer's hallucinations.
+@dataclass(frozen=True)
+class _Scores:
+    """Of every answer, float[A]: log-probability by the policy and by the reference, and tokens."""
 
-    >>> round(severity(torch.tensor([2.0]), torch.tensor([-1.0]), beta=0.1, severity=torch.tensor([3.0])).item(), 7)
-    0.474077
-    """
-    return -F.logsigmoid(beta * (won_weight * won - severity * lost))
+    answers: Answers
+    policy: Tensor
+    reference: Tensor
+    length: Tensor
 
+    def delta(self, name: str, *, mean: bool = False) -> Tensor:
+        """Δ = log π − log π_ref of the answers of a name, float[N]."""
+        at = self.answers.of(name)
+        found = (self.policy - self.reference)[at]
+        return found / self.length[at] if mean else found
 
-def segment_score(logps: Tensor, changed: Tensor, answer: Tensor, *, gamma: float, average: bool = True) -> Tensor:
-    """RLHF-V's score of each answer, float[A]: tokens that a person changed count γ times.
-
-    `logps` and `changed` are float[P] and bool[P] of all tokens, `answer` int64[P] numbers the answer of each. The sum
-    is divided by the weights' sum if `average` (the paper; its script leaves it).
-
-    >>> logps, changed = torch.tensor([-1.0, -2.0, -3.0, -0.5]), torch.tensor([False, True, True, False])
-    >>> round(segment_score(logps, changed, torch.zeros(4, dtype=torch.int64), gamma=5.0).item(), 7)
-    -2.2083333
-    """
-    weights = torch.where(changed, gamma, 1.0).to(logps)
-    count = int(answer.max()) + 1 if len(answer) else 0
-    total = logps.new_zeros(count).index_add(0, answer, weights * logps)
-    if not average:
-        return total
-    return total / logps.new_zeros(count).index_add(0, answer, weights)
+    def logp(self, name: str) -> Tensor:
+        """Mean log π over their tokens, float[N]."""
+        at = self.answers.of(name)
+        return self.policy[at] / self.length[at]
 
 
-def phrase_contrast(right: Tensor, wrong: Tensor) -> Tensor:
-    """HALVA: log(1 + exp(wrong − right)) of a phrase and of what stands in its place, summed log π, float[phrases].
-
-    >>> round(phrase_contrast(torch.tensor([-2.0]), torch.tensor([-4.0])).item(), 6)
-    0.126928
-    """
-    return F.softplus(wrong - right)
-
-
-def _log1mexp(x: Tensor) -> Tensor:
-    """log(1 − eˣ) for x < 0, exact near 0 and far from it (Mächler 2012)."""
-    near = x > -0.6931471805599453
-    # Each branch gets an argument that it can take, or its gradient would be NaN where the other one is chosen.
-    small, large = x.where(near, -1.0), x.where(~near, -1.0)
-    return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
+def _sums(logps: Tensor, batch: Batch, how: Preference) -> tuple[Tensor, Tensor]:
+    """Of each answer, float[A]: the weighted sum of its tokens' log-probabilities, and how many tokens it has."""
+    assert batch.answers is not None
+    targets, node = batch.targets, batch.answers.node
+    nodes = int(max(targets.node.max(), node.max())) + 1
+    weights = torch.where(targets.weights > 1, how.gamma, 1.0).to(logps)
+    total = logps.new_zeros(nodes).index_add(0, targets.node, weights * logps)
+    if how.average:
+        total = total / logps.new_zeros(nodes).index_add(0, targets.node, weights).clamp_min(1.0)
+    length = logps.new_zeros(nodes).index_add(0, targets.node, torch.ones_like(logps)).clamp_min(1.0)
+    return total[node], length[node]
 
 
-def _share(name: str, value: float) -> None:
-    if not 0 <= value < 0.5:
-        raise ConfigError(f"{name} is {value}; it is the share of labels that are wrong: at least 0 and under 0.5")
+def _term(term: str, scores: _Scores, how: Preference) -> Tensor:
+    """A term for each sample, float[N]."""
+    if term == "nll":
+        return -scores.logp("chosen")
+    if term == "odds":
+        return losses.odds(scores.logp("chosen"), scores.logp("rejected"))
+    if term == "simpo":
+        return losses.simpo(scores.logp("chosen"), scores.logp("rejected"), beta=how.beta, margin=how.margin)
+    won = scores.delta("chosen", mean=term == "ipo")
+    if term == "anchor":
+        return losses.anchored(won, beta=how.beta, delta=how.delta)
+    lost = scores.delta("unseen" if term == "unseen" else "rejected", mean=term == "ipo")
+    margin = how.beta * (won - lost)
+    if term == "robust":
+        return losses.robust(margin, smoothing=how.smoothing)
+    if term == "hinge":
+        return losses.hinge(margin)
+    if term == "ipo":
+        return losses.ipo(won, lost, beta=how.beta)
+    if term == "bco_pair":
+        mean = how.beta * torch.cat([won, lost]).detach().mean()
+        return losses.bco_pair(won, lost, beta=how.beta, mean_reward=mean)
+    if term == "kto_pair":
+        return losses.kto_pair(won, lost, beta=how.beta)
+    if term == "severity":
+        severity = scores.answers.numbers("severity", scores.answers.of("rejected"))
+        return losses.severity(won, lost, beta=how.beta, severity=severity)
+    return losses.sigmoid(margin, smoothing=how.smoothing)

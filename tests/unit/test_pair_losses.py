@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quintet.errors import ConfigError
-from quintet.training.objectives import preference as P
+from quintet.training.objectives import pair_losses as P
 from quintet.training.objectives import rewards as R
 
 LN2 = math.log(2)
