@@ -11,7 +11,7 @@ Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors
 B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
@@ -106,12 +106,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A branch that is compared with others of its sample: what it is there, and what is known about it."""
+    """A branch that is compared with others of its sample."""
 
-    name: str
-    """`chosen`, `rejected`, or what a term asks for besides (`unseen`: the chosen words about another picture)."""
+    score: float | None = None
+    """How good it is: of two answers of a sample, the one with the higher score won. A preference pair has 1 and 0."""
+    name: str = ""
+    """What it is besides, for objectives that ask: `unseen` are the winner's words about another picture."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """`severity`, `margin`, `score` …, by what an objective calls it."""
+    """What else is known about it: `severity`, `margin`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,35 +377,47 @@ class Answers:
     def __len__(self) -> int:
         return len(self.told)
 
-    @property
-    def compared(self) -> int:
-        """Samples with answers to compare."""
-        return len(self.sample.unique())
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Every two answers of a sample of which one is better: indices of the better ones and of the others."""
+        found: list[tuple[int, int]] = []
+        for group in self._groups().values():
+            scored = [(self.told[i].score, i) for i in group]
+            known = [(score, i) for score, i in scored if score is not None]
+            found += [(i, j) for score, i in known for other, j in known if score > other]
+        won, lost = zip(*found, strict=True) if found else ((), ())
+        return self._indices(won), self._indices(lost)
 
-    def of(self, name: str) -> Tensor:
-        """Their indices into these answers, int64[N], by sample.
+    def beside(self, name: str, of: Tensor) -> Tensor:
+        """For answers of these indices, the answer of that name in the same sample.
 
         Raises:
-            DataError: not every sample has exactly one of that name.
+            DataError: a sample has none, or several.
         """
-        found = [i for i, each in enumerate(self.told) if each.name == name]
-        samples = self.sample[found]
-        if samples.tolist() != self.sample.unique().tolist():
-            raise DataError(
-                "no-answer", f"{len(samples)} of {self.compared} samples have an answer {name!r}; each needs one"
-            )
-        return torch.tensor(found, dtype=torch.int64, device=self.node.device)
+        groups, samples = self._groups(), self.sample.tolist()
+        found = [[j for j in groups[samples[i]] if self.told[j].name == name] for i in of.tolist()]
+        if counts := {len(each) for each in found} - {1}:
+            raise DataError("no-answer", f"a sample has {counts.pop()} answers named {name!r}; the objective needs one")
+        return self._indices(each[0] for each in found)
 
-    def numbers(self, name: str, of: Tensor, *, default: float | None = None) -> Tensor:
+    def numbers(self, name: str, of: Tensor) -> Tensor:
         """What is known about answers of these indices, float32[N].
 
         Raises:
-            DataError: one of them lacks it, and there is no default.
+            DataError: it is not known of one of them.
         """
-        known = [self.told[i].numbers.get(name, default) for i in of.tolist()]
+        known = [self.told[i].numbers.get(name) for i in of.tolist()]
         if None in known:
-            raise DataError("no-number", f"an answer {self.told[0].name!r} has no {name!r}, which the objective needs")
+            raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
         return torch.tensor(known, dtype=torch.float32, device=self.node.device)
+
+    def _groups(self) -> dict[int, list[int]]:
+        groups: dict[int, list[int]] = {}
+        for index, sample in enumerate(self.sample.tolist()):
+            groups.setdefault(sample, []).append(index)
+        return groups
+
+    def _indices(self, values: Iterable[int]) -> Tensor:
+        return torch.tensor([*values], dtype=torch.int64, device=self.node.device)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ TERMS = {
 def pair(subject: Subject) -> Batch:
     """One tree: the prompt, then both answers."""
     answers = (
-        Node((says(CHOSEN),), answer=Answer("chosen")),
-        Node((says(REJECTED),), answer=Answer("rejected")),
+        Node((says(CHOSEN),), answer=Answer(1.0)),
+        Node((says(REJECTED),), answer=Answer(0.0)),
     )
     return of(subject, Sample(Node((asked(subject),), answers), Origin("memory", 1)))
 
@@ -35,8 +35,8 @@ def pair(subject: Subject) -> Batch:
 def apart(subject: Subject) -> Batch:
     """Two conversations, with the prompt and its picture in each; then told to be one pair."""
     chosen, rejected = (
-        Sample(Node((asked(subject), says(words)), answer=Answer(name)), Origin("memory", 1))
-        for words, name in ((CHOSEN, "chosen"), (REJECTED, "rejected"))
+        Sample(Node((asked(subject), says(words)), answer=Answer(score)), Origin("memory", 1))
+        for words, score in ((CHOSEN, 1.0), (REJECTED, 0.0))
     )
     batch = of(subject, chosen, rejected)
     assert batch.answers is not None

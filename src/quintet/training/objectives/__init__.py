@@ -16,6 +16,6 @@ CONTRASTIVE = ("align", "prompts")
 """Those that tell samples from each other: one alone teaches them nothing."""
 COUNTS: Mapping[str, Callable[[Batch], float]] = {
     **{name: lambda batch: batch.targets.count for name in ("lm", "align", "prompts")},
-    "preference": lambda batch: float(batch.answers.compared) if batch.answers else 0.0,
+    "preference": lambda batch: float(len(batch.answers.pairs()[0])) if batch.answers else 0.0,
 }
 """Stage.objective → what a batch counts in a step, by which the step's sum is divided."""

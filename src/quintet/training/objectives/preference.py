@@ -1,7 +1,8 @@
 """Learning from answers that are compared: DPO and what is like it, over trees.
 
 A sample is a prompt and its answers, branches that do not see each other, so media are encoded once and the prompt is
-attended once. Log-probabilities of all learnt tokens come from one forward; an answer's is the sum over its node.
+attended once. Every two of them of which one is better are a pair. Log-probabilities of all learnt tokens come from one
+forward; an answer's is the sum over its node.
 
 The reference is the model before the stage: its log-probabilities come with the batch, if they were computed before,
 or from the same weights with adapters off.
@@ -37,10 +38,10 @@ PER_TOKEN = ("ipo", "odds", "simpo", "nll")
 class Preference(Config):
     """What is minimised: a sum of terms, each a function of `objectives/pair_losses.py`.
 
-    unseen    −log σ(β(Δ_chosen − Δ of the same words about another picture)): mDPO's conditional term; the answer is
+    unseen    −log σ(β(Δ_won − Δ of the same words about another picture)): mDPO's conditional term; that answer is
               named `unseen`
-    anchor    mDPO's: the chosen answer shall not become less probable
-    nll       the chosen answer's negative log-likelihood per token (RPO, STIC, ORPO)
+    anchor    mDPO's: the better answer shall not become less probable
+    nll       the better answer's negative log-likelihood per token (RPO, STIC, ORPO)
     """
 
     terms: Mapping[Term, float] = field(default_factory=lambda: {"sigmoid": 1.0})
@@ -74,19 +75,21 @@ class Preference(Config):
 
 
 def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, float, Notes]:
-    """Sum over samples of the terms, how many samples there are, and sums to report: rewards, margin, accuracy.
+    """Sum over pairs of the terms, how many pairs there are, and sums to report: rewards, margin, accuracy.
 
     Raises:
         TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
         DataError: a sample lacks an answer that a term needs.
     """
-    assert batch.answers is not None, "the planner gives this objective samples with answers alone"
     output = model(batch, only_targets=True)
     logps = model.target_logps(output, batch.targets)
+    if batch.answers is None:
+        # A rank without rows: it runs what the others run.
+        return logps.sum() * 0.0, 0.0, {}
     reference = reference_logps(model, batch) if how.needs_reference else torch.zeros_like(logps)
     policy, length = _sums(logps, batch, how)
     base, _ = _sums(reference, batch, how)
-    scores = _Scores(batch.answers, policy, base, length)
+    scores = _Scores(batch.answers, policy, base, length, *batch.answers.pairs())
     loss = logps.new_zeros(())
     notes: Notes = {}
     for term, weight in how.terms.items():
@@ -94,10 +97,10 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
         loss = loss + weight * found
         if len(how.terms) > 1:
             notes[term] = found.detach()
-    won, lost = (scores.delta(name).detach() for name in ("chosen", "rejected"))
-    rewards = {"reward_chosen": how.beta * won, "reward_rejected": how.beta * lost}
+    won, lost = scores.delta(scores.won).detach(), scores.delta(scores.lost).detach()
+    rewards = {"reward_won": how.beta * won, "reward_lost": how.beta * lost}
     rewards |= {"margin": how.beta * (won - lost), "accuracy": (won > lost).float()}
-    return loss, float(batch.answers.compared), notes | {name: value.sum() for name, value in rewards.items()}
+    return loss, float(len(won)), notes | {name: value.sum() for name, value in rewards.items()}
 
 
 def reference_logps(model: MLLM, batch: Batch) -> Tensor:
@@ -115,22 +118,22 @@ def reference_logps(model: MLLM, batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class _Scores:
-    """Of every answer, float[A]: log-probability by the policy and by the reference, and tokens."""
+    """Of every answer, float[A]: log-probability by the policy and by the reference, and tokens; and who won."""
 
     answers: Answers
     policy: Tensor
     reference: Tensor
     length: Tensor
+    won: Tensor
+    lost: Tensor
 
-    def delta(self, name: str, *, mean: bool = False) -> Tensor:
-        """Δ = log π − log π_ref of the answers of a name, float[N]."""
-        at = self.answers.of(name)
+    def delta(self, at: Tensor, *, mean: bool = False) -> Tensor:
+        """Δ = log π − log π_ref of answers, float[N]."""
         found = (self.policy - self.reference)[at]
         return found / self.length[at] if mean else found
 
-    def logp(self, name: str) -> Tensor:
-        """Mean log π over their tokens, float[N]."""
-        at = self.answers.of(name)
+    def logp(self, at: Tensor) -> Tensor:
+        """Mean log π over the tokens of answers, float[N]."""
         return self.policy[at] / self.length[at]
 
 
@@ -148,30 +151,36 @@ def _sums(logps: Tensor, batch: Batch, how: Preference) -> tuple[Tensor, Tensor]
 
 
 def _term(term: str, scores: _Scores, how: Preference) -> Tensor:
-    """A term for each sample, float[N]."""
-    if term == "nll":
-        return -scores.logp("chosen")
-    if term == "odds":
-        return losses.odds(scores.logp("chosen"), scores.logp("rejected"))
-    if term == "simpo":
-        return losses.simpo(scores.logp("chosen"), scores.logp("rejected"), beta=how.beta, margin=how.margin)
-    won = scores.delta("chosen", mean=term == "ipo")
-    if term == "anchor":
-        return losses.anchored(won, beta=how.beta, delta=how.delta)
-    lost = scores.delta("unseen" if term == "unseen" else "rejected", mean=term == "ipo")
-    margin = how.beta * (won - lost)
-    if term == "robust":
-        return losses.robust(margin, smoothing=how.smoothing)
-    if term == "hinge":
-        return losses.hinge(margin)
-    if term == "ipo":
-        return losses.ipo(won, lost, beta=how.beta)
-    if term == "bco_pair":
-        mean = how.beta * torch.cat([won, lost]).detach().mean()
-        return losses.bco_pair(won, lost, beta=how.beta, mean_reward=mean)
-    if term == "kto_pair":
-        return losses.kto_pair(won, lost, beta=how.beta)
-    if term == "severity":
-        severity = scores.answers.numbers("severity", scores.answers.of("rejected"))
-        return losses.severity(won, lost, beta=how.beta, severity=severity)
-    return losses.sigmoid(margin, smoothing=how.smoothing)
+    """A term for each pair, float[N]."""
+    won, lost = scores.won, scores.lost
+    if term in FREE:
+        better, worse = scores.logp(won), scores.logp(lost)
+        if term == "nll":
+            return -better
+        return (
+            losses.odds(better, worse)
+            if term == "odds"
+            else losses.simpo(better, worse, beta=how.beta, margin=how.margin)
+        )
+    if term == "unseen":
+        lost = scores.answers.beside("unseen", won)
+    better, worse = (scores.delta(at, mean=term == "ipo") for at in (won, lost))
+    h = how.beta * (better - worse)
+    match term:
+        case "anchor":
+            return losses.anchored(better, beta=how.beta, delta=how.delta)
+        case "robust":
+            return losses.robust(h, smoothing=how.smoothing)
+        case "hinge":
+            return losses.hinge(h)
+        case "ipo":
+            return losses.ipo(better, worse, beta=how.beta)
+        case "bco_pair":
+            mean = how.beta * torch.cat([better, worse]).detach().mean()
+            return losses.bco_pair(better, worse, beta=how.beta, mean_reward=mean)
+        case "kto_pair":
+            return losses.kto_pair(better, worse, beta=how.beta)
+        case "severity":
+            return losses.severity(better, worse, beta=how.beta, severity=scores.answers.numbers("severity", lost))
+        case _:
+            return losses.sigmoid(h, smoothing=how.smoothing)
