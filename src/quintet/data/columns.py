@@ -3,7 +3,7 @@
 A template says which pieces there are (`template.py`); here they are encoded run by run and numbered node by node.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
 from quintet.values import Item, Media, Region, Sample, Spot, Tokens
 
-__all__ = ["Measure", "Piece", "Rows", "Words"]
+__all__ = ["START", "Measure", "Piece", "Rows", "Tail", "Words"]
 
 Measure = Callable[[Media], tuple[tuple[int, ...], int]]
 """Medium → (the size that the encoder will see, columns of text)."""
@@ -38,6 +38,18 @@ class Piece:
     learnt: bool = False
     words: Words | None = None
     """Shared by a user's words and media."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """A run that goes on in branches, and how many of its tokens are written."""
+
+    run: tuple[Piece, ...] = ()
+    written: int = 0
+
+
+START = Tail()
+"""Nothing is begun."""
 
 
 class Rows:
@@ -69,8 +81,30 @@ class Rows:
         self.parent += [self._last, *range(first, first + count - 1)]
         self._last = first + count - 1
 
-    def write(self, pieces: list[Piece]) -> None:
-        """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own."""
+    def write(self, pieces: Sequence[Piece], *, skip: int = 0, branches: Sequence[Sequence[Piece]] = ()) -> "Tail":
+        """Pieces as columns. Neighbouring plain text is one run for the tokenizer; answers begin a run of their own.
+
+        Where `branches` follow, each with its pieces, a run goes on in them, and a token may reach across: then it is
+        theirs. What is handed back stands before a branch's pieces, and of its first run so many tokens are skipped,
+        which are written: so each path is spelt as if it were alone.
+        """
+        for found in self._runs(pieces, last := list[Piece]()):
+            if isinstance(found, list):
+                self._flush(found, skip)
+                skip = 0
+            elif found.medium:
+                self._medium(found.medium, found.words or Words())
+            else:
+                if found.spot:
+                    self._spot(*found.spot)
+                self.put([self.tokenizer.specials[found.text]], [found.weight])
+        if not branches:
+            self._flush(last, skip)
+            return START
+        return self._part(last, skip, branches)
+
+    def _runs(self, pieces: Sequence[Piece], last: list[Piece]) -> Iterator[list[Piece] | Piece]:
+        """Runs of plain text, and between them media and special tokens; the run at the end is put into `last`."""
         run: list[Piece] = []
         learnt = False
         for piece in pieces:
@@ -78,42 +112,66 @@ class Rows:
                 # Told in words, it is a piece of the user's text like any other.
                 piece = replace(piece, text=piece.medium.text, medium=None)
                 self._seen += 1
-            if piece.learnt != learnt or piece.medium:
-                self._flush(run)
-                run, learnt = [], piece.learnt
+            if run and (piece.learnt != learnt or piece.medium):
+                yield run
+                run = []
+            learnt = piece.learnt
             if piece.medium:
-                self._medium(piece.medium, piece.words or Words())
+                yield piece
                 continue
             spelt = piece.text.replace("{n}", str(self._seen + 1)) if piece.control else piece.text
             for text in self.tokenizer.split(spelt) if piece.control else [spelt]:
                 if piece.control and text in self.tokenizer.specials:
-                    self._flush(run)
+                    if run:
+                        yield run
                     run = []
-                    if piece.spot:
-                        self._spot(*piece.spot)
-                    self.put([self.tokenizer.specials[text]], [piece.weight])
+                    yield replace(piece, text=text)
                 elif text:
                     run.append(piece if text == piece.text else replace(piece, text=text))
-        self._flush(run)
+        last += run
 
-    def _flush(self, run: list[Piece]) -> None:
+    def _part(self, run: list[Piece], skip: int, branches: Sequence[Sequence[Piece]]) -> "Tail":
+        """Writes the tokens of a run that are the same whatever branch follows."""
         if not run:
-            return
+            return START
+        length = sum(len(piece.text) for piece in run)
+        spelt: list[tuple[list[int], list[tuple[int, int]]]] = []
+        for branch in branches:
+            seen, head = self._seen, list[Piece]()
+            first = next(self._runs([*run, *branch], head), head)
+            self._seen = seen
+            assert isinstance(first, list), "a run of text comes before what ends it"
+            ids, offsets = self.tokenizer.encode("".join(piece.text for piece in first))
+            inside = sum(stop <= length for _, stop in offsets)
+            spelt.append((ids[:inside], offsets[:inside]))
+        places = zip(*(ids for ids, _ in spelt), strict=False)
+        shortest = min(len(ids) for ids, _ in spelt)
+        same = next((n for n, ids in enumerate(places) if len(set(ids)) > 1), shortest)
+        ids, offsets = spelt[0]
+        self._spell(run, ids[:same], offsets[:same], skip)
+        return Tail(tuple(run), same)
+
+    def _flush(self, run: list[Piece], skip: int) -> None:
+        if run:
+            self._spell(run, *self.tokenizer.encode("".join(piece.text for piece in run)), skip)
+
+    def _spell(self, run: list[Piece], ids: list[int], offsets: list[tuple[int, int]], skip: int) -> None:
+        """The tokens of a run from number `skip` on."""
         ends: list[int] = []
         for piece in run:
             ends.append((ends[-1] if ends else 0) + len(piece.text))
-        ids, offsets = self.tokenizer.encode("".join(piece.text for piece in run))
-        if not ids:
-            return
         span, weights = 0, []
-        for column, (_, stop) in enumerate(offsets, start=len(self.ids)):
+        for number, (_, stop) in enumerate(offsets):
             # A token belongs to the span of its last character: a leading space goes with its word.
             while span < len(ends) - 1 and stop > ends[span]:
                 span += 1
-            weights.append(run[span].weight)
+            if number < skip:
+                continue
             if (words := run[span].words) is not None:
-                words.columns.append(column)
-        self.put(ids, weights)
+                words.columns.append(len(self.ids) + len(weights))
+            weights.append(run[span].weight)
+        if weights:
+            self.put(ids[skip:], weights)
 
     def _medium(self, medium: Media, words: Words) -> None:
         size, columns = self.measure(medium)

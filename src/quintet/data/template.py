@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from quintet.config.base import Config
-from quintet.data.columns import Measure, Piece, Rows, Words
+from quintet.data.columns import START, Measure, Piece, Rows, Tail, Words
 from quintet.data.frame import Frame
 from quintet.data.media import image_size
 from quintet.data.regions import Numbers, RegionFormat
@@ -231,17 +231,30 @@ class Template(Config):
         return made
 
     def _visit(
-        self, node: Node, above: Sequence[Media], rows: "Rows", *, flip: bool, open: bool, root: bool = False
+        self,
+        node: Node,
+        above: Sequence[Media],
+        rows: "Rows",
+        *,
+        flip: bool,
+        open: bool,
+        root: bool = False,
+        tail: Tail = START,
     ) -> None:
         # Media are counted along the path: a branch is spelt as if it had no siblings.
-        media = [*above, *(part for turn in node.turns for part in turn.parts if isinstance(part, Media))]
-        pieces = self._node(node, media, flip, root=root)
-        if open and not node.children:
-            pieces.append(Piece(self.assistant, control=True))
-        rows.write(pieces)
+        media = _with(above, node)
+        pieces = self._pieces(node, media, flip, open=open, root=root)
+        # Of its children only what they begin with: it may be one word with what this node ends with.
+        heads = [self._pieces(child, _with(media, child), flip, open=open) for child in node.children]
+        tail = rows.write([*tail.run, *pieces], skip=tail.written, branches=heads)
         for child in node.children:
             with rows.branch():
-                self._visit(child, media, rows, flip=flip, open=open)
+                self._visit(child, media, rows, flip=flip, open=open, tail=tail)
+
+    def _pieces(self, node: Node, media: Sequence[Media], flip: bool, *, open: bool, root: bool = False) -> list[Piece]:
+        """A node's own; with `open`, a leaf ends in the header of the answer to come."""
+        header = [Piece(self.assistant, control=True)] if open and not node.children else []
+        return self._node(node, media, flip, root=root) + header
 
     def stop_id(self, tokenizer: Tokenizer) -> int | None:
         """The token that ends an answer, if the end marker is one token; else generation compares text."""
@@ -249,6 +262,11 @@ class Template(Config):
             return tokenizer.specials[self.end]
         ids, _ = tokenizer.encode(self.end)
         return ids[0] if len(ids) == 1 else None
+
+
+def _with(above: Sequence[Media], node: Node) -> list[Media]:
+    """The media of a path that ends in this node."""
+    return [*above, *(part for turn in node.turns for part in turn.parts if isinstance(part, Media))]
 
 
 def _as_text(part: Part) -> Text:
