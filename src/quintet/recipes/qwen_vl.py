@@ -58,7 +58,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="multitask",
-                data=Data(name="qwen-vl-76.8m", kind="instructions", rows=76_800_000),
+                data=Data(name="qwen-vl-76.8m", kind="regions", rows=76_800_000),
                 template=QWEN_VL_TASKS,
                 train={"encoders": Rate(lr=5e-5), "connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
                 batch=4_096,
