@@ -41,6 +41,8 @@ class Reading:
     """Keys that were left unread on purpose: known metadata, or declared by the caller."""
     left_out: tuple[str, ...] = ()
     """The rule, for each picture of a document that one left out (`pages.py`)."""
+    children: tuple[Node, ...] = ()
+    """Answers to the turns that are compared (`preferences.py`)."""
 
 
 class Source(ABC):
@@ -68,4 +70,4 @@ class Source(ABC):
         reading = self.read(index)
         if reading.faults:
             raise reading.faults[0]
-        return Sample(Node(reading.turns), reading.origin, reading.left_out)
+        return Sample(Node(reading.turns, reading.children), reading.origin, reading.left_out)

@@ -8,6 +8,8 @@ from quintet.data.sources.annotations import CocoCaptions, Vqa
 from quintet.data.sources.base import Source
 from quintet.data.sources.files import Conversations
 from quintet.data.sources.pages import Documents, Pages, RowTable
+from quintet.data.sources.preferences import Preferences
+from quintet.data.sources.preferences import layout_of as compares
 from quintet.data.sources.rows import Rows, Zipped, json_lines, json_list
 from quintet.data.sources.shards import Shards
 from quintet.data.sources.table import Parquet, Table
@@ -25,6 +27,7 @@ FORMATS = {
     "parquet": "a parquet table with a column conversations or messages, or with images and texts",
     "mmc4": "JSON lines of {text_list, image_info}, or a zip of them",
     "obelics": "JSON lines or parquet of {images, texts}",
+    "preferences": "rows with a better and a worse answer (TRL, LLaMA-Factory, ms-swift, and the papers' own)",
 }
 
 _LOOK = 100  # lines looked at before a file of JSON lines is given up
@@ -65,6 +68,8 @@ def open_source(
         if {"images", "texts"} <= set(Table(path).columns):
             return Documents(Table(path), root=folder, pages=pages, extra=notes)
         return Parquet(path, root=folder, extra=notes)
+    if kind == "preferences":
+        return Preferences(_pages(path), root=folder, extra=notes)
     if kind == "coco":
         return CocoCaptions(path, root=folder)
     if kind == "vqav2":
@@ -218,6 +223,8 @@ def _keys(rows: list[dict[str, Any]]) -> str:
 
 def _row_kind(row: dict[str, Any]) -> str:
     """'' if it cannot be told by this row."""
+    if compares(row):
+        return "preferences"
     if "conversations" in row and "messages" in row:
         return ""
     if "text_list" in row or "image_info" in row:

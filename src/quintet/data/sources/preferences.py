@@ -22,15 +22,18 @@ Sources: the releases' own files and code as docs/alignment.md lists them.
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from quintet.data.sources.base import Faults
+from quintet.data.sources.base import Faults, Reading, Source
 from quintet.data.sources.conversation import Conversation, read_conversation
+from quintet.data.sources.keys import unread
+from quintet.data.sources.pages import RowTable
 from quintet.data.sources.root import Root
 from quintet.errors import DataError
-from quintet.values import Answer, Node, Text, Turn
+from quintet.values import Answer, Node, Origin, Text, Turn
 
-__all__ = ["LAYOUTS", "Compared", "layout_of", "read_preferences"]
+__all__ = ["LAYOUTS", "Compared", "Preferences", "layout_of", "read_preferences"]
 
 Row = Mapping[str, Any]
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
@@ -64,14 +67,37 @@ class Compared:
     id: str = ""
     turns: tuple[Turn, ...] = ()
     children: tuple[Node, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+
+class Preferences(Source):
+    """Comparisons in a table of rows: a JSON list, JSON lines, parquet. Media are named relative to `root`."""
+
+    def __init__(self, rows: RowTable, *, root: Path, extra: frozenset[str] = frozenset(), name: str = "") -> None:
+        self.rows, self.root, self.extra = rows, Root.at(root), extra
+        self.file, self.name = str(rows.file), name or rows.file.name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, index: int) -> Reading:
+        faults = Faults(self.file, index + 1)
+        try:
+            row = self.rows.row(index)
+        except DataError as error:
+            faults.take(error)
+            return Reading(Origin(self.file, index + 1), faults=tuple(faults.found))
+        told = read_preferences(row, faults, root=self.root, extra=self.extra)
+        origin = Origin(self.file, index + 1, told.id)
+        return Reading(origin, told.turns, tuple(faults.found), told.ignored, children=told.children)
 
 
 def layout_of(row: Row) -> str:
     """The layout of a row, a key of `LAYOUTS`; '' if it compares nothing."""
-    return next((name for name, (keys, _) in LAYOUTS.items() if keys(row)), "")
+    return next((name for name, layout in LAYOUTS.items() if layout.fits(row)), "")
 
 
-def read_preferences(row: object, faults: Faults, *, root: Root) -> Compared:
+def read_preferences(row: object, faults: Faults, *, root: Root, extra: frozenset[str] = frozenset()) -> Compared:
     """Reads a row of any of the layouts; what is wrong with it goes to `faults`."""
     if not isinstance(row, dict):
         faults.add("wrong-type", f"a row is an object, not {type(row).__name__}")
@@ -82,12 +108,14 @@ def read_preferences(row: object, faults: Faults, *, root: Root) -> Compared:
         keys = ", ".join(sorted(map(ascii, row))) or "none"
         faults.add("no-preference", f"found the keys {keys}; expected those of one of {', '.join(LAYOUTS)}")
         return Compared()
+    layout = LAYOUTS[name]
+    ignored = unread(row, faults, known=layout.keys, extra=extra | layout.notes)
     try:
-        told = LAYOUTS[name][1](row)
+        told = layout.read(row)
     except DataError as error:
-        faults.take(error, field=error.field)
-        return Compared()
-    return _tree(row, told, faults, root)
+        faults.take(error)
+        return Compared(ignored=ignored)
+    return replace(_tree(row, told, faults, root), ignored=ignored)
 
 
 def _tree(row: Row, told: Told, faults: Faults, root: Root) -> Compared:
@@ -263,19 +291,74 @@ def _completions(row: Row, key: str) -> bool:
     return isinstance(held, list) and bool(held) and isinstance(held[0], dict) and key in held[0]
 
 
-LAYOUTS: Mapping[str, tuple[Callable[[Row], bool], Callable[[Row], Told]]] = {
-    "llava-rlhf": (lambda row: {"output_1", "output_2", "preference"} <= row.keys(), _llava_rlhf),
-    "rlhf-v": (lambda row: _texts(row, "text") and "conversations" not in row and "chosen" not in row, _rlhf_v),
-    "rlaif-v": (lambda row: _texts(row, "question", "chosen", "rejected"), _question),
-    "prompt": (lambda row: _texts(row, "prompt", "chosen", "rejected"), _prompt),
-    "povid": (lambda row: {"conversations", "rejected_conversations"} <= row.keys(), _povid),
-    "llama-factory": (lambda row: {"conversations", "chosen", "rejected"} <= row.keys(), _llama_factory),
-    "ms-swift": (lambda row: {"messages", "rejected_response"} <= row.keys(), _ms_swift),
-    "messages": (lambda row: all(isinstance(row.get(name), list) for name in ("chosen", "rejected")), _messages),
-    "vlfeedback": (lambda row: _completions(row, "annotations"), _vlfeedback),
-    "bpo": (lambda row: _completions(row, "score"), _bpo),
+@dataclass(frozen=True)
+class Layout:
+    """One of the field's row layouts: what tells it, what it says, the keys it reads and those that are only notes."""
+
+    fits: Callable[[Row], bool]
+    read: Callable[[Row], Told]
+    keys: frozenset[str]
+    notes: frozenset[str] = frozenset()
+
+
+_PICTURED = frozenset({"id", "image", "images", "img_path", "image_path"})
+_RLAIF = frozenset({"ds_name", "origin_dataset", "origin_split"})
+
+
+def _reads(*keys: str) -> frozenset[str]:
+    return _PICTURED | {*keys}
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "llava-rlhf": Layout(
+        lambda row: {"output_1", "output_2", "preference"} <= row.keys(),
+        _llava_rlhf,
+        _reads("conversations", "output_1", "output_2", "preference"),
+        frozenset({"hallucination"}),
+    ),
+    "rlhf-v": Layout(
+        lambda row: _texts(row, "text") and not row.keys() & {"conversations", "chosen"},
+        _rlhf_v,
+        _reads("text"),
+        _RLAIF,
+    ),
+    "rlaif-v": Layout(
+        lambda row: _texts(row, "question", "chosen", "rejected"),
+        _question,
+        _reads("question", "chosen", "rejected", "chosen_score", "rejected_score"),
+        _RLAIF,
+    ),
+    "prompt": Layout(
+        lambda row: _texts(row, "prompt", "chosen", "rejected"), _prompt, _reads("prompt", "chosen", "rejected")
+    ),
+    "povid": Layout(
+        lambda row: {"conversations", "rejected_conversations"} <= row.keys(),
+        _povid,
+        _reads("conversations", "rejected_conversations"),
+    ),
+    "llama-factory": Layout(
+        lambda row: {"conversations", "chosen", "rejected"} <= row.keys(),
+        _llama_factory,
+        _reads("conversations", "chosen", "rejected"),
+    ),
+    "ms-swift": Layout(
+        lambda row: {"messages", "rejected_response"} <= row.keys(), _ms_swift, _reads("messages", "rejected_response")
+    ),
+    "messages": Layout(
+        lambda row: all(isinstance(row.get(name), list) for name in ("chosen", "rejected")),
+        _messages,
+        _reads("prompt", "chosen", "rejected"),
+        frozenset({"image_corruption", "hallu_prompt"}),
+    ),
+    "vlfeedback": Layout(
+        lambda row: _completions(row, "annotations"),
+        _vlfeedback,
+        _reads("prompt", "completions"),
+        frozenset({"models"}),
+    ),
+    "bpo": Layout(lambda row: _completions(row, "score"), _bpo, _reads("prompt", "completions")),
 }
-"""Layout → whether a row is of it, and what it says. The first that fits."""
+"""The first that fits a row is its layout."""
 
 _ROLES = {"user": "human", "assistant": "gpt", "system": "system"}
 
