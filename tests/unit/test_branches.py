@@ -63,7 +63,7 @@ def columns(tokens: Tokens) -> list[list[int]]:
 
 @pytest.mark.parametrize("open", [False, True], ids=["learnt", "open"])
 @pytest.mark.parametrize("name", templates())
-def test_every_path_is_spelt_as_the_path_alone(name: str, open: bool, tokenizer: Tokenizer) -> None:  # noqa: A002
+def test_every_path_is_spelt_as_the_path_alone(name: str, open: bool, tokenizer: Tokenizer) -> None:
     template = templates()[name]
     tokenizer.add(*template.special_tokens)
     tried = 0
