@@ -25,12 +25,10 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.load(folder_of("starter/llm"))
 
 
-def templates() -> dict[str, Template]:
-    found: dict[str, Template] = {}
-    for name in recipe_names():
-        recipe = load_recipe(name)[1]
-        found |= {t.name: t for t in (recipe.template, *(s.template for s in recipe.stages if s.reads))}
-    return found
+RECIPES = [load_recipe(name)[1] for name in recipe_names()]
+TEMPLATES: dict[str, Template] = {
+    each.name: each for r in RECIPES for each in (r.template, *(s.template for s in r.stages if s.reads))
+}
 
 
 def grown(rng: random.Random, depth: int) -> Node:
@@ -62,9 +60,9 @@ def columns(tokens: Tokens) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("open", [False, True], ids=["learnt", "open"])
-@pytest.mark.parametrize("name", templates())
+@pytest.mark.parametrize("name", TEMPLATES)
 def test_every_path_is_spelt_as_the_path_alone(name: str, open: bool, tokenizer: Tokenizer) -> None:
-    template = templates()[name]
+    template = TEMPLATES[name]
     tokenizer.add(*template.special_tokens)
     tried = 0
     for seed in range(30):

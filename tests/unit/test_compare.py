@@ -25,12 +25,14 @@ from quintet.data.scenes import make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare import Budget, compare, dumped
+from quintet.lab.compare.machine import machine, machine_of
 from quintet.lab.compare.page import html
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.words import facts, heads, markdown, title, versus
 from quintet.lab.listing import entry
 from quintet.lab.recipe import load_recipe
 from quintet.lab.show import show
+from quintet.model.checkpoint import write_json
 from quintet.recipes._scale import at_scale
 
 ROOT = Path(__file__).parents[2]
@@ -135,6 +137,28 @@ def test_finished_runs_are_not_run_again_and_more_may_join(scenes: Path, whole: 
     assert set(stamps(out)) > set(before)
     assert {path: stamp for path, stamp in stamps(out).items() if path in before} == before
     assert set(more["rows"][0]["scores"]["scenes.vqa"]["seeds"]) == {"0", "1", "2"}
+
+
+def test_a_table_says_where_its_runs_were_made_and_not_where_it_was_collected(
+    whole: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    runs = sorted(path.parent for path in whole[0].glob("*/machine.json"))
+    assert [run.name for run in runs][:2] == ["llava-0", "llava-1"]
+    assert whole[1]["machine"] == machine_of(runs) == machine()
+    for name, threads in (("a", 7), ("b", 7), ("c", 1)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "machine.json", machine() | {"threads": threads})
+    assert machine_of([tmp_path / "a", tmp_path / "b"]) == machine() | {"threads": 7}
+    assert machine_of([tmp_path / "a", tmp_path / "c"])["threads"] == "7 or 1"
+
+
+def test_runs_on_other_starter_parts_are_not_mixed_in(
+    scenes: Path, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe is the same, the LLM that it starts from is not."""
+    monkeypatch.setattr("quintet.lab.compare.runs.starter_fingerprint", lambda: "another")
+    with pytest.raises(CheckpointError, match="whose starter is"):
+        compare(comparison(scenes, whole[0]), Quiet(), command="")
 
 
 def test_one_folder_holds_one_set_of_conditions(

@@ -41,8 +41,8 @@ STARTER_BATCH: Mapping[str, int] = {"captions": 16, "instructions": 16, "interle
 """By kind of data."""
 
 STARTER_EPOCHS = 2.0
-"""Of a recipe, shared evenly by its stages: as long for three stages as for one, at most four minutes on two cores. The
-stages that stand for another system's published weights (`Recipe.before`) share as many among themselves."""
+"""Of a recipe, shared evenly by its stages: as long for three stages as for one. The stages that stand
+for another system's published weights (`Recipe.before`) share as many among themselves."""
 
 PAGES = 0.5
 """Of such an epoch for pages: all of them meet each picture three to four times."""

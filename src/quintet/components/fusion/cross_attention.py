@@ -87,10 +87,10 @@ class GatedCrossAttention(Fusion):
                     raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
 
         def starter(self) -> Self:
-            shape: dict[str, int] = {"heads": 6, "head_dim": 32, "features": 192 if self.features else 0}
-            # Block 3 of 32 is block 0 of four. Gates are open, since what is behind them learns through
-            # them: in a training of minutes those that begin shut stay shut (docs/log.md).
-            return replace(self, every=min(self.every, 2), first=0, start=0.5, **shape)
+            features = 192 if self.features else 0
+            # Block 3 of 32 is block 0 of four. Gates are open, since what is behind them learns through them: in a
+            # training of minutes those that begin shut stay shut (docs/log.md).
+            return replace(self, every=min(self.every, 2), first=0, heads=6, head_dim=32, features=features, start=0.5)
 
         def tiny(self) -> Self:
             every = min(self.every, 2)

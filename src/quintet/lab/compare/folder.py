@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from quintet.components.starter import asset
 from quintet.errors import CheckpointError, ConfigError
 from quintet.model.checkpoint import read_json, write_json
 
-__all__ = ["alone", "check_folder", "fingerprint", "hold"]
+__all__ = ["alone", "check_folder", "fingerprint", "hold", "starter_fingerprint"]
 
 
 @contextmanager
@@ -46,6 +47,14 @@ def hold(out: Path, facts: Mapping[str, Any]) -> None:
             )
         (out / "plans.json").unlink(missing_ok=True)
     write_json(place, dict(facts))
+
+
+def starter_fingerprint() -> str:
+    """Of the small trained parts that all recipes start from."""
+    digest = hashlib.sha256()
+    for part in ("llm", "vision"):
+        digest.update(hashlib.sha256((asset(part) / "model.safetensors").read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def fingerprint(scenes: Path) -> str:

@@ -2,7 +2,7 @@
 
     OUT/comparison.json      the conditions; a folder never mixes two
     OUT/plans.json           recipe → how many steps of each stage the budget pays for
-    OUT/NAME-SEED/           a run like any other, with its eval/; a finished one is not run again
+    OUT/NAME-SEED/           a run like any other, with its eval/ and machine.json; a finished one is not run again
     OUT/failures/            why a run failed; the same command tries it again
     OUT/compare.json         the table, with compare.html and compare.md beside it
 
@@ -28,7 +28,8 @@ from quintet.evaluation.run import evaluate
 from quintet.evaluation.task import Item, Task
 from quintet.evaluation.tasks.scenes import NAMES, scenes_task
 from quintet.lab.compare.budget import Budget, share, tokens_per_sample
-from quintet.lab.compare.folder import alone, check_folder, fingerprint, hold
+from quintet.lab.compare.folder import alone, check_folder, fingerprint, hold, starter_fingerprint
+from quintet.lab.compare.machine import MACHINE, machine
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.quickstart import TASKS as PLAIN
 from quintet.lab.recipe import load_recipe
@@ -190,6 +191,7 @@ def _conditions(comparison: Comparison, scenes: Path) -> dict[str, Any]:
         "budget": comparison.budget.text if comparison.budget else "own",
         "tasks": dict(comparison.tasks),
         "precision": comparison.precision,
+        "starter": starter_fingerprint(),
         "scenes": fingerprint(scenes),
         "scenes_seed": made["seed"],
         "pictures": made["splits"],
@@ -347,6 +349,8 @@ def _run(
         raise CheckpointError(f"{job.out} is a run of this recipe as it was before; delete the folder to run it anew")
     if not (job.out / "model" / "config.json").exists():
         train(replace(job, note=lambda text: watch.count(f"{title}: {text}", 0, 1)), progress=step)
+        # Who collects the table may have other cores than who ran this.
+        write_json(job.out / MACHINE, machine())
     missing = {
         name: asked
         for name, asked in tasks.items()

@@ -8,16 +8,13 @@ recipes in the same draws, so the interval of a difference is that of paired ite
 """
 
 import json
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-import quintet
 from quintet.data.template import Template
 from quintet.errors import CheckpointError
 from quintet.evaluation.bootstrap import percentiles, resampled
@@ -25,6 +22,7 @@ from quintet.evaluation.metrics.metric import Floats
 from quintet.evaluation.run import scored
 from quintet.evaluation.task import Task
 from quintet.lab.compare.differs import recipe_differs
+from quintet.lab.compare.machine import machine_of
 from quintet.lab.compare.runs import Asked, Comparison, Failures, System
 from quintet.lab.listing import entry
 from quintet.lab.recipe import load_recipe
@@ -134,7 +132,7 @@ def table(
         "conditions": read_json(comparison.out / "comparison.json"),
         "seeds": list(comparison.seeds),
         "baseline": base.name,
-        "machine": _machine(),
+        "machine": machine_of([comparison.out / f"{s.name}-{seed}" for s in systems for seed in comparison.seeds]),
         "rows": rows,
         "differences": differences,
     }
@@ -232,18 +230,3 @@ def _cost(system: System, comparison: Comparison, shown: Shown | None) -> dict[s
     keys = ("samples", "tokens", "flops", "seconds")
     spent = {key: sum(facts[key] for facts in stages.values()) for key in keys} if whole else None
     return {"stages": stages, "spent": spent}
-
-
-def _machine() -> dict[str, Any]:
-    model = ""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": model or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "quintet": quintet.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
