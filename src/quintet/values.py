@@ -11,7 +11,7 @@ Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors
 B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from math import prod
 from pathlib import Path
@@ -20,11 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from quintet.errors import DataError
+from quintet.answers import Answer, Answers
 
 __all__ = [
-    "Answer", "Answers", "Batch", "Features", "Item", "Layout", "Media", "MediaBatch", "Node", "Origin", "Part", "Ref",
-    "Region", "Sample", "Spot", "Spots", "Targets", "Text", "Tokens", "Turn", "visible",
+    "Batch", "Features", "Item", "Layout", "Media", "MediaBatch", "Node", "Origin", "Part", "Ref", "Region", "Sample",
+    "Spot", "Spots", "Targets", "Text", "Tokens", "Turn",
 ]  # fmt: skip
 
 
@@ -38,6 +38,8 @@ class Ref:
     offset: int = 0
     length: int | None = None
     data: bytes | None = None
+    change: str = ""
+    """How the picture is made worse once it is read (`quintet.data.changes`); empty: it is shown as it is."""
 
     def read(self) -> bytes:
         """The bytes; raises OSError when the file is not there."""
@@ -105,18 +107,6 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A branch that is compared with others of its sample."""
-
-    score: float | None = None
-    """How good it is: of two answers of a sample, the one with the higher score won. A preference pair has 1 and 0."""
-    name: str = ""
-    """What it is besides, for objectives that ask: `unseen` are the winner's words about another picture."""
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    """What else is known about it: `severity`, `margin`."""
-
-
-@dataclass(frozen=True, slots=True)
 class Node:
     """A straight run of turns, then continuations that must not see each other."""
 
@@ -152,11 +142,14 @@ class Sample:
     origin: Origin = Origin()
     left_out: tuple[str, ...] = ()
     """The rule, for each picture of a document that one left out (`quintet.data.sources.pages`)."""
+    others: tuple[Node, ...] = ()
+    """Further trees that must not see the first, for objectives that compare across them (`quintet.data.contrast`)."""
 
     def turns(self) -> Iterator[Turn]:
         """All turns, depth first."""
-        for node in self.root.walk():
-            yield from node.turns
+        for root in (self.root, *self.others):
+            for node in root.walk():
+                yield from node.turns
 
     def media(self) -> list[Media]:
         """All media in the order of the text."""
@@ -287,6 +280,8 @@ class Tokens:
     """Branches that are compared: the node of each, as in `enter`."""
     reference: Tensor | None = None
     """float32[T]: log-probability of each learnt token under the reference model, if it was computed before."""
+    mark: Tensor | None = None
+    """int64[T]: which marked span a token is in, counted from 1; 0 for none. None where nothing is marked."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -295,6 +290,11 @@ class Tokens:
     def nodes(self) -> int:
         """Nodes of its tree, those without a token included: the next sample of a row counts on from here."""
         return int(self.exit.max())
+
+    @property
+    def learnt(self) -> Tensor:
+        """The columns that are targets, int64[P]: what has a weight and a column to be predicted from."""
+        return ((self.weight != 0) & (self.parent >= 0)).nonzero().squeeze(1)
 
     @property
     def count(self) -> float:
@@ -360,64 +360,12 @@ class Targets:
     node: Tensor
     reference: Tensor | None = None
     """float32[P]: log-probability of each under the reference model, if it was computed before."""
+    mark: Tensor | None = None
+    """int64[P]: which marked span each is in, counted from 1 within its sample; 0 for none."""
 
     @property
     def count(self) -> float:
         return float(self.weights.sum())
-
-
-@dataclass(frozen=True)
-class Answers:
-    """The branches of a batch that are compared, int64[A] each: their node (as in `Targets.node`) and their sample."""
-
-    node: Tensor
-    sample: Tensor
-    told: tuple[Answer, ...]
-
-    def __len__(self) -> int:
-        return len(self.told)
-
-    def pairs(self) -> tuple[Tensor, Tensor]:
-        """Every two answers of a sample of which one is better: indices of the better ones and of the others."""
-        found: list[tuple[int, int]] = []
-        for group in self._groups().values():
-            scored = [(self.told[i].score, i) for i in group]
-            known = [(score, i) for score, i in scored if score is not None]
-            found += [(i, j) for score, i in known for other, j in known if score > other]
-        won, lost = zip(*found, strict=True) if found else ((), ())
-        return self._indices(won), self._indices(lost)
-
-    def beside(self, name: str, of: Tensor) -> Tensor:
-        """For answers of these indices, the answer of that name in the same sample.
-
-        Raises:
-            DataError: a sample has none, or several.
-        """
-        groups, samples = self._groups(), self.sample.tolist()
-        found = [[j for j in groups[samples[i]] if self.told[j].name == name] for i in of.tolist()]
-        if counts := {len(each) for each in found} - {1}:
-            raise DataError("no-answer", f"a sample has {counts.pop()} answers named {name!r}; the objective needs one")
-        return self._indices(each[0] for each in found)
-
-    def numbers(self, name: str, of: Tensor) -> Tensor:
-        """What is known about answers of these indices, float32[N].
-
-        Raises:
-            DataError: it is not known of one of them.
-        """
-        known = [self.told[i].numbers.get(name) for i in of.tolist()]
-        if None in known:
-            raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
-        return torch.tensor(known, dtype=torch.float32, device=self.node.device)
-
-    def _groups(self) -> dict[int, list[int]]:
-        groups: dict[int, list[int]] = {}
-        for index, sample in enumerate(self.sample.tolist()):
-            groups.setdefault(sample, []).append(index)
-        return groups
-
-    def _indices(self, values: Iterable[int]) -> Tensor:
-        return torch.tensor([*values], dtype=torch.int64, device=self.node.device)
 
 
 @dataclass(frozen=True)
@@ -451,17 +399,3 @@ def _moved(value: Any, device: torch.device | str) -> Any:
     if not is_dataclass(value):
         return value
     return replace(value, **{f.name: _moved(getattr(value, f.name), device) for f in fields(value)})  # pyright: ignore
-
-
-def visible(
-    enter: Tensor, order: Tensor, *, key_enter: Tensor | None = None, key_exit: Tensor, key_order: Tensor | None = None
-) -> Tensor:
-    """The attention rule as bool[B, T, U]: may token t of the queries look at token u of the keys?
-
-    Queries are `enter`, `order` int64[B, T]; keys are `key_enter`, `key_exit`, `key_order` int64[B, U], which default
-    to the queries' own.
-    """
-    key_enter = enter if key_enter is None else key_enter
-    key_order = order if key_order is None else key_order
-    inside = (key_enter[:, None, :] <= enter[:, :, None]) & (enter[:, :, None] < key_exit[:, None, :])
-    return inside & (key_order[:, None, :] <= order[:, :, None])

@@ -9,8 +9,9 @@ import pytest
 import torch
 from subjects import Subject, medium, plain, says, user  # noqa: F401 the fixture
 
+from quintet.answers import Answer
 from quintet.training.objectives.preference import Preference, preference
-from quintet.values import Answer, Batch, Node, Origin, Sample, Turn
+from quintet.values import Batch, Node, Origin, Sample, Turn
 
 GRADIENTS = 2e-5
 """Largest difference in float32, in shares of the largest gradient."""

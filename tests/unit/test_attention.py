@@ -15,7 +15,7 @@ from quintet.components.llms.attention import Strategy, attend_with, choose, pat
 from quintet.components.llms.flex import BLOCK, block_map
 from quintet.components.llms.rope import Rope, Tables, rotate, tables
 from quintet.components.roles import Context
-from quintet.values import visible
+from quintet.components.visible import visible
 
 TOLERANCE = 5e-6
 """float32 softmax sums in another order; values are of size 1. Worst measured: 7.2e-7."""

@@ -189,14 +189,14 @@ def _print_row(console: "Console", reading: "Reading") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from quintet.lab.sheet import words
+    from quintet.lab.sheet import spoken, words
 
     origin = reading.origin
     console.print(Text(f"row {origin.row}  {_visible(origin.id)}", style="bold"))
     grid = Table.grid(padding=(0, 2))
-    for turn in reading.turns:
+    for by, turn in spoken(reading):
         style = "green" if turn.role in ("assistant", "document") and turn.weight else ""
-        grid.add_row(Text(f"  {turn.role}", style="dim"), Text(_visible(words(turn)), style=style))
+        grid.add_row(Text(f"  {_visible(by)}", style="dim"), Text(_visible(words(turn)), style=style))
     console.print(grid)
     for fault in reading.faults:
         console.print(Text(_visible(f"  ✗ {fault.field or ''} {fault.fault}: {fault.message}"), style="red"))

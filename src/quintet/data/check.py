@@ -1,8 +1,9 @@
 """`quintet data check`: everything that is wrong with a data file, row by row, before a run finds out.
 
 All that a source refuses (wrong types, missing, unknown and unsupported keys, roles and their order, empty answers,
-counts of `<image>`, paths that leave the root, broken JSON, bytes that are not UTF-8, boxes outside the picture) and
-all that loading refuses (`quintet.data.media`), and besides:
+counts of `<image>`, paths that leave the root, broken JSON, bytes that are not UTF-8, boxes outside the picture; what
+must hold of answers that are compared, `quintet.data.sources.preferences`) and all that loading refuses
+(`quintet.data.media`), and besides:
 
 | fault | rule |
 |---|---|
@@ -32,7 +33,7 @@ from typing import Any
 from quintet.data.media import decode_image
 from quintet.data.sources import Reading, Source, open_source
 from quintet.errors import DataError
-from quintet.values import Media, Origin, Ref, Text, Turn
+from quintet.values import Media, Node, Origin, Ref, Text, Turn
 
 __all__ = ["Fault", "Report", "check", "check_source", "is_late_image"]
 
@@ -153,7 +154,7 @@ def check_source(
             report.sources[reading.origin.file] += 1
             report.ignored.update(reading.ignored)
             report.left_out.update(reading.left_out)
-            pictures.want(index, reading.origin.file, reading.origin.row, reading.turns)
+            pictures.want(index, reading.origin.file, reading.origin.row, _turns(reading))
             if progress:
                 progress(index + 1, total)
         for index, fault in pictures.faults():
@@ -192,6 +193,12 @@ def _of_row(reading: Reading, index: int, ids: dict[str, tuple[int, Origin]]) ->
     if is_late_image(reading.turns):
         message = "the first picture stands after an answer that needs it; move <image> into the question"
         yield Fault(here.row, "conversations", "late-image", message, here.file)
+
+
+def _turns(reading: Reading) -> tuple[Turn, ...]:
+    """All of a row: the answers that are compared too, and what stands beside."""
+    trees = (Node(reading.turns, reading.children), *reading.others)
+    return tuple(turn for tree in trees for node in tree.walk() for turn in node.turns)
 
 
 class _Pictures:

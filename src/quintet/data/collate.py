@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quintet.values import Answer, Answers, Batch, Item, Layout, MediaBatch, Region, Spots, Targets, Tokens
+from quintet.answers import Answer, Answers
+from quintet.values import Batch, Item, Layout, MediaBatch, Region, Spots, Targets, Tokens
 
 __all__ = ["Loaded", "collate"]
 
@@ -85,16 +86,19 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
 
 def _targets(t: Tokens, *, base: int, nodes: int) -> Targets:
     """Every learnt token that has a predecessor: predicted from its parent's column."""
-    learnt = ((t.weight != 0) & (t.parent >= 0)).nonzero().squeeze(1)
+    learnt = t.learnt
     reference = None if t.reference is None else t.reference[learnt]
-    return Targets(t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes, reference)
+    mark = None if t.mark is None else t.mark[learnt]
+    return Targets(t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes, reference, mark)
 
 
 def _merged(pieces: list[Targets]) -> Targets:
     known = [piece.reference for piece in pieces if piece.reference is not None]
     assert len(known) in (0, len(pieces)), "samples with and without reference log-probabilities in one batch"
     joined = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("slots", "ids", "weights", "node"))
-    return Targets(*joined, torch.cat(known) if known else None)
+    marked = any(piece.mark is not None for piece in pieces)
+    marks = [torch.zeros_like(piece.ids) if piece.mark is None else piece.mark for piece in pieces]
+    return Targets(*joined, torch.cat(known) if known else None, torch.cat(marks) if marked else None)
 
 
 def _answers(found: list[tuple[int, int, Answer]]) -> Answers | None:

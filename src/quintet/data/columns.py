@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from torch import Tensor
 
+from quintet.answers import Answer
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
-from quintet.values import Answer, Item, Media, Region, Sample, Spot, Tokens
+from quintet.values import Item, Media, Region, Sample, Spot, Tokens
 
 __all__ = ["START", "Measure", "Piece", "Rows", "Tail", "Words"]
 
@@ -38,6 +40,8 @@ class Piece:
     learnt: bool = False
     words: Words | None = None
     """Shared by a user's words and media."""
+    mark: str | None = None
+    """The span that it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class Rows:
         self.node: list[int] = []
         self.position: list[int] = []
         self.parent: list[int] = []
+        self.mark: dict[int, str] = {}
+        """Column → its span."""
         self.items: list[tuple[Item, list[int]]] = []
         self.shown: list[Media] = []
         self.spots: list[Spot] = []
@@ -170,6 +176,8 @@ class Rows:
                 continue
             if (words := run[span].words) is not None:
                 words.columns.append(len(self.ids) + len(weights))
+            if (mark := run[span].mark) is not None:
+                self.mark[len(self.ids) + len(weights)] = mark
             weights.append(run[span].weight)
         if weights:
             self.put(ids[skip:], weights)
@@ -215,7 +223,15 @@ class Rows:
             origin=sample.origin,
             spots=tuple(self.spots),
             answers=tuple(self.answers),
+            mark=self._marks(),
         )
+
+    def _marks(self) -> Tensor | None:
+        """Spans by number, in the order in which they are met; the same span of two branches has one number."""
+        if not self.mark:
+            return None
+        number = {name: n for n, name in enumerate(dict.fromkeys(self.mark.values()), start=1)}
+        return torch.tensor([number[self.mark[c]] if c in self.mark else 0 for c in range(len(self.ids))])
 
 
 class _Branch:

@@ -25,13 +25,13 @@ __all__ = ["FeatureCache", "content_hash", "fingerprint"]
 
 
 def content_hash(ref: Ref) -> str:
-    """What addresses a medium: the hash of its bytes.
+    """What addresses a medium: the hash of its bytes, and of what is done to it.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return hashlib.sha256(ref.read()).hexdigest()[:32]
+        return hashlib.sha256(ref.read() + ref.change.encode()).hexdigest()[:32]
     except OSError as error:
         raise DataError(
             "missing-file", f"{ref.name} cannot be read ({error.strerror}); is the data root right?"

@@ -49,6 +49,7 @@ from torch import Tensor
 
 from quintet.components.encoders.resize import resized
 from quintet.components.roles import ImageSpec
+from quintet.data.changes import LATE, changed
 from quintet.errors import DataError
 from quintet.values import Ref
 
@@ -109,7 +110,12 @@ def load_image(ref: Ref, spec: ImageSpec) -> Tensor:
         DataError: it cannot be read; `fault` is one of the table above.
     """
     # A copy, because Pillow's own bytes are read-only; channels last, which is what `interpolate` is fast on.
-    return fit_image(torch.from_numpy(np.array(decode_image(ref))).permute(2, 0, 1), spec)
+    pixels = torch.from_numpy(np.array(decode_image(ref))).permute(2, 0, 1)
+    if not ref.change:
+        return fit_image(pixels, spec)
+    if ref.change.startswith(LATE):
+        return changed(fit_image(pixels, spec), ref.change)
+    return fit_image(changed(pixels, ref.change), spec)
 
 
 def image_size(ref: Ref) -> tuple[int, int]:

@@ -18,9 +18,12 @@ from torch.utils.data import DataLoader, Dataset
 from quintet.components.roles import ImageSpec
 from quintet.data.collate import Loaded, collate
 from quintet.data.completion import Completion
+from quintet.data.contrast import Contrast
+from quintet.data.differences import mark_differences
 from quintet.data.features import FeatureCache
 from quintet.data.media import image_size, load_image
 from quintet.data.pack import pack, share
+from quintet.data.references import References
 from quintet.data.template import Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError, TrainingError
@@ -176,6 +179,9 @@ class Plan:
     world: int = 1
     too_long: str = "drop"
     completion: Completion | None = None
+    contrast: Contrast | None = None
+    differences: bool = False
+    """Whether tokens are marked in which two answers differ."""
 
 
 def order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -193,8 +199,10 @@ class Planner:
         tokenizer: Tokenizer,
         measure: Callable[[Media], tuple[tuple[int, ...], int]],
         plan: Plan,
+        references: References | None = None,
     ) -> None:
         self.source, self.template, self.tokenizer, self.measure, self.plan = source, template, tokenizer, measure, plan
+        self.references = references
         if not len(source):
             raise DataError("no-rows", "there is no row to train on", file=source.name)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -215,16 +223,21 @@ class Planner:
         return self._read(n)[1]
 
     def _read(self, n: int) -> tuple[Sample, Tokens]:
-        index, completion, seed = self.index(n), self.plan.completion, (self.plan.seed, n)
+        index, plan, seed = self.index(n), self.plan, (self.plan.seed, n)
         try:
             sample = self.source.sample(index)
-            if completion:
-                sample = completion.draw(sample, seed=seed)
+            for drawing in (plan.completion, plan.contrast):
+                if drawing:
+                    sample = drawing.draw(sample, seed=seed)
             made = self.template.tokens(sample, self.tokenizer, self.measure)
+            if plan.completion:
+                made = plan.completion(made, self.tokenizer, seed=seed)
+            if plan.differences:
+                made = mark_differences(made)
+            if self.references:
+                made = self.references.give(made)
         except DataError as error:
             raise error.at(file=self.source.name, row=index + 1) from None
-        if completion:
-            made = completion(made, self.tokenizer, seed=seed)
         if len(made) > self.plan.row:
             raise DataError(
                 "too-long",

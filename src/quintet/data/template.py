@@ -16,6 +16,7 @@ from quintet.data.frame import Frame
 from quintet.data.media import image_size
 from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.tokenizer import Tokenizer
+from quintet.data.trees import beside
 from quintet.errors import ConfigError, DataError
 from quintet.values import Media, Node, Part, Region, Sample, Text, Tokens, Turn
 
@@ -179,7 +180,7 @@ class Template(Config):
     ) -> list[Piece]:
         """Words, or places with the words that name them. Only what the format writes may hold special tokens."""
         if isinstance(part, Text):
-            return [Piece(part.text, weight=weight * part.weight, learnt=learnt)]
+            return [Piece(part.text, weight=weight * part.weight, learnt=learnt, mark=part.mark)]
         form, name = self.regions, part[0].phrase
         places = form.format(part, size=self._size(part[0], media))
         made = [Piece(form.phrase.before, control=True), Piece(name), Piece(form.phrase.after, control=True)]
@@ -221,11 +222,14 @@ class Template(Config):
         """
         # Not the file's name: the same rows elsewhere on the disk must train the same.
         flip = bool(hashlib.sha256(f"{sample.origin.row}/{sample.origin.id}".encode()).digest()[0] & 1)
-        rows = Rows(tokenizer, measure, shared=self.places == "inner")
-        if self.bos and tokenizer.bos:
-            rows.put([tokenizer.id(tokenizer.bos)], [0.0])
-        self._visit(sample.root, [], rows, flip=flip, open=open, root=True)
-        made = rows.tokens(sample)
+        trees: list[Tokens] = []
+        for root in (sample.root, *sample.others):
+            rows = Rows(tokenizer, measure, shared=self.places == "inner")
+            if self.bos and tokenizer.bos:
+                rows.put([tokenizer.id(tokenizer.bos)], [0.0])
+            self._visit(root, [], rows, flip=flip, open=open, root=True)
+            trees.append(rows.tokens(sample))
+        made = trees[0] if len(trees) == 1 else beside(trees)
         if not open and made.count == 0:
             raise DataError("nothing-to-learn", "no token of this sample is learnt; it needs an answer with words")
         return made

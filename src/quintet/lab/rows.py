@@ -128,6 +128,8 @@ def row_of(reading: Reading, place: Place) -> dict[str, Any]:
     """
     if reading.faults:
         raise reading.faults[0]
+    if reading.children or reading.others:
+        raise DataError("unsupported-part", "LLaVA's format has no place for answers that are compared")
     if [turn.role for turn in reading.turns] == ["document"]:
         return _document(reading.turns[0], place)
     pictures: list[str] = []

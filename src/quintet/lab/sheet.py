@@ -1,15 +1,15 @@
 """Rows of a source on one page, with their pictures: `quintet data view --html`."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from quintet.data.sources import Reading, Source
 from quintet.lab.page import page, picture, write_page
-from quintet.values import Media, Text, Turn
+from quintet.values import Media, Node, Text, Turn
 
-__all__ = ["pick", "words", "write_sheet"]
+__all__ = ["pick", "spoken", "words", "write_sheet"]
 
 
 def pick(source: Source, *, n: int, seed: int | None = None, row: int | None = None) -> list[int]:
@@ -28,9 +28,9 @@ def write_sheet(source: Source, indices: Sequence[int], out: Path) -> Path:
 
 
 def _card(reading: Reading) -> str:
-    media = [part for turn in reading.turns for part in turn.parts if isinstance(part, Media)]
+    media = [part for _, turn in spoken(reading) for part in turn.parts if isinstance(part, Media)]
     shown = "".join(picture(medium.ref).html() for medium in media if medium.ref.name)
-    said = "".join(f"<p><b>{escape(turn.role)}</b>{escape(words(turn))}</p>" for turn in reading.turns)
+    said = "".join(f"<p><b>{escape(by)}</b>{escape(words(turn))}</p>" for by, turn in spoken(reading))
     faults = "".join(
         f"<p class=verdict>✗ {escape(fault.fault)}: {escape(fault.message)}</p>" for fault in reading.faults
     )
@@ -39,6 +39,16 @@ def _card(reading: Reading) -> str:
         f'<figure class="sample{" wrong" if reading.faults else ""}">{shown}<div class="said turns">'
         f"<div class=kind>row {reading.origin.row}{escape(name)}</div>{said}{faults}</div></figure>"
     )
+
+
+def spoken(reading: Reading) -> Iterator[tuple[str, Turn]]:
+    """Every turn and who says it; with an answer that is compared go its score and its name."""
+    for tree in (Node(reading.turns, reading.children), *reading.others):
+        for node in tree.walk():
+            for turn in node.turns:
+                answer = node.answer if turn is node.turns[-1] else None
+                score = f" {answer.score:g}" if answer and answer.score is not None else ""
+                yield f"{turn.role}{score}{f' {answer.name}' if answer and answer.name else ''}", turn
 
 
 def words(turn: Turn) -> str:

@@ -23,7 +23,8 @@ from torch.distributed.tensor import DTensor
 from quintet import dist
 from quintet.data.collate import collate
 from quintet.data.features import FeatureCache
-from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, Source, StepPlan, batches, measure_with
+from quintet.data.pipeline import Drops, MediaLoader, Micro, Source, StepPlan, batches
+from quintet.data.references import References
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, TrainingError
 from quintet.log import logger
@@ -34,6 +35,7 @@ from quintet.training.hardware import Precision, autocast, peak_memory, pick_pre
 from quintet.training.objectives import COUNTS, OBJECTIVES
 from quintet.training.optim import make_optimizer, schedule, set_trainable, trainable
 from quintet.training.parallel import Step, full_state, load_state, save_state, shard, training_state
+from quintet.training.planning import planner
 from quintet.training.stage import Stage
 from quintet.values import Batch, Tokens
 
@@ -92,6 +94,7 @@ def train_stage(
     run: RunFolder,
     settings: Settings,
     cache: FeatureCache | None = None,
+    references: References | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Trains one stage in place and writes the parts it trained; continues from its newest checkpoint, if any.
@@ -103,7 +106,13 @@ def train_stage(
     """
     if dist.device().type == "cpu":
         prepare_cpu()
-    loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, cache=cache)
+    how = stage.preference
+    if how and how.needs_reference and references is None and not stage.adapts:
+        raise TrainingError(
+            f"stage {stage.name!r} compares with the model before it, which is gone once other weights than adapters "
+            "learn; give every part of `train` a lora, or pass the reference's log-probabilities"
+        )
+    loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, cache=cache, references=references)
     with _signals() as asked:
         result = loop.run(asked, progress)
         loop.finish(result)
@@ -123,6 +132,7 @@ class _Loop:
         run: RunFolder,
         settings: Settings,
         cache: FeatureCache | None,
+        references: References | None,
     ) -> None:
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
@@ -140,20 +150,8 @@ class _Loop:
                 block.compile(dynamic=True)
         self.optimizer = make_optimizer(model, rates, stage)
         self.rows, self.steps = len(source), stage.num_steps(len(source))
-        plan = Plan(
-            batch=stage.batch,
-            steps=self.steps,
-            row=stage.row,
-            micro=stage.micro,
-            seed=settings.seed,
-            packing=stage.packing,
-            rank=dist.rank(),
-            world=dist.world(),
-            too_long=stage.too_long,
-            completion=stage.completion,
-        )
+        self.planner = planner(model, stage, source, tokenizer, seed=settings.seed, references=references)
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
-        self.planner = Planner(source, stage.template, tokenizer, measure_with(specs, model.config.columns), plan)
         self.load = MediaLoader(specs, cache)
         self.drops = Drops(stage.drop_limit)
         self.pad = tokenizer.pad_id

@@ -8,10 +8,11 @@ from typing import Any, Literal
 from quintet.components.lora import Lora
 from quintet.config.base import Config
 from quintet.data.completion import Completion
+from quintet.data.contrast import Contrast
 from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
 from quintet.errors import ConfigError
-from quintet.training.objectives.preference import Preference
+from quintet.training.objectives.preference import LIVE, Preference
 
 __all__ = ["Data", "Rate", "Stage"]
 
@@ -54,11 +55,13 @@ class Data(Config):
     """
 
     name: str
-    kind: Literal["captions", "instructions", "interleaved", "regions", "text"]
+    kind: Literal["captions", "instructions", "interleaved", "regions", "text", "preferences"]
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
     pages: Pages | None = None
     """What the paper takes of interleaved documents."""
+    pairs: str = ""
+    """How answers are made and compared where there is no file: a name of `quintet data pairs`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,10 @@ class Stage(Config):
     what the LLM should be given (DLP's first stage). `preference`: answers to the same prompt are compared (DPO)."""
     preference: Preference | None = None
     """What `preference` minimises."""
+    contrast: Contrast | None = None
+    """The better answer once more, about a picture made worse, for terms that compare the two (mDPO, POVID)."""
+    differences: bool = False
+    """Whether the tokens are marked in which the two answers of a pair differ (RLHF-V)."""
     row: int = 2048
     """Columns of a row; no sample may be longer."""
     micro: int = 8192
@@ -124,6 +131,13 @@ class Stage(Config):
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; a stage takes at least 1")
         if (self.objective == "preference") != (self.preference is not None):
             raise ConfigError(f"stage {self.name!r}: `preference` is for the objective 'preference', which needs it")
+        if self.preference and not self.contrast and {"unseen", "noisy"} & self.preference.terms.keys():
+            raise ConfigError(f"stage {self.name!r}: its terms compare with a picture made worse; set `contrast`")
+        if self.preference and self.preference.needs_live_reference and not self.adapts:
+            raise ConfigError(
+                f"stage {self.name!r}: {' and '.join(t for t in self.preference.terms if t in LIVE)} run the model "
+                "before the stage beside it: every part of `train` needs a lora that can be turned off"
+            )
         if not self.epochs > 0:
             raise ConfigError(f"stage {self.name!r}: epochs is {self.epochs}; rows are read more than 0 times")
 
@@ -131,6 +145,11 @@ class Stage(Config):
     def reads(self) -> bool:
         """Whether the LLM reads the rows."""
         return self.objective in ("lm", "preference")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are all that learns: turned off, the model is the one before the stage."""
+        return all(rate.lora is not None for rate in self.train.values())
 
     @property
     def settings(self) -> Any:

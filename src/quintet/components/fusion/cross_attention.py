@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from quintet.components.cross import Activation, CrossAttention, FeedForward, Norm, norm
 from quintet.components.fusion.splice import splice
 from quintet.components.roles import Context, Fusion, FusionConfig
+from quintet.components.visible import visible
 from quintet.errors import ConfigError
-from quintet.values import Batch, Features, Layout, visible
+from quintet.values import Batch, Features, Layout
 
 __all__ = ["GatedCrossAttention"]
 

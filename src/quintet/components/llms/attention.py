@@ -28,8 +28,8 @@ from quintet.components.llms.cache import Columns, KVCache, Span
 from quintet.components.llms.flex import flex_kernel
 from quintet.components.llms.rope import Tables, rotate
 from quintet.components.roles import Context
+from quintet.components.visible import visible
 from quintet.sizes import rounded
-from quintet.values import visible
 
 __all__ = ["Attend", "Strategy", "attend_with", "choose", "dense_mask", "path_starts", "plan"]
 

@@ -43,6 +43,8 @@ class Reading:
     """The rule, for each picture of a document that one left out (`pages.py`)."""
     children: tuple[Node, ...] = ()
     """Answers to the turns that are compared (`preferences.py`)."""
+    others: tuple[Node, ...] = ()
+    """Trees beside it: answers about other pictures."""
 
 
 class Source(ABC):
@@ -70,4 +72,5 @@ class Source(ABC):
         reading = self.read(index)
         if reading.faults:
             raise reading.faults[0]
-        return Sample(Node(reading.turns, reading.children), reading.origin, reading.left_out)
+        root = Node(reading.turns, reading.children)
+        return Sample(root, reading.origin, reading.left_out, reading.others)

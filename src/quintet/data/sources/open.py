@@ -8,8 +8,9 @@ from quintet.data.sources.annotations import CocoCaptions, Vqa
 from quintet.data.sources.base import Source
 from quintet.data.sources.files import Conversations
 from quintet.data.sources.pages import Documents, Pages, RowTable
+from quintet.data.sources.preference_layouts import layout_of as compares
+from quintet.data.sources.preference_layouts import near
 from quintet.data.sources.preferences import Preferences
-from quintet.data.sources.preferences import layout_of as compares
 from quintet.data.sources.rows import Rows, Zipped, json_lines, json_list
 from quintet.data.sources.shards import Shards
 from quintet.data.sources.table import Parquet, Table
@@ -24,13 +25,14 @@ FORMATS = {
     "webdataset": "a tar file, or a folder of them",
     "coco": "a JSON object of images and annotations with captions",
     "vqav2": "a JSON object of questions, and one of annotations beside it",
-    "parquet": "a parquet table with a column conversations or messages, or with images and texts",
+    "parquet": "a parquet table with a column conversations or messages, or with images and texts, or of preferences",
     "mmc4": "JSON lines of {text_list, image_info}, or a zip of them",
     "obelics": "JSON lines or parquet of {images, texts}",
     "preferences": "rows with a better and a worse answer (TRL, LLaMA-Factory, ms-swift, and the papers' own)",
 }
 
 _LOOK = 100  # lines looked at before a file of JSON lines is given up
+_LOOK_TABLE = 10  # rows of a table; they may have pictures in them
 _HEAD = 2**20  # bytes
 
 
@@ -67,6 +69,8 @@ def open_source(
     if kind == "parquet":
         if {"images", "texts"} <= set(Table(path).columns):
             return Documents(Table(path), root=folder, pages=pages, extra=notes)
+        if any(map(compares, _first(Table(path), _LOOK_TABLE))):
+            return Preferences(Table(path), root=folder, extra=notes)
         return Parquet(path, root=folder, extra=notes)
     if kind == "preferences":
         return Preferences(_pages(path), root=folder, extra=notes)
@@ -191,9 +195,9 @@ def _elements(text: str) -> list[dict[str, Any]]:
     return [value for value in found if isinstance(value, dict)]
 
 
-def _first(rows: Rows) -> list[dict[str, Any]]:
+def _first(rows: RowTable, most: int = _LOOK) -> list[dict[str, Any]]:
     found = []
-    for i in range(min(len(rows), _LOOK)):
+    for i in range(min(len(rows), most)):
         try:
             value = rows.row(i)
         except DataError:
@@ -218,7 +222,9 @@ def _by_rows(path: Path, rows: list[dict[str, Any]]) -> str:
 
 
 def _keys(rows: list[dict[str, Any]]) -> str:
-    return f"JSON with the keys {', '.join(sorted({ascii(key) for row in rows for key in row})[:8]) or 'none'}"
+    keys = {key for row in rows for key in row}
+    nearest = f" (nearest layouts of preferences: {found})" if (found := near(keys)) else ""
+    return f"JSON with the keys {', '.join(sorted(map(ascii, keys))[:8]) or 'none'}{nearest}"
 
 
 def _row_kind(row: dict[str, Any]) -> str:

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from quintet.components.visible import visible
 from quintet.data.collate import Loaded, collate
 from quintet.lab.doctor.patient import Case
 from quintet.model.mllm import MLLM
-from quintet.values import Batch, Tokens, visible
+from quintet.values import Batch, Tokens
 
 __all__ = ["build", "hidden", "parents", "row", "seeded", "wake"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from quintet.training.objectives.align import align
 from quintet.training.objectives.lm import lm
-from quintet.training.objectives.preference import preference
+from quintet.training.objectives.preference import count, preference
 from quintet.training.objectives.prompts import prompts
 from quintet.values import Batch
 
@@ -16,6 +16,6 @@ CONTRASTIVE = ("align", "prompts")
 """Those that tell samples from each other: one alone teaches them nothing."""
 COUNTS: Mapping[str, Callable[[Batch], float]] = {
     **{name: lambda batch: batch.targets.count for name in ("lm", "align", "prompts")},
-    "preference": lambda batch: float(len(batch.answers.pairs()[0])) if batch.answers else 0.0,
+    "preference": count,
 }
 """Stage.objective → what a batch counts in a step, by which the step's sum is divided."""

@@ -1,0 +1,84 @@
+"""Answers to the same prompt that are compared: branches of a tree, in a sample and in a batch.
+
+A answers, N of them that are asked about.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from quintet.errors import DataError
+
+__all__ = ["Answer", "Answers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A branch that is compared with others of its sample."""
+
+    score: float | None = None
+    """How good it is: of two answers of a sample, the one with the higher score won. A preference pair has 1 and 0."""
+    name: str = ""
+    """What it is besides, for objectives that ask: `unseen` are the winner's words about another picture."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What else is known about it: `severity`, `margin`."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The branches of a batch that are compared, int64[A] each: their node (as in `Targets.node`) and their sample."""
+
+    node: Tensor
+    sample: Tensor
+    told: tuple[Answer, ...]
+
+    def __len__(self) -> int:
+        return len(self.told)
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Every two answers of a sample of which one is better: indices of the better ones and of the others."""
+        found: list[tuple[int, int]] = []
+        for group in self._groups().values():
+            scored = [(self.told[i].score, i) for i in group]
+            known = [(score, i) for score, i in scored if score is not None]
+            found += [(i, j) for score, i in known for other, j in known if score > other]
+        won, lost = zip(*found, strict=True) if found else ((), ())
+        return self._indices(won), self._indices(lost)
+
+    def beside(self, name: str, of: Tensor) -> Tensor:
+        """For answers of these indices, the answer of that name in the same sample.
+
+        Raises:
+            DataError: a sample has none, or several.
+        """
+        groups, samples = self._groups(), self.sample.tolist()
+        found = [[j for j in groups[samples[i]] if self.told[j].name == name] for i in of.tolist()]
+        if counts := {len(each) for each in found} - {1}:
+            raise DataError("no-answer", f"a sample has {counts.pop()} answers named {name!r}; the objective needs one")
+        return self._indices(each[0] for each in found)
+
+    def named(self, name: str) -> list[int]:
+        """The answers of that name."""
+        return [index for index, answer in enumerate(self.told) if answer.name == name]
+
+    def numbers(self, name: str, of: Tensor) -> Tensor:
+        """What is known about answers of these indices, float32[N].
+
+        Raises:
+            DataError: it is not known of one of them.
+        """
+        known = [self.told[i].numbers.get(name) for i in of.tolist()]
+        if None in known:
+            raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
+        return torch.tensor(known, dtype=torch.float32, device=self.node.device)
+
+    def _groups(self) -> dict[int, list[int]]:
+        groups: dict[int, list[int]] = {}
+        for index, sample in enumerate(self.sample.tolist()):
+            groups.setdefault(sample, []).append(index)
+        return groups
+
+    def _indices(self, values: Iterable[int]) -> Tensor:
+        return torch.tensor([*values], dtype=torch.int64, device=self.node.device)

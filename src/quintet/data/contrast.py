@@ -1,0 +1,65 @@
+"""The better answer once more, about a picture that was made worse: a second tree in the same row.
+
+    ▣ what is here? ─┬─ chosen          ▣' what is here? ── chosen, named `unseen`
+                     └─ rejected
+
+An objective that compares the two teaches that the picture matters (mDPO, POVID). The change is drawn once a sample,
+so that policy and reference see the same; mDPO's code draws it anew for each.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from quintet.answers import Answer
+from quintet.config.base import Config
+from quintet.errors import ConfigError
+from quintet.values import Media, Node, Sample, Turn
+
+__all__ = ["UNSEEN", "Contrast"]
+
+UNSEEN = "unseen"
+"""The name of the answer in the second tree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Config):
+    """How the picture of the second tree is made.
+
+    `crop`: a part of `area` of it, drawn, blown up (mDPO, section 3.1). `noise`: diffusion at `step` (POVID, 500).
+    """
+
+    how: Literal["crop", "noise"] = "crop"
+    area: tuple[float, float] = (0.01, 0.2)
+    step: int = 500
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"area is {self.area}; it is a range of shares of the picture, over 0 and at most 1")
+
+    def draw(self, sample: Sample, *, seed: tuple[int, ...]) -> Sample:
+        """The sample with its second tree; without a picture or without a comparison it stays as it is."""
+        scored = [child for child in sample.root.children if child.answer and child.answer.score is not None]
+        if not scored or not any(isinstance(part, Media) for turn in sample.root.turns for part in turn.parts):
+            return sample
+        best = max(scored, key=lambda child: child.answer.score)  # type: ignore[union-attr]
+        random = np.random.default_rng((*seed, 2))
+        turns = tuple(self._changed(turn, random) for turn in sample.root.turns)
+        other = Node(turns, (replace(best, answer=Answer(name=UNSEEN)),))
+        return replace(sample, others=(*sample.others, other))
+
+    def _changed(self, turn: Turn, random: np.random.Generator) -> Turn:
+        parts = (
+            replace(part, ref=replace(part.ref, change=self._text(random))) if isinstance(part, Media) else part
+            for part in turn.parts
+        )
+        return replace(turn, parts=tuple(parts))
+
+    def _text(self, random: np.random.Generator) -> str:
+        if self.how == "noise":
+            return f"noise {self.step} {int(random.integers(1 << 31))}"
+        area, x, y = random.uniform(*self.area), random.random(), random.random()
+        # Shapes as torchvision's RandomResizedCrop draws them.
+        ratio = float(np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3))))
+        return f"crop {area:.6f} {ratio:.6f} {x:.6f} {y:.6f}"
