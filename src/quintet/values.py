@@ -233,8 +233,7 @@ class Features:
 # ---- what the template makes -------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A medium in a row of tokens: its columns are `start … start + columns - 1`.
-
+    """A medium in a row of tokens, in the columns `start … start + columns - 1`.
     `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
     for token-level fusion, and fewer for feature-level fusion (the marker alone). `words` are the columns of what its
     user's turn says beside it, frames left out: what a connector that reads the instruction reads. `prompt` are the

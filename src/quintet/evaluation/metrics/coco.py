@@ -10,7 +10,7 @@ words that people use for them. It leaves out words that as often mean something
 are to be compared with each other, and with published ones only roughly.
 """
 
-from quintet.evaluation.metrics.nouns import nouns
+from quintet.evaluation.metrics.nouns import Lexicon
 
 __all__ = ["CLASSES", "coco_mentions", "coco_words"]
 
@@ -127,9 +127,10 @@ _PAIRS = (
     | {f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")}
     | {f"orange {word}": word for word in _CLASS_OF if " " not in word}
     | {"bow tie": "tie", "toilet seat": "toilet"}
-    # Not the train, the bus or the plate that is in the word.
+    # Not the train, the bus or the plate that is in the pair.
     | {pair: pair for pair in ("train track", "train station", "bus stop", "bus station", "home plate")}
 )
+_LEXICON = Lexicon(frozenset(_CLASS_OF), _PAIRS)
 
 
 def coco_words(text: str) -> list[tuple[str, str]]:
@@ -138,7 +139,7 @@ def coco_words(text: str) -> list[tuple[str, str]]:
     >>> coco_words("Two women and a baby elephant near the seat of a toilet.")
     [('woman', 'person'), ('elephant', 'elephant'), ('toilet', 'toilet')]
     """
-    said = nouns(text, _CLASS_OF, _PAIRS)
+    said = _LEXICON.nouns(text)
     if "toilet" in said:
         said = [word for word in said if word != "seat"]
     return [(word, _CLASS_OF[word]) for word in said]

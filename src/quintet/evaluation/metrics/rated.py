@@ -1,0 +1,93 @@
+"""MMHal-Bench: answers rated 0 to 6 by how informative they are and whether they make something up.
+
+Source: Sun et al. 2023 (LLaVA-RLHF), arXiv:2309.14525, section 3.2, and its released script: the mean rating, and the
+share of ratings under 3 as the rate of hallucination. There GPT-4 rates; here a rule does where the truth is exact
+(`quintet.evaluation.tasks.scenes_rating`), and elsewhere whatever judge is given. Ratings of different judges are not
+to be compared: each answer is kept with its judge's name.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from quintet.evaluation.metrics.metric import Floats, Judged, Metric, commonest, ratio
+
+__all__ = ["HIGHEST", "HONEST", "Judge", "Rate", "Rated", "judged_by", "read_rating"]
+
+HONEST = 3
+"""The lowest rating without hallucination."""
+HIGHEST = 6
+
+Rate = Callable[[Mapping[str, Any], str], int]
+"""A truth and an answer → its rating, 0 to 6."""
+
+_RATING = re.compile(r"rating:\s*([0-6])(?!\d)", re.IGNORECASE)
+
+
+class Judge(Protocol):
+    """Who rates an answer of MMHal-Bench, 0 to 6, from the list of what is in the picture and a reference answer."""
+
+    def __call__(self, question: str, truth: str, content: Sequence[str], answer: str) -> int: ...
+
+
+class Rated(Metric):
+    """The mean rating, with the hallucination rate beside it.
+
+    A truth is a mapping with a reference as `answer`; what else is in it, `rate` knows. `by` names who rates. The
+    majority control tries the `tried` commonest references, each of which is rated for every item.
+    """
+
+    name = "mean rating"
+    beside = "hallucination_rate"
+
+    def __init__(self, rate: Rate, *, by: str, tried: int = 8) -> None:
+        self.rate, self.by, self.tried = rate, by, tried
+
+    def judge(self, outputs: Sequence[str], truths: Sequence[Mapping[str, Any]]) -> Judged:
+        sums = np.zeros((len(outputs), 4))
+        how = []
+        for row, output, truth in zip(sums, outputs, truths, strict=True):
+            rating = self.rate(truth, output)
+            assert 0 <= rating <= HIGHEST, f"{self.by} rated {rating}; ratings are 0 to {HIGHEST}"
+            row[:] = rating, 1, rating < HONEST, len(output.split())
+            how.append({"rating": rating, "hallucinated": rating < HONEST, "by": self.by})
+        return Judged(sums, how)
+
+    def guesses(self, truths: Sequence[Mapping[str, Any]]) -> list[str]:
+        return commonest((truth["answer"] for truth in truths), limit=self.tried)
+
+    def measures(self, sums: Floats) -> dict[str, float]:
+        """Hallucination rate, and words an answer."""
+        _, answers, low, words = sums
+        return {"hallucination_rate": float(ratio(low, answers)), "words": float(ratio(words, answers))}
+
+
+def judged_by(judge: Judge, *, name: str) -> Rated:
+    """Ratings of a judge, who is asked once about equal answers: the controls repeat some.
+
+    A truth is `{"question": …, "answer": …, "content": [words]}`. Only one constant answer is tried.
+    """
+
+    @cache
+    def asked(question: str, truth: str, content: tuple[str, ...], answer: str) -> int:
+        return judge(question, truth, content, answer)
+
+    def rate(truth: Mapping[str, Any], answer: str) -> int:
+        return asked(truth["question"], truth["answer"], tuple(truth["content"]), answer)
+
+    return Rated(rate, by=name, tried=1)
+
+
+def read_rating(text: str) -> int | None:
+    """The one rating that a judge's words give, as `Rating: 4`; None where there is none, or several.
+
+    The released script takes None for 0.
+
+    >>> read_rating("It makes nothing up. Rating: 5, very informative"), read_rating("rating: 1 or rating: 2")
+    (5, None)
+    """
+    found = {int(rating) for rating in _RATING.findall(text)}
+    return found.pop() if len(found) == 1 else None

@@ -1,0 +1,1 @@
+"""Alignment methods, one file each, with a function `method(base) -> Method`: `quintet align NAME --from RUN`."""

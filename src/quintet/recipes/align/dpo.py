@@ -1,0 +1,36 @@
+"""DPO: of two answers the better one shall gain on the other (Rafailov et al. 2023, arXiv:2305.18290).
+
+Notable: no reward model, no sampling; the reference is the model itself before, with its adapters off. Settings are
+those of common libraries (β 0.1). Its siblings are other `terms` of the same stage: `--set
+'stages.dpo.preference.terms={"ipo": 1}'`, and hinge, robust, bco_pair, kto_pair, simpo (which need no other setting),
+odds with nll (ORPO), sigmoid with nll (RPO), `{"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1}` (MPO).
+"""
+
+from quintet.recipes._method import Method, lora_on_llm
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.training.objectives.preference import Preference
+from quintet.training.stage import Data, Stage
+
+
+def method(base: Recipe) -> Method:
+    """Direct preference optimisation with adapters."""
+    return Method(
+        stages=(
+            Stage(
+                name="dpo",
+                data=Data(name="pairs of your own", kind="preferences", pairs="truth"),
+                template=base.template,
+                train=lora_on_llm(1e-5, rank=16, alpha=32),
+                batch=32,
+                warmup=0.1,
+                objective="preference",
+                preference=Preference(),
+            ),
+        ),
+        paper=Paper(
+            title="Direct Preference Optimization: Your Language Model is Secretly a Reward Model",
+            authors="Rafailov et al.",
+            year=2023,
+            arxiv="2305.18290",
+        ),
+    )

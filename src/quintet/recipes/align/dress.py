@@ -1,0 +1,32 @@
+"""DRESS: answers are learnt under their own feedback, good ones and bad ones (Chen et al. 2023, arXiv:2311.10081).
+
+Notable: conditional training instead of preferences; the rating and the critique of an answer stand before it, so a bad
+answer teaches what a bad answer is, and the model is asked for the best; a refinement is a further turn whose answer is
+the improved one. Only the abstract and the data are public: the objective is supervised, by memory.
+"""
+
+from quintet.recipes._method import Method, lora_on_llm
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.training.stage import Data, Stage
+
+
+def method(base: Recipe) -> Method:
+    """Conditional supervised training on feedback."""
+    return Method(
+        stages=(
+            Stage(
+                name="feedback",
+                data=Data(name="LVLM_NLF", kind="instructions", rows=63_000, pairs="feedback"),
+                template=base.template,
+                train=lora_on_llm(2e-5, rank=16, alpha=32),
+                batch=32,
+            ),
+        ),
+        paper=Paper(
+            title="DRESS: Instructing Large Vision-Language Models to Align and Interact with Humans via Natural "
+            "Language Feedback",
+            authors="Chen et al.",
+            year=2023,
+            arxiv="2311.10081",
+        ),
+    )

@@ -1,0 +1,34 @@
+"""HALVA: right phrases against those put in their place, and a KL (Sarkar et al. 2024, arXiv:2405.18654).
+
+Notable: no reference and no β in the contrast, which looks at the swapped phrases alone; KL(π_ref ‖ π) over the whole
+vocabulary on other conversations keeps the model what it was, α 0.4 for 7 B (0.5 for 13 B). Phrases without a
+counterpart are masked; the released batches pad them with pairs that add ln 2.
+"""
+
+from quintet.recipes._method import Method, lora_on_llm
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.training.objectives.preference import Preference
+from quintet.training.stage import Data, Stage
+
+
+def method(base: Recipe) -> Method:
+    """Phrase-level contrast with KL."""
+    return Method(
+        stages=(
+            Stage(
+                name="phrases",
+                data=Data(name="HALVA, Visual Genome", kind="preferences", rows=21500, pairs="phrases"),
+                template=base.template,
+                train=lora_on_llm(5e-6, rank=128, alpha=256),
+                batch=64,
+                objective="preference",
+                preference=Preference(terms={"phrases": 1.0, "kl": 0.4}),
+            ),
+        ),
+        paper=Paper(
+            title="Mitigating Object Hallucination in MLLMs via Data-augmented Phrase-level Alignment",
+            authors="Sarkar et al.",
+            year=2024,
+            arxiv="2405.18654",
+        ),
+    )

@@ -1,0 +1,34 @@
+"""HSA-DPO: hallucinations graded sentence by sentence weigh the pair (Xiao et al. 2024, arXiv:2404.14233).
+
+Notable: the severity (minor 1, moderate 2, major 3, the mean over an answer's) multiplies the rejected log-ratio inside
+the sigmoid. The pair is the rewritten and the raw answer of the model.
+"""
+
+from quintet.recipes._method import Method, lora_on_llm
+from quintet.recipes._recipe import Paper, Recipe
+from quintet.training.objectives.preference import Preference
+from quintet.training.stage import Data, Stage
+
+
+def method(base: Recipe) -> Method:
+    """DPO weighted by severity."""
+    return Method(
+        stages=(
+            Stage(
+                name="hsa",
+                data=Data(name="hsa_dpo_preference_llava1dot5", kind="preferences", rows=8000, pairs="graded"),
+                template=base.template,
+                train=lora_on_llm(2e-6, rank=128, alpha=256),
+                batch=16,
+                epochs=2.0,
+                objective="preference",
+                preference=Preference(terms={"severity": 1.0}),
+            ),
+        ),
+        paper=Paper(
+            title="Detecting and Mitigating Hallucination in Large Vision Language Models via Fine-Grained AI Feedback",
+            authors="Xiao et al.",
+            year=2024,
+            arxiv="2404.14233",
+        ),
+    )
