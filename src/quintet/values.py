@@ -2,13 +2,13 @@
 
     row ─► Sample ─► Tokens ─► Batch ─► Features ─► hidden ─► (sum, count)
 
-A `Sample` is a tree of turns. Every token carries the interval that its node takes in a depth-first walk over the
-row (`enter`, `exit`) and its rank for causal attention (`order`), and then one rule is all of attention:
+A `Sample` is a tree of turns. Every token carries the interval that its node takes in a depth-first walk over the row
+(`enter`, `exit`) and its rank for causal attention (`order`); one rule (`quintet.components.visible`) is all there is:
 
     t may look at u   ⇔   enter[u] ≤ enter[t] < exit[u]   and   order[u] ≤ order[t]
 
-Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors contain. Letters in shapes:
-B rows, T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
+Samples packed in a row are disjoint intervals, siblings are disjoint, ancestors contain. Letters in shapes: B rows,
+T columns, N media items, S packed features, P supervised tokens, D width, V vocabulary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,9 +147,8 @@ class Sample:
 
     def turns(self) -> Iterator[Turn]:
         """All turns, depth first."""
-        for root in (self.root, *self.others):
-            for node in root.walk():
-                yield from node.turns
+        for node in (node for root in (self.root, *self.others) for node in root.walk()):
+            yield from node.turns
 
     def media(self) -> list[Media]:
         """All media in the order of the text."""
@@ -234,6 +233,7 @@ class Features:
 @dataclass(frozen=True, slots=True)
 class Item:
     """A medium in a row of tokens, in the columns `start … start + columns - 1`.
+
     `size` is what the encoder will see (for an image height, width in pixels). `columns` is the number of features
     for token-level fusion, and fewer for feature-level fusion (the marker alone). `words` are the columns of what its
     user's turn says beside it, frames left out: what a connector that reads the instruction reads. `prompt` are the

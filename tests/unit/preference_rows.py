@@ -82,7 +82,8 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "trl, plain": {"image": "a.png", "prompt": QUESTION, "chosen": GOOD, "rejected": BAD},
     "mdpo": {
-        "img_path": "a.png", "prompt": f"{SYSTEM} USER: <image>\n{QUESTION} ASSISTANT:", "chosen": GOOD, "rejected": BAD,
+        "img_path": "a.png", "prompt": f"{SYSTEM} USER: <image>\n{QUESTION} ASSISTANT:",
+        "chosen": GOOD, "rejected": BAD,
     },
     "stic": {
         "image": "a.png", "image_corruption": False, "hallu_prompt": "",

@@ -92,9 +92,10 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "two pictures for a place": (row("llama-factory", images=["a.png", "b.png"]), "image-count", "images"),
     "no place for the other picture": (row("ms-swift", rejected_images=["a.png", "b.png"]), "image-count",
                                        "rejected_images"),
-    "a place and no picture": (row("rlaif-v", image=None, question="<image>What?"), "image-count", "question"),
+    "a place and no picture": (row("trl, plain", image=None, prompt="<image>What?"), "image-count", "prompt"),
     "a path that leaves the root": (row("mdpo", img_path="../x.png"), "outside-root", "img_path"),
-    "another path that leaves": (row("ms-swift", rejected_images=["/etc/passwd"]), "outside-root", "rejected_images[0]"),
+    "another path that leaves": (row("ms-swift", rejected_images=["/etc/passwd"]), "outside-root",
+                                  "rejected_images[0]"),
     "an address": (row("trl", images=["https://x/a.png"]), "remote-media", "images[0]"),
     "tags that do not close": (row("halva", correct_answer_masked="A <MASK>cup and a spoon."), "bad-mark",
                                "correct_answer_masked"),
@@ -144,8 +145,10 @@ def test_a_fault_alone_is_the_only_one(tmp_path: Path, what: str) -> None:
 
 
 def test_what_is_wrong_with_the_prompt_is_said_once(tmp_path: Path) -> None:
-    reading = source(tmp_path, row("vlfeedback", prompt=7, img_path="../x.png")).read(0)
-    assert [(e.fault, e.field) for e in reading.faults] == [("outside-root", "img_path"), ("wrong-type", "prompt")]
+    reading = source(tmp_path, row("vlfeedback", prompt="\ud83d<image>", img_path="../x.png")).read(0)
+    assert [(e.fault, e.field) for e in reading.faults] == [
+        ("outside-root", "img_path"), ("not-unicode", "prompt"), ("image-count", "img_path"),
+    ]  # fmt: skip
 
 
 def test_both_answers_are_looked_at(tmp_path: Path) -> None:
@@ -167,8 +170,8 @@ def anything(rng: random.Random, depth: int = 2) -> Any:
         '{"question": 1, "chosen": [], "rejected": {}}', "https://x", "data:image/png;base64,!", GOOD, QUESTION,
     ]  # fmt: skip
     if depth and rng.random() < 0.5:
-        keys = ("from", "value", "role", "content", "type", "text", "image", "response", "score", "annotations", "Rating",
-                "Helpfulness", "user", "model", "rating", "bytes", "path", "loss", "weight", "")  # fmt: skip
+        keys = ("from", "value", "role", "content", "type", "text", "image", "response", "score", "annotations",
+                "Rating", "Helpfulness", "user", "model", "rating", "bytes", "path", "loss", "weight", "")  # fmt: skip
         if rng.random() < 0.5:
             return {key: anything(rng, depth - 1) for key in rng.sample(keys, rng.randrange(4))}
         return [anything(rng, depth - 1) for _ in range(rng.randrange(4))]

@@ -7,7 +7,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from preference_rows import BAD, FOUR, GOOD, MESSAGES, QUESTION, ROWS, branches, message, row, said, shown, source
+from preference_rows import (
+    BAD,
+    FOUR,
+    GOOD,
+    MESSAGES,
+    QUESTION,
+    ROWS,
+    branches,
+    message,
+    rated,
+    row,
+    said,
+    shown,
+    source,
+)
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
@@ -25,7 +39,8 @@ EXPECTED: dict[str, tuple[list[Any], list[Any]]] = {
     "llava-rlhf": (PROMPT, PAIR[::-1]),
     "hsa-dpo": ([("user", f"[a.jpg]{QUESTION}")],
                 [(1.0, "", {"severity": 0.2}, GOOD), (0.0, "", {"severity": 1.8}, BAD)]),
-    "halva": (PROMPT, [(1.0, "", {}, "A {1: cup} and a {2: spoon}."), (0.0, "", {}, "A {1: red plate} and a {2: knife}.")]),
+    "halva": (PROMPT, [(1.0, "", {}, "A {1: cup} and a {2: spoon}."),
+                       (0.0, "", {}, "A {1: red plate} and a {2: knife}.")]),
     "llava-hound": ([("user", f"[v/c01_1.jpeg][v/c01_2.jpeg][v/c01_10.jpeg]{QUESTION}")], PAIR),
     "ms-swift": (PROMPT, [(1.0, "", {"margin": 0.5}, GOOD), (0.0, "", {"margin": 0.5}, BAD)]),
     "bpo": ([("user", f"{QUESTION}[a.png]")],
@@ -92,8 +107,6 @@ def test_a_video_gives_a_stated_number_of_frames_evenly(tmp_path: Path) -> None:
 
 def test_answers_of_the_same_words_are_one_and_unrated_ones_none(tmp_path: Path) -> None:
     """By hand: "Fine." has 5 and, with another blank, 4; its mean is 4.5. The answer that is "N/A" is left out."""
-    from preference_rows import rated
-
     completions = [*FOUR[:2], rated("Fine. ", "3", "5", "4"), rated("Who knows.", "N/A", "5", "5")]
     reading = source(tmp_path, row("vlfeedback", completions=completions)).read(0)
     assert [(child.answer.score, said(child.turns)[0][1]) for child in reading.children if child.answer] == [

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from quintet import __version__
-from quintet.cli import compare, convert, data, describe, runs
+from quintet.cli import aligning, compare, convert, data, describe, runs, training
 from quintet.errors import QuintetError
 
 __all__ = ["app", "main"]
@@ -70,6 +70,8 @@ def quintet(
 
 
 describe.register(app)
+training.register(app)
+aligning.register(app)
 runs.register(app)
 compare.register(app)
 data.register(app)

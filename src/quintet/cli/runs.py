@@ -1,18 +1,15 @@
-"""Commands that make a run and use it: quickstart, train, eval, chat, report."""
+"""Commands that use a run: eval, chat, report; and quickstart, which makes one and uses it."""
 
 import json
-import shlex
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quintet.cli.describe import JSON, RECIPE, SCALE
+from quintet.cli.describe import JSON
 
 if TYPE_CHECKING:
-    from quintet.cli.progress import TrainingBars
     from quintet.evaluation.run import Result
     from quintet.lab.talk import Talk
 
@@ -25,13 +22,11 @@ OWN = Annotated[
         "--recipe", help="Your recipe's file, if it defines a part of the model.", exists=True, dir_okay=False
     ),
 ]
-INTERRUPTED = 130
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands of this file."""
     app.command()(quickstart)
-    app.command()(train)
     app.command("eval")(evaluate)
     app.command()(chat)
     app.command()(report)
@@ -44,13 +39,16 @@ def quickstart(
 ) -> None:
     """The whole arc on the small parts of the package: make data, train, evaluate, report, and how to chat."""
     from quintet.cli.screen import screen
+    from quintet.cli.training import bars, stoppable
     from quintet.lab import quickstart as arc
     from quintet.lab.run import Job, resolve
 
     console = screen()
     _, recipe = resolve(Job(recipe="llava15", out=out))
-    with _stoppable("give the same command again"), _bars(console, recipe) as bars:
-        done = arc.quickstart(out, pictures=pictures, seed=seed, note=bars.note, progress=bars.step, count=bars.count)
+    with stoppable("give the same command again"), bars(console, recipe) as shown:
+        done = arc.quickstart(
+            out, pictures=pictures, seed=seed, note=shown.note, progress=shown.step, count=shown.count
+        )
     _print_scores(list(done.scores.values()))
     for said in done.said:
         mark = "[green]✓[/]" if said.answer.strip().lower() == said.truth.lower() else f"[red]✗[/] ({said.truth})"
@@ -58,80 +56,6 @@ def quickstart(
     spent = ", ".join(f"{what} {seconds:.0f} s" for what, seconds in done.seconds.items())
     console.print(f"\n{spent}\n\nThe report: [bold]{done.report}[/]", highlight=False)
     console.print(f"Chat with a picture of yours: [bold]quintet chat {done.run} --image PICTURE[/]", highlight=False)
-
-
-def train(
-    recipe: RECIPE,
-    scale: Annotated[str, typer.Option(help=SCALE)] = "starter",
-    data: Annotated[
-        list[str] | None,
-        typer.Option(help="A data file for the last stage, or STAGE=PATH; may be repeated.", metavar="[STAGE=]PATH"),
-    ] = None,
-    stages: Annotated[str, typer.Option(help="Only these stages, with commas between.")] = "",
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Change a setting: stages.instruct.batch=64; may be repeated.", metavar="NAME=VALUE"
-        ),
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="The run's folder. Default: runs/RECIPE-SCALE.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
-    scenes: Annotated[Path | None, typer.Option(help="Scenes for stages without a file.")] = None,
-    seed: Annotated[int, typer.Option(help="Of data order, weights and noise.", min=0)] = 0,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that decode pictures.", min=0)] = 0,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the LLM's blocks.")] = False,
-    features: Annotated[str, typer.Option(help="Keep a frozen encoder's features on disk: auto, on or off.")] = "auto",
-    save_seconds: Annotated[float, typer.Option(help="Time between checkpoints.", min=1)] = 300.0,
-    save_steps: Annotated[int | None, typer.Option(help="Steps between checkpoints instead.", min=1)] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch published weights from the hub.")] = False,
-) -> None:
-    """Train a recipe, stage by stage. Stopped (Ctrl-C) it writes a checkpoint and exits with 130; --resume goes on."""
-    from quintet import dist
-    from quintet.cli.screen import screen
-    from quintet.lab import run
-    from quintet.lab.recipe import load_recipe
-    from quintet.training.loop import Settings
-
-    choices = {"precision": (precision, ("auto", "fp32", "bf16")), "features": (features, ("auto", "on", "off"))}
-    for name, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise typer.BadParameter(f"{value!r}; choose from {', '.join(allowed)}", param_hint=f"--{name}")
-    name, found = load_recipe(recipe)
-    settings = Settings(
-        seed=seed,
-        precision=precision,  # pyright: ignore[reportArgumentType]  # checked above
-        workers=workers,
-        compile=compile,
-        features=features,  # pyright: ignore[reportArgumentType]
-        save_seconds=save_seconds,
-        save_steps=save_steps,
-    )
-    folder = out if out is not None else Path("runs") / f"{name}-{scale}"
-    job = run.Job(
-        recipe=recipe, out=folder, scale=scale, data=_files(data or [], [stage.name for stage in found.stages]),
-        stages=[s.strip() for s in stages.split(",") if s.strip()], sets=sets or [], scenes=scenes, resume=resume,
-        download=download, settings=settings,
-    )  # fmt: skip
-    console = screen()
-    with dist.group(), _stoppable(), _bars(console, run.resolve(job)[1], precision=precision) as bars:
-        first = dist.is_first()
-        results = run.train(_noted(job, bars if first else None), progress=bars.step if first else None)
-    if dist.is_first():
-        for stage, result in results.items():
-            lost = _lost(result.dropped, "samples dropped")
-            lost += _lost(result.left_out, "pictures left out of their documents")
-            console.print(
-                f"{stage}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.first_loss:.3f} → "
-                f"{result.last_loss:.3f}{lost}",
-                highlight=False,
-                markup=False,
-            )
-        own = f" --recipe {shlex.quote(recipe)}" if recipe.endswith(".py") else ""
-        console.print(
-            f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {shlex.quote(str(folder))}{own}",
-            highlight=False,
-        )
 
 
 def evaluate(
@@ -239,64 +163,6 @@ def know(recipe: Path | None) -> None:
         from quintet.lab.recipe import load_recipe
 
         load_recipe(str(recipe))
-
-
-@contextmanager
-def _stoppable(advice: str = "go on with --resume") -> Iterator[None]:
-    """A run that was asked to stop has written a checkpoint: say so and exit with 130."""
-    from quintet.training.loop import Interrupted
-
-    try:
-        yield
-    except Interrupted as stopped:
-        typer.secho(f"{stopped}; {advice}", fg="yellow", err=True)
-        raise typer.Exit(INTERRUPTED) from None
-
-
-@contextmanager
-def _bars(console: Any, recipe: Any, *, precision: str = "auto") -> Iterator["TrainingBars"]:
-    from quintet import dist
-    from quintet.cli.progress import TrainingBars
-    from quintet.lab.show import llm_flops
-    from quintet.training.hardware import matmul_peak, pick_precision
-
-    device = dist.device()
-    peak = 0.0
-    if dist.is_first():
-        chosen = pick_precision(precision, device)  # pyright: ignore[reportArgumentType]
-        peak = matmul_peak(device, chosen) * dist.world()
-    flops = {stage.name: llm_flops(recipe, stage) for stage in recipe.stages}
-    with TrainingBars(console, flops=flops, peak=peak) as bars:
-        yield bars
-
-
-def _lost(counts: Mapping[str, int], what: str) -> str:
-    """', 3 samples dropped (2 too-long, 1 broken)', or nothing."""
-    reasons = ", ".join(f"{n:,} {why}" for why, n in sorted(counts.items()))
-    return f", {sum(counts.values()):,} {what} ({reasons})" if counts else ""
-
-
-def _noted(job: Any, bars: "TrainingBars | None") -> Any:
-    from dataclasses import replace
-
-    return replace(job, note=bars.note) if bars is not None else job
-
-
-def _files(given: list[str], stages: list[str]) -> dict[str, Path]:
-    """`PATH` for the last stage (the empty name), `STAGE=PATH` for one by name."""
-    from quintet.errors import ConfigError, nearest
-
-    files: dict[str, Path] = {}
-    for each in given:
-        name, sign, path = each.partition("=")
-        if not sign or Path(each).exists():
-            name, path = "", each
-        elif name not in stages:
-            raise ConfigError(f"--data {each}: no stage {name!r}{nearest(name, stages)}")
-        if name in files:
-            raise ConfigError(f"--data names {name or 'the last stage'} twice; mix files with `quintet data mix`")
-        files[name] = Path(path)
-    return files
 
 
 def _task_names(tasks: str, data: Path) -> list[str]:

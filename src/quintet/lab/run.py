@@ -25,9 +25,11 @@ from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
+from quintet.lab.align import Start, own_rows
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
 from quintet.lab.recipe import load_recipe
+from quintet.lab.references import keep_references
 from quintet.log import logger
 from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
@@ -97,6 +99,8 @@ class Job:
     """Stage → file. The empty name stands for the last stage."""
     scenes: Path | None = None
     """Scenes for the stages without a file; None is the cache's."""
+    start: Start | None = None
+    """A run whose model this one goes on from; `recipe` names an alignment method then."""
     stages: Sequence[str] = ()
     """Only these; all if empty."""
     sets: Sequence[str] = ()
@@ -121,15 +125,20 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     # All that can be wrong is looked at before the first step, and before anything is written.
     facts = _facts(job, name, recipe, run)
     _check(run, job, facts)
-    sources = {stage.name: stage_source(job, recipe, stage) for stage in chosen if not run.finished(stage.name)}
+    waiting = [stage for stage in chosen if not run.finished(stage.name)]
+    sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
     experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
     for expert in experts:
         expert.check()
     for expert in experts:
         if expert.source:
             folder_of(expert.source, download=job.download)
-    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
-    spelt = {s.name: stage_tokenizer(recipe.model, s, tokenizer, download=job.download) for s in recipe.stages}
+    if job.start is not None:
+        tokenizer = job.start.processor().tokenizer
+        spelt = {s.name: tokenizer for s in recipe.stages}
+    else:
+        tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
+        spelt = {s.name: stage_tokenizer(recipe.model, s, tokenizer, download=job.download) for s in recipe.stages}
     model = _model(job, recipe, tokenizer)
     _begin(run, facts)
     results: dict[str, Result] = {}
@@ -140,13 +149,19 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
             continue
         if stage not in chosen:
             continue
-        source = sources[stage.name]
+        source = sources.get(stage.name) or _own(job, recipe, stage, model, tokenizer, run)
+        settings, note = job.settings, job.note
         cache = keep_features(
-            model, stage, chosen, source, settings=job.settings, folder=cache_folder() / "features", note=job.note
+            model, stage, chosen, source, settings=settings, folder=cache_folder() / "features", note=note
         )
+        references = keep_references(
+            model, stage, source, spelt[stage.name],
+            settings=settings, folder=cache_folder() / "references", note=note,
+        )  # fmt: skip
         results[stage.name] = train_stage(
-            model, stage, source, spelt[stage.name], run=run, settings=job.settings, cache=cache, progress=progress
-        )
+            model, stage, source, spelt[stage.name], run=run, settings=settings, cache=cache, references=references,
+            progress=progress,
+        )  # fmt: skip
         if dist.world() > 1:
             # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
             model = _model(job, recipe, tokenizer)
@@ -165,14 +180,44 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
 
 def resolve(job: Job) -> tuple[str, Recipe]:
     """The job's recipe at its scale, with its overrides."""
-    name, recipe = load_recipe(job.recipe)
-    recipe = at_scale(recipe, job.scale)
+    if job.start is not None:
+        name, recipe = job.recipe, job.start.aligned(job.recipe)
+    else:
+        name, recipe = load_recipe(job.recipe)
+        recipe = at_scale(recipe, job.scale)
     for assignment in job.sets:
         recipe = override(recipe, assignment)
     return name, recipe
 
 
+def _makes_rows(job: Job, recipe: Recipe, stage: Stage) -> bool:
+    """Whether a stage's rows are made with the model as it is when the stage begins."""
+    given = stage.name in job.data or (stage is recipe.stages[-1] and "" in job.data)
+    return bool(stage.data.pairs) and not given
+
+
+def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokenizer, run: RunFolder) -> Source:
+    """Rows that a stage makes for itself; every rank reads what the first one has written."""
+    if job.scale == "full" and job.scenes is None:
+        raise ConfigError(
+            f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "
+            f"name its file: --data {stage.name}=PATH, or pictures with a truth to make pairs of: --scenes FOLDER"
+        )
+    folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
+    out = run.path / "pairs" / f"{stage.name}.jsonl"
+    for turn in (True, False):
+        if dist.is_first() == turn:
+            made = own_rows(
+                stage, model, Processor(tokenizer, recipe.template, recipe.model), out=out, scenes=folder,
+                scale=job.scale, seed=job.settings.seed, note=job.note,
+            )  # fmt: skip
+        dist.barrier()
+    return made
+
+
 def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
+    if job.start is not None:
+        return job.start.load()
     added = [tokenizer.id(token) for token in recipe.added_tokens]
     return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
 
@@ -192,6 +237,7 @@ def _facts(job: Job, name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any
         "scenes": str(job.scenes.resolve()) if job.scenes else None,
         "seed": job.settings.seed,
         "precision": job.settings.precision,
+        **({"from": job.start.identity()} if job.start else {}),
         "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
 
@@ -220,7 +266,7 @@ def _check(run: RunFolder, job: Job, facts: Mapping[str, Any]) -> None:
         raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
     old = read_json(run.recipe)
     wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
-    wrong += [key for key in ("scale", "seed", "precision") if old.get(key) != facts[key]]
+    wrong += [key for key in ("scale", "seed", "precision", "from") if old.get(key) != facts.get(key)]
     wrong += [
         f"data of stage {stage}"
         for stage, file in old.get("data", {}).items()

@@ -1,10 +1,12 @@
-"""What an alignment method is: stages laid over the recipe of a tuned model. A module with `method(base) -> Method`."""
+"""What an alignment method is: stages laid over a tuned model. A module with `method(template) -> Method`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
+from quintet.data.template import Template
+from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.training.stage import Rate, Stage
 
@@ -16,12 +18,12 @@ class Method(Config):
     """A way to align a model that is tuned already."""
 
     stages: tuple[Stage, ...]
-    """Templates are the base's: an aligned model is talked to as before."""
+    """In the template of the model, which is talked to as before."""
     paper: Paper
 
-    def over(self, base: Recipe) -> Recipe:
-        """The base's model, trained on by this method's stages."""
-        return replace(base, stages=self.stages, before=(), chat=base.template, paper=self.paper)
+    def over(self, model: MLLM.Config, template: Template) -> Recipe:
+        """The model trained on by this method, as a recipe."""
+        return Recipe(model=model, stages=self.stages, chat=template, paper=self.paper)
 
 
 def lora_on_llm(lr: float, *, rank: int, alpha: float, dropout: float = 0.0) -> Mapping[str, Rate]:

@@ -21,7 +21,7 @@ from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.training.stage import Rate, Stage
 
-__all__ = ["SCALES", "Scale", "at_scale"]
+__all__ = ["SCALES", "Scale", "aligned_at_scale", "at_scale"]
 
 Scale = Literal["full", "starter", "tiny"]
 SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
@@ -37,12 +37,23 @@ TRANSFORMER_RATE = 1e-3
 """Of connectors and fusions that are layers of a transformer: at 1e-2 captions through a Q-Former name nothing of the
 picture, at 1e-3 it learns most, at 3e-3 and 5e-4 less (docs/log.md)."""
 
-STARTER_BATCH: Mapping[str, int] = {"captions": 16, "instructions": 16, "interleaved": 16, "regions": 16, "text": 16}
+STARTER_BATCH: Mapping[str, int] = {
+    "captions": 16,
+    "instructions": 16,
+    "interleaved": 16,
+    "regions": 16,
+    "text": 16,
+    "preferences": 16,
+}
 """By kind of data."""
 
 STARTER_EPOCHS = 2.0
 """Of a recipe, shared evenly by its stages: as long for three stages as for one. The stages that stand
 for another system's published weights (`Recipe.before`) share as many among themselves."""
+
+ALIGNED_BATCH, ALIGNED_RANK = 16, 16
+ALIGNED_RATE, ADAPTER_RATE = 1e-4, 1e-3
+"""Of alignment: of whole weights, and of adapters."""
 
 PAGES = 0.5
 """Of such an epoch for pages: all of them meet each picture three to four times."""
@@ -58,6 +69,29 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
     stages = (*_small(recipe.before, small, scale), *_small(recipe.stages, small, scale))
     chat = recipe.chat and (_starter_template(recipe.chat) if scale == "starter" else recipe.chat)
     return replace(recipe, model=small, stages=stages, before=(), chat=chat)
+
+
+def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
+    """An alignment of a model that is at that scale already: its stages alone are made smaller."""
+    if scale == "full":
+        return recipe
+    small = _aligning if scale == "starter" else _tiny_stage
+    return replace(recipe, stages=tuple(small(stage) for stage in recipe.stages))
+
+
+def _aligning(stage: Stage) -> Stage:
+    rates = {part: _aligning_rate(rate) for part, rate in stage.train.items()}
+    return replace(stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02)
+
+
+def _aligning_rate(rate: Rate) -> Rate:
+    if rate.lora is None:
+        return replace(rate, lr=ALIGNED_RATE)
+    # As strong as the paper's: alpha over rank stays.
+    rank = min(rate.lora.rank, ALIGNED_RANK)
+    return replace(
+        rate, lr=ADAPTER_RATE, lora=replace(rate.lora, rank=rank, alpha=rate.lora.alpha / rate.lora.rank * rank)
+    )
 
 
 def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str) -> Iterator[Stage]:

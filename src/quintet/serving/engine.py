@@ -98,6 +98,13 @@ class Engine:
                 answers[i] = text
         return answers
 
+    def sampled(self, samples: Sequence[Sample], *, sampling: Sampling) -> list[list[str]]:
+        """The answers to each prompt, one for every leaf of its tree; what leaves share is read once."""
+        batch = self.processor.batch(list(samples), open=True)
+        texts = iter(self._run(batch, sampling))
+        counts = [sum(not node.children for node in sample.root.walk()) for sample in samples]
+        return [[next(texts) for _ in range(count)] for count in counts]
+
     def stream(self, sample: Sample, *, sampling: Sampling | None = None) -> Iterator[str]:
         """The answer to one prompt, piece by piece as it is made."""
         batch = self.processor.batch([sample], open=True).to(self.device)

@@ -22,7 +22,11 @@ LVLM_NLF is for training with feedback as a condition: the rating and the critiq
 in words marked `feedback`; a refinement is the user's next turn.
 Prompts that are no LLaVA conversation need not write `<image>`: their pictures stand before the first words then.
 
-Sources: the releases' own files and loaders (docs/alignment.md), and what TRL, LLaMA-Factory and ms-swift document.
+Sources: what TRL, LLaMA-Factory and ms-swift document; and cards, samples and loaders of the releases:
+MMInstruction/VLFeedback, YangyiYY/LVLM_NLF, ShareGPTVideo/train_video_and_instruction, openbmb/RLHF-V-Dataset and
+RLAIF-V-Dataset, luka-group/mDPO (data/sample_data.json), pritamqu/HALVA (llava/train/train_halva.py), yihedeng9/STIC
+(stic/generate_pref.py), YiyangZhou/POVID and Mr-Loevan/HSA-DPO (train_dpo.py), llava-rlhf/LLaVA-RLHF,
+pipilurj/bootstrapped-preference-optimization-BPO (data_generation/README.md).
 """
 
 import os
@@ -65,7 +69,7 @@ def _llava_rlhf(at: Taking) -> Told:
             raise DataError("wrong-type", f"`{key}` is an object with `value`, not {type(turn).__name__}", field=key)
         unread(turn, at.faults, known=frozenset({"from", "value"}), where=key)
         answers.append(said(turn.get("value"), f"{key}.value", answer=Answer(float(preferred == n))))
-    return pair(at.turns("conversations"), *answers, at.pictures())
+    return pair(at.turns("conversations"), *answers, shown=at.pictures())
 
 
 def _rlhf_v(at: Taking) -> Told:
@@ -84,7 +88,7 @@ def _asked(at: Taking, held: Row, *, before: str = "", shown: Pictures | None = 
     shown = at.pictures() if shown is None else shown
     question = said(shown.before(held["question"]), f"{before}question", by="human")
     answers = (said(held[name], before + name) for name in ("chosen", "rejected"))
-    return pair([question], *answers, shown)
+    return pair([question], *answers, shown=shown)
 
 
 def _rlaif_v(at: Taking) -> Told:
@@ -125,7 +129,7 @@ def _halva(at: Taking) -> Told:
         message = f"{counts[0]} phrases in the correct answer and {counts[1]} in the altered one; they stand in pairs"
         at.faults.add("phrase-count", message, field="hallucinated_answer_masked")
     asked = said(shown.before(at.row.get("question")), "question", by="human")
-    return pair([asked], *answers, shown)
+    return pair([asked], *answers, shown=shown)
 
 
 def _phrases(masked: str, plain: str, faults: Faults, key: str) -> tuple[Text, ...]:
@@ -158,7 +162,7 @@ def _llava_hound(at: Taking) -> Told:
     if isinstance(words, str) and words.count("<video>") == 1:
         words = words.replace("<video>", "<image>" * len(frames))
     asked = said(shown.before(words), "prompt", by="human")
-    return pair([asked], *(said(at.row[name], name) for name in ("chosen", "rejected")), shown)
+    return pair([asked], *(said(at.row[name], name) for name in ("chosen", "rejected")), shown=shown)
 
 
 def _frames(root: Root, video: Any) -> tuple[str, ...]:
@@ -182,12 +186,12 @@ def _frames(root: Root, video: Any) -> tuple[str, ...]:
 
 # ---- conversations -----------------------------------------------------------------------------------------------
 def _povid(at: Taking) -> Told:
-    return two(at.turns("conversations"), at.turns("rejected_conversations"), at.pictures())
+    return two(at.turns("conversations"), at.turns("rejected_conversations"), shown=at.pictures())
 
 
 def _llama_factory(at: Taking) -> Told:
     answers = (Saying(at.row[name], name) for name in ("chosen", "rejected"))
-    return pair(at.turns("conversations"), *answers, at.pictures())
+    return pair(at.turns("conversations"), *answers, shown=at.pictures())
 
 
 def _ms_swift(at: Taking) -> Told:
@@ -210,7 +214,7 @@ def _ms_swift(at: Taking) -> Told:
         (*turns[:-1], replace(turns[-1], answer=Answer(score, numbers=numbers)))
         for turns, score in ((chosen, 1.0), (rejected, 0.0))
     )
-    return two(*sides, shown, other, dialect="messages")
+    return two(*sides, shown=shown, other=other, dialect="messages")
 
 
 def _trl(at: Taking) -> Told:
@@ -229,7 +233,7 @@ def _trl(at: Taking) -> Told:
                 "missing-key", f"there is no `prompt`, and `{name}` does not begin with one", field="prompt"
             )
         sides.append((*_opened(turns[:-1], shown), turns[-1]))
-    return two(*sides, shown, dialect="messages")
+    return two(*sides, shown=shown, dialect="messages")
 
 
 def _prompt(at: Taking) -> tuple[Saying, ...]:

@@ -127,20 +127,25 @@ def said(words: Any, field: str, *, by: str = "gpt", answer: Answer | None = Non
     return Saying({"from": by, "value": words}, field, bare=True, answer=answer)
 
 
-def pair(prompt: Sequence[Saying], chosen: Saying, rejected: Saying, shown: Pictures, **told: Any) -> Told:
-    """Two answers to one prompt, the better first."""
-    return two((*prompt, chosen), (*prompt, rejected), shown, **told)
+def pair(prompt: Sequence[Saying], chosen: Saying, rejected: Saying, *, shown: Pictures) -> Told:
+    """Two answers to one prompt in LLaVA's dialect, the better first unless they have scores of their own."""
+    return two((*prompt, chosen), (*prompt, rejected), shown=shown)
 
 
 def two(
-    chosen: Sequence[Saying], rejected: Sequence[Saying], shown: Pictures, other: Pictures | None = None, **told: Any
+    chosen: Sequence[Saying],
+    rejected: Sequence[Saying],
+    *,
+    shown: Pictures,
+    other: Pictures | None = None,
+    dialect: str = "conversations",
 ) -> Told:
-    """Two conversations, the better first, whose last turns are the answers; the second may show other pictures."""
+    """Two conversations whose last turns are the answers; the second may be about other pictures."""
     paths = (
         Path((*turns[:-1], replace(turns[-1], answer=turns[-1].answer or Answer(score))), pictures)
         for turns, score, pictures in ((chosen, 1.0, shown), (rejected, 0.0, shown if other is None else other))
     )
-    return Told(tuple(paths), **told)
+    return Told(tuple(paths), dialect)
 
 
 def _places(turn: Any) -> Any:

@@ -74,6 +74,8 @@ def lvlm_nlf(at: Taking) -> Told:
             sayings.append(said(entry["model"], f"{where}.model", answer=Answer(score)))
         elif entry.keys() & {"rating", "critique NLF"}:
             at.faults.add("missing-key", "a judgement without the answer that it is of, `model`", field=where)
+    if not any(saying.answer for saying in sayings):
+        raise DataError("no-answer", "there is no answer of a model; nothing to learn", field="interaction")
     return Told((Path(tuple(sayings), shown),))
 
 

@@ -1,4 +1,4 @@
-"""Object HalBench: how many descriptions make something up, and how many of the things that they mention. Lower is better.
+"""Object HalBench: how many descriptions make something up, and how much of what they mention. Lower is better.
 
 Source: Yu et al. 2023 (RLHF-V), arXiv:2312.00849, section 4; its released script eval_gpt_obj_halbench.py. There an LLM
 takes the objects out of an answer, here rules do. As in the script, an answer of at most three words mentions nothing,

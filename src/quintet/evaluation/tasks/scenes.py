@@ -8,16 +8,17 @@ scenes.referring  what is in a box or at a point, exact match
 scenes.retrieval  captions by pictures and pictures by captions, R@1; R@5 and R@10 as measures
 scenes.fewshot    after 0, 2 and 4 solved examples from the training split, exact match; with made-up names, which the
                   examples alone explain (`quintet.data.scenes.pages`), as kinds `names-2` and `names-4`
+scenes.amber, scenes.amber_questions, scenes.mmhal, scenes.objhal: what is made up (`scenes_hallucination.py`)
 """
 
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from quintet.data.scenes import BRIEF, DETAILED, Question, Scene, Truth, caption, mentions, objects_of, read_truth
+from quintet.data.scenes import BRIEF, DETAILED, Question, Scene, Truth, caption, objects_of, read_truth
 from quintet.data.scenes.questions import REGION
 from quintet.data.sources import open_source
 from quintet.errors import DataError
@@ -31,6 +32,8 @@ from quintet.evaluation.metrics.pope import Pope
 from quintet.evaluation.metrics.recall import Recall
 from quintet.evaluation.task import Item, Task
 from quintet.evaluation.tasks.retrieval import retrieval_items
+from quintet.evaluation.tasks.scenes_hallucination import HALLUCINATION, Asked
+from quintet.evaluation.tasks.scenes_rating import named_mentions
 from quintet.values import Media, Origin, Part, Ref, Region, Text
 
 __all__ = ["NAMES", "names_in", "scenes_task"]
@@ -50,6 +53,9 @@ def scenes_task(name: str, folder: Path, *, split: str = "test") -> Task:
         return Task(name, "1", Recall(), partial(retrieval_items, Path(folder), split), together=True)
     if name == FEWSHOT:
         return Task(name, "1", ExactMatch(), partial(_fewshot, Path(folder), split), learnt_from="interleaved")
+    if name in HALLUCINATION:
+        metric, of_split = HALLUCINATION[name]
+        return Task(name, "1", metric, partial(_of_split, Path(folder), split, of_split))
     metric, make, headline = _TASKS[name]
     learnt_from = "regions" if name == REFERRING else ""
     return Task(name, "1", metric, partial(_items, Path(folder), split, make), headline, learnt_from=learnt_from)
@@ -60,20 +66,30 @@ def names_in(folder: Path) -> list[str]:
     return [name for name in NAMES if name != FEWSHOT or any(folder.glob("*_fewshot.json"))]
 
 
-def named_mentions(text: str) -> list[str]:
-    """The objects that `text` names, as 'red circle'."""
-    return [f"{colour} {shape}" for colour, shape in mentions(text)]
-
-
 def _items(folder: Path, split: str, make: _Maker) -> list[Item]:
+    def of_split(truths: Sequence[Truth]) -> Iterator[Asked]:
+        for index, truth in enumerate(truths):
+            for asked in make(truth):
+                yield index, *asked
+
+    return _of_split(folder, split, of_split)
+
+
+def _of_split(folder: Path, split: str, make: Callable[[Sequence[Truth]], Iterator[Asked]]) -> list[Item]:
     path = folder / f"{split}.truth.jsonl"
     if not path.is_file():
         message = f"no Scenes of split {split!r} here; make them with `quintet data make scenes --out {folder}`"
         raise DataError("missing-file", message, file=str(path))
+    truths = read_truth(path)
     return [
-        Item(f"{truth.image.stem}/{key}", _parts(truth, folder, prompt), right, kind, Origin(str(path), row, key))
-        for row, truth in enumerate(read_truth(path), start=1)
-        for key, prompt, right, kind in make(truth)
+        Item(
+            f"{truths[index].image.stem}/{key}",
+            _parts(truths[index], folder, prompt),
+            right,
+            kind,
+            Origin(str(path), index + 1, key),
+        )
+        for index, key, prompt, right, kind in make(truths)
     ]
 
 
@@ -168,4 +184,4 @@ _TASKS: dict[str, tuple[Metric, _Maker, str]] = {
 RETRIEVAL = "scenes.retrieval"
 """For models whose connector matches captions with pictures."""
 
-NAMES = (*_TASKS, RETRIEVAL, FEWSHOT)
+NAMES = (*_TASKS, *HALLUCINATION, RETRIEVAL, FEWSHOT)

@@ -1,1 +1,1 @@
-"""Alignment methods, one file each, with a function `method(base) -> Method`: `quintet align NAME --from RUN`."""
+"""Alignment methods, one file each, with `method(template) -> Method`: `quintet align NAME --from RUN`."""

@@ -5,20 +5,21 @@ other is the right answer with errors injected. Every two answers with different
 sampler steers away from the prior; the paper's intent, towards it, is what is built here.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO against the prior."""
     return Method(
         stages=(
             Stage(
                 name="dpo",
                 data=Data(name="BPO_Instruct", kind="preferences", rows=167000, pairs="biased"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(2e-6, rank=32, alpha=256),
                 batch=32,
                 epochs=2.0,

@@ -6,20 +6,21 @@ those of common libraries (β 0.1). Its siblings are other `terms` of the same s
 odds with nll (ORPO), sigmoid with nll (RPO), `{"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1}` (MPO).
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Direct preference optimisation with adapters."""
     return Method(
         stages=(
             Stage(
                 name="dpo",
                 data=Data(name="pairs of your own", kind="preferences", pairs="truth"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-5, rank=16, alpha=32),
                 batch=32,
                 warmup=0.1,

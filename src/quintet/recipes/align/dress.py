@@ -5,19 +5,20 @@ answer teaches what a bad answer is, and the model is asked for the best; a refi
 the improved one. Only the abstract and the data are public: the objective is supervised, by memory.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Conditional supervised training on feedback."""
     return Method(
         stages=(
             Stage(
                 name="feedback",
                 data=Data(name="LVLM_NLF", kind="instructions", rows=63_000, pairs="feedback"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(2e-5, rank=16, alpha=32),
                 batch=32,
             ),

@@ -5,20 +5,21 @@ vocabulary on other conversations keeps the model what it was, α 0.4 for 7 B (0
 counterpart are masked; the released batches pad them with pairs that add ln 2.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Phrase-level contrast with KL."""
     return Method(
         stages=(
             Stage(
                 name="phrases",
                 data=Data(name="HALVA, Visual Genome", kind="preferences", rows=21500, pairs="phrases"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(5e-6, rank=128, alpha=256),
                 batch=64,
                 objective="preference",

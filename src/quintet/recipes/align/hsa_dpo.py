@@ -4,20 +4,21 @@ Notable: the severity (minor 1, moderate 2, major 3, the mean over an answer's) 
 the sigmoid. The pair is the rewritten and the raw answer of the model.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO weighted by severity."""
     return Method(
         stages=(
             Stage(
                 name="hsa",
                 data=Data(name="hsa_dpo_preference_llava1dot5", kind="preferences", rows=8000, pairs="graded"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(2e-6, rank=128, alpha=256),
                 batch=16,
                 epochs=2.0,

@@ -4,20 +4,21 @@ Notable: the caption is a proxy for the frames of a video; chosen answers are ra
 whole LLM learns and the projector is frozen. The code can add the chosen answer's likelihood (γ, released as 0).
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Rate, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO with captions as the judge's eyes."""
     return Method(
         stages=(
             Stage(
                 name="dpo",
                 data=Data(name="sft_dpo_17k", kind="preferences", rows=17000, pairs="proxy"),
-                template=base.template,
+                template=template,
                 train={"llm": Rate(lr=5e-7)},
                 batch=128,
                 epochs=3.0,

@@ -6,20 +6,21 @@ drawn once; the released code draws it anew for policy and reference.
 """
 
 from quintet.data.contrast import Contrast
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO with a conditional and an anchor term."""
     return Method(
         stages=(
             Stage(
                 name="mdpo",
                 data=Data(name="mDPO-preference-data", kind="preferences", rows=10000, pairs="rated"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-5, rank=64, alpha=128),
                 batch=32,
                 epochs=3.0,

@@ -8,20 +8,21 @@ code's trained projector would change the reference, so only adapters learn here
 """
 
 from quintet.data.contrast import Contrast
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO on text, then on text and noise."""
     return Method(
         stages=(
             Stage(
                 name="text",
                 data=Data(name="POVID_preference_data_for_VLLMs", kind="preferences", rows=17000, pairs="injected"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-7, rank=128, alpha=256),
                 batch=16,
                 epochs=3.0,
@@ -31,7 +32,7 @@ def method(base: Recipe) -> Method:
             Stage(
                 name="noise",
                 data=Data(name="POVID_preference_data_for_VLLMs", kind="preferences", rows=17000, pairs="injected"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-7, rank=128, alpha=256),
                 batch=16,
                 contrast=Contrast(how="noise", step=500),

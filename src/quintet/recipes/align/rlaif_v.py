@@ -6,22 +6,23 @@ pairs whose rejected answer is longer are dropped until both sides are as long. 
 the model that the round before made. The public script has one round of 2,672 steps.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Rate, Stage
 
 ROUNDS = 4
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Four rounds of DPO on pairs of its own."""
     return Method(
         stages=tuple(
             Stage(
                 name=f"round{n}",
                 data=Data(name="RLAIF-V-Dataset", kind="preferences", rows=83_132, pairs="claims"),
-                template=base.template,
+                template=template,
                 train={"connectors": Rate(lr=5e-7), "llm": Rate(lr=5e-7)},
                 batch=8,
                 epochs=4.0,

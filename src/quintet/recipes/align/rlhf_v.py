@@ -6,20 +6,21 @@ from the paper: β 0.1, γ 1.1, and no division (`--set stages.ddpo.preference.b
 paper's 7 epochs of 1.4 K pairs.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Rate, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Dense direct preference optimisation on corrections."""
     return Method(
         stages=(
             Stage(
                 name="ddpo",
                 data=Data(name="RLHF-V-Dataset", kind="preferences", rows=5733, pairs="corrected"),
-                template=base.template,
+                template=template,
                 train={"connectors": Rate(lr=5e-7), "llm": Rate(lr=5e-7)},
                 batch=32,
                 epochs=7.0,

@@ -4,20 +4,21 @@ Notable: an answer's score is the plain mean of helpfulness, visual faithfulness
 prompt with different scores are a pair, up to six from four answers, and here one tree.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """DPO on rated answers."""
     return Method(
         stages=(
             Stage(
                 name="dpo",
                 data=Data(name="VLFeedback", kind="preferences", rows=80258, pairs="rated"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-5, rank=64, alpha=16, dropout=0.05),
                 batch=256,
                 epochs=3.0,

@@ -6,20 +6,21 @@ is added with 1/1024 of its sum, as released; per token that is the share below 
 instruction tuning in which the model's own description stands before the question.
 """
 
+from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
-from quintet.recipes._recipe import Paper, Recipe
+from quintet.recipes._recipe import Paper
 from quintet.training.objectives.preference import Preference
 from quintet.training.stage import Data, Stage
 
 
-def method(base: Recipe) -> Method:
+def method(template: Template) -> Method:
     """Self-training in two stages."""
     return Method(
         stages=(
             Stage(
                 name="pairs",
                 data=Data(name="self-made, COCO train2014", kind="preferences", rows=6000, pairs="imagined"),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(1e-7, rank=128, alpha=256),
                 batch=8,
                 objective="preference",
@@ -30,7 +31,7 @@ def method(base: Recipe) -> Method:
                 data=Data(
                     name="instructions with descriptions of its own", kind="instructions", rows=5000, pairs="described"
                 ),
-                template=base.template,
+                template=template,
                 train=lora_on_llm(2e-5, rank=128, alpha=256),
                 batch=16,
             ),

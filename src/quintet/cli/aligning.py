@@ -1,0 +1,128 @@
+"""`quintet align`: from a tuned run to an aligned one."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quintet.cli.describe import JSON
+
+if TYPE_CHECKING:
+    from quintet.lab.align import Start
+    from quintet.lab.change import Change
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command of this file."""
+    app.command()(align)
+
+
+def align(
+    method: Annotated[str, typer.Argument(help="dpo, rlhf_v, mdpo, …; `--list` shows all.")] = "",
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The run whose model is aligned.", exists=True, file_okay=False)
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of preferences, or STAGE=PATH. Default: pairs of Scenes.", metavar="[STAGE=]PATH"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The new run's folder. Default: FROM-METHOD.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a setting: stages.dpo.preference.beta=0.2; may be repeated."),
+    ] = None,
+    scenes: Annotated[Path | None, typer.Option(help="Scenes to make pairs of, and to measure on.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
+    seed: Annotated[int, typer.Option(help="Of pairs, data order and noise.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=1)] = 300,
+    margin: Annotated[
+        float, typer.Option(help="Share of itself that a capability may lose before the run is marked failed.")
+    ] = 0.05,
+    measure: Annotated[bool, typer.Option(help="Measure before and after.")] = True,
+    list_: Annotated[bool, typer.Option("--list", help="List the methods and do nothing.")] = False,
+    as_json: JSON = False,
+) -> None:
+    """Align a tuned model by preferences; ends with what changed, and fails when a capability was lost."""
+    from quintet import dist
+    from quintet.cli.screen import screen
+    from quintet.cli.training import bars, files, noted, stoppable
+    from quintet.lab import run as lab
+    from quintet.lab.align import Start, method_names
+    from quintet.training.loop import Settings
+
+    if list_:
+        typer.echo("\n".join(method_names()))
+        return
+    if not method or start is None:
+        raise typer.BadParameter("name a method and a run: quintet align dpo --from RUN")
+    begin = Start(start)
+    folder = out if out is not None else start.with_name(f"{start.name}-{method}")
+    recipe = begin.aligned(method)
+    given = begin.facts.get("scenes")
+    job = lab.Job(
+        recipe=method, out=folder, scale=begin.scale, data=files(data or [], [s.name for s in recipe.stages]),
+        sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
+        settings=Settings(seed=seed),
+    )  # fmt: skip
+    console = screen()
+    with dist.group(), stoppable(), bars(console, lab.resolve(job)[1]) as shown:
+        lab.train(noted(job, shown), progress=shown.step)
+    if not dist.is_first():
+        return
+    typer.echo(f"The model: {folder / 'model'}")
+    if measure:
+        found = _measured(begin, folder, job.scenes, limit=limit, margin=margin)
+        if as_json:
+            typer.echo(json.dumps(found.to_json(), indent=1))
+        else:
+            _print_change(found)
+        if found.failed:
+            raise typer.Exit(1)
+    typer.echo(f"Next: quintet chat {shlex.quote(str(folder))}")
+
+
+def _measured(begin: "Start", folder: Path, scenes: Path | None, *, limit: int, margin: float) -> "Change":
+    from quintet import dist
+    from quintet.cli.progress import bar
+    from quintet.cli.screen import screen
+    from quintet.lab.change import change, measure
+    from quintet.lab.run import scenes_folder
+    from quintet.model.checkpoint import write_json
+    from quintet.serving.engine import Engine
+
+    place = scenes or scenes_folder()
+    for run, out in ((begin.run, folder / "before"), (folder, folder)):
+        engine = Engine.open(run, device=dist.device())
+        with bar(screen(stderr=True), out.name) as update:
+            measure(engine, out, scenes=place, limit=limit, progress=lambda name, done, total: update(done, total))
+    found = change(folder / "before", folder, engine, scenes=place, margin=margin)
+    write_json(folder / "change.json", found.to_json())
+    return found
+
+
+def _print_change(found: "Change") -> None:
+    from rich.table import Table
+
+    from quintet.cli.screen import screen
+
+    table = Table("measure", box=None, pad_edge=False)
+    for head in ("before", "after", "change", "95 % interval"):
+        table.add_column(head, justify="right")
+    table.add_column("")
+    for row in found.rows:
+        name = row.name if row.higher_is_better else f"{row.name} (lower is better)"
+        interval = f"{row.interval[0]:+.3f} – {row.interval[1]:+.3f}" if row.interval else ""
+        verdict = "[red]lost[/]" if row.lost else "[green]kept[/]" if row.guarded else ""
+        table.add_row(
+            name, f"{row.before:.3f}", f"{row.after:.3f}", f"{row.after - row.before:+.3f}", interval, verdict
+        )
+    screen().print(table)
+    if found.failed:
+        screen().print(
+            f"[red]Failed:[/] a capability fell by more than {found.margin:.0%} of what it was. Train for less, with a "
+            "smaller rate or a larger beta; --margin sets what may be lost"
+        )

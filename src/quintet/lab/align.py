@@ -1,0 +1,127 @@
+"""Aligning a tuned model: `quintet align METHOD --from RUN`, and what its stages learn from where no file is named."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quintet.data.processor import Processor
+from quintet.data.sources import Source, open_source
+from quintet.errors import CheckpointError, ConfigError, nearest
+from quintet.evaluation.judge import Judge, TruthJudge
+from quintet.lab.pairs import Work, build
+from quintet.model.checkpoint import load_model, read_json
+from quintet.model.mllm import MLLM
+from quintet.recipes import align
+from quintet.recipes._method import Method
+from quintet.recipes._recipe import Recipe
+from quintet.recipes._scale import aligned_at_scale
+from quintet.serving.engine import Engine
+from quintet.training.stage import Stage
+
+__all__ = ["Start", "load_method", "method_names", "own_rows"]
+
+ROWS = {"full": 10_000, "starter": 2_000, "tiny": 32}
+"""Rows that a stage makes for itself, by scale."""
+
+
+def method_names() -> list[str]:
+    """The methods of this package."""
+    return sorted(m.name for m in pkgutil.iter_modules(align.__path__) if not m.name.startswith("_"))
+
+
+def load_method(name: str, processor: Processor) -> Method:
+    """A method of the package by its name, in a model's template.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in method_names():
+        raise ConfigError(f"no method {name!r}{nearest(name, method_names())}")
+    return importlib.import_module(f"quintet.recipes.align.{name}").method(processor.template)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run that an alignment goes on from."""
+
+    run: Path
+
+    @property
+    def model(self) -> Path:
+        """Its model's folder.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        place = self.run / "model" if (self.run / "model").is_dir() else self.run
+        if not (place / "config.json").is_file():
+            raise CheckpointError(f"{self.run} holds no finished model to go on from")
+        return place
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its recipe.json; empty where the model was imported."""
+        return read_json(self.run / "recipe.json") if (self.run / "recipe.json").exists() else {}
+
+    @property
+    def scale(self) -> str:
+        return str(self.facts.get("scale", "full"))
+
+    def config(self) -> MLLM.Config:
+        """The model as it was built."""
+        return MLLM.Config.from_json(read_json(self.model / "config.json")["model"])
+
+    def processor(self) -> Processor:
+        """How it is talked to."""
+        return Processor.load(self.model, self.config())
+
+    def load(self) -> MLLM:
+        """The model, in float32."""
+        return load_model(self.model).float()
+
+    def aligned(self, method: str) -> Recipe:
+        """The model trained on by a method, at the run's scale."""
+        processor = self.processor()
+        return aligned_at_scale(load_method(method, processor).over(processor.model, processor.template), self.scale)
+
+    def identity(self) -> dict[str, str]:
+        """What tells it from another start: its path, and its files by size."""
+        sizes = {path.name: path.stat().st_size for path in sorted(self.model.glob("*.safetensors"))}
+        return {"path": str(self.run), "files": repr(sizes)}
+
+
+def own_rows(
+    stage: Stage,
+    model: MLLM,
+    processor: Processor,
+    *,
+    out: Path,
+    scenes: Path,
+    scale: str,
+    seed: int,
+    judge: Judge | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Source:
+    """What a stage without a file learns from: pairs of Scenes, made now with the model as it is, kept in `out`.
+
+    Raises:
+        ConfigError: the stage does not say how its pairs are made.
+    """
+    if not stage.data.pairs:
+        raise ConfigError(
+            f"stage {stage.name!r} learns from {stage.data.name}; name its file: --data {stage.name}=PATH"
+        )
+    if not out.exists():
+        note(f"making pairs for stage {stage.name!r} ({stage.data.pairs})")
+        work = Work(
+            scenes=scenes,
+            rows=ROWS[scale],
+            seed=seed,
+            model=lambda: Engine(model, processor),
+            judge=judge or TruthJudge(),
+        )
+        note(f"{build(stage.data.pairs, work, out):,} rows in {out}")
+    return open_source(out, root=scenes)

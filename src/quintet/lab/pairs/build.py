@@ -1,0 +1,52 @@
+"""The builders by name, and the file that one of them fills."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from quintet.errors import ConfigError, DataError, nearest
+from quintet.lab.pairs import known, own, worse
+from quintet.lab.pairs.work import Work
+
+__all__ = ["BUILDERS", "build"]
+
+BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
+    "truth": known.truth,
+    "injected": known.injected,
+    "phrases": known.phrases,
+    "rated": own.rated,
+    "proxy": own.proxy,
+    "claims": own.by_claims,
+    "corrected": own.corrected,
+    "graded": own.graded,
+    "feedback": own.feedback,
+    "imagined": worse.imagined,
+    "described": worse.described,
+    "biased": worse.biased,
+}
+"""`Data.pairs` → what makes the rows."""
+
+
+def build(name: str, work: Work, out: Path) -> int:
+    """Writes the rows of a builder to a file of JSON lines, whole or not at all; how many there are.
+
+    Raises:
+        ConfigError: no such builder.
+        DataError: no row came out.
+    """
+    if name not in BUILDERS:
+        raise ConfigError(f"no pairs {name!r}{nearest(name, BUILDERS)}")
+    aside, count = out.with_name(f".{out.name}.{os.getpid()}"), 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("w", encoding="utf-8", newline="\n") as file:
+        for count, row in enumerate(islice(BUILDERS[name](work), work.rows), start=1):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            work.progress(count, work.rows)
+    if not count:
+        aside.unlink()
+        raise DataError("no-rows", f"no pair could be made by {name!r}: of no prompt is one answer better than another")
+    aside.replace(out)
+    return count

@@ -1,0 +1,92 @@
+"""What a builder of pairs works with: pictures with their truth, a model to sample from, a judge."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from quintet.data.scenes import DETAILED, Truth, read_truth
+from quintet.errors import ConfigError
+from quintet.evaluation.judge import Asked, Judge, TruthJudge
+from quintet.model.generate import Sampling
+from quintet.serving.engine import Engine
+from quintet.values import Media, Node, Ref, Sample, Text, Turn
+
+__all__ = ["Work"]
+
+BATCH = 32
+"""Pictures that are sampled from together."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One building of pairs."""
+
+    scenes: Path
+    """A folder of Scenes; pairs are of its training pictures."""
+    rows: int
+    """At most so many rows."""
+    seed: int = 0
+    model: Callable[[], Engine] | None = None
+    """The model whose answers are compared, loaded when it is first asked."""
+    judge: Judge = field(default_factory=TruthJudge)
+    progress: Callable[[int, int], None] = lambda done, total: None
+    question: str = DETAILED[0]
+
+    @cached_property
+    def truths(self) -> list[Truth]:
+        """The training pictures, in the order of the file."""
+        return read_truth(self.scenes / "train.truth.jsonl")
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The model.
+
+        Raises:
+            ConfigError: there is none, and the builder needs one.
+        """
+        if self.model is None:
+            raise ConfigError("these pairs are made of a model's own answers; name its run with --from")
+        return self.model()
+
+    def asked(self, truth: Truth) -> Asked:
+        """What a judge is told of a picture."""
+        return Asked(self.question, Ref(self.name(truth), path=truth.image), truth.scene)
+
+    def name(self, truth: Truth) -> str:
+        """The picture as rows name it."""
+        return truth.image.relative_to(self.scenes).as_posix()
+
+    def row(self, truth: Truth, chosen: str, rejected: str, **more: Any) -> dict[str, Any]:
+        """A pair as a row in RLAIF-V's layout."""
+        picture = {"id": truth.image.stem, "image": self.name(truth)}
+        return picture | {"question": self.question, "chosen": chosen, "rejected": rejected} | more
+
+    def answers(
+        self,
+        truths: Sequence[Truth],
+        count: int,
+        *,
+        temperature: float,
+        change: Callable[[int], str] = lambda n: "",
+        question: Callable[[int], str] | None = None,
+    ) -> Iterator[tuple[Truth, list[str]]]:
+        """`count` answers of the model to each picture; `change` and `question` may differ by its number.
+
+        A picture's answers share its prompt: it is read once. Samples are drawn by the seed and the picture's number.
+        """
+        for start in range(0, len(truths), BATCH):
+            chosen = truths[start : start + BATCH]
+            numbers = range(start, start + len(chosen))
+            prompts = [
+                self._prompt(truth, question(n) if question else self.question, change(n), count)
+                for n, truth in zip(numbers, chosen, strict=True)
+            ]
+            sampling = Sampling(max_tokens=96, temperature=temperature, seed=self.seed * 1_000_003 + start)
+            yield from zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True)
+
+    def _prompt(self, truth: Truth, question: str, change: str, count: int) -> Sample:
+        picture = Media("image", replace(Ref(self.name(truth), path=truth.image), change=change))
+        turn = Turn("user", (picture, Text(question)))
+        return Sample(Node((turn,), tuple(Node(()) for _ in range(count)) if count > 1 else ()))
