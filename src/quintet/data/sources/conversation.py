@@ -243,7 +243,7 @@ class _Reader:
 
     def _weight(self, item: dict[str, Any], where: str) -> float:
         weight, loss = item.get("weight", 1), item.get("loss", True)
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < 1e300:
             self.faults.add("wrong-type", "`weight` is a number from 0", field=f"{where}.weight")
             return 1.0
         if not isinstance(loss, bool):

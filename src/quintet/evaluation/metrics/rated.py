@@ -15,7 +15,7 @@ import numpy as np
 
 from quintet.evaluation.metrics.metric import Floats, Judged, Metric, commonest, ratio
 
-__all__ = ["HIGHEST", "HONEST", "Judge", "Rate", "Rated", "judged_by", "read_rating"]
+__all__ = ["HIGHEST", "HONEST", "Rate", "Rated", "Rater", "rated_by", "read_rating"]
 
 HONEST = 3
 """The lowest rating without hallucination."""
@@ -27,8 +27,11 @@ Rate = Callable[[Mapping[str, Any], str], int]
 _RATING = re.compile(r"rating:\s*([0-6])(?!\d)", re.IGNORECASE)
 
 
-class Judge(Protocol):
-    """Who rates an answer of MMHal-Bench, 0 to 6, from the list of what is in the picture and a reference answer."""
+class Rater(Protocol):
+    """Who rates an answer of MMHal-Bench, 0 to 6, from a list of what is in the picture and a reference answer."""
+
+    name: str
+    """Kept with every rating."""
 
     def __call__(self, question: str, truth: str, content: Sequence[str], answer: str) -> int: ...
 
@@ -65,7 +68,7 @@ class Rated(Metric):
         return {"hallucination_rate": float(ratio(low, answers)), "words": float(ratio(words, answers))}
 
 
-def judged_by(judge: Judge, *, name: str) -> Rated:
+def rated_by(rater: Rater) -> Rated:
     """Ratings of a judge, who is asked once about equal answers: the controls repeat some.
 
     A truth is `{"question": …, "answer": …, "content": [words]}`. Only one constant answer is tried.
@@ -73,12 +76,12 @@ def judged_by(judge: Judge, *, name: str) -> Rated:
 
     @cache
     def asked(question: str, truth: str, content: tuple[str, ...], answer: str) -> int:
-        return judge(question, truth, content, answer)
+        return rater(question, truth, content, answer)
 
     def rate(truth: Mapping[str, Any], answer: str) -> int:
         return asked(truth["question"], truth["answer"], tuple(truth["content"]), answer)
 
-    return Rated(rate, by=name, tried=1)
+    return Rated(rate, by=rater.name, tried=1)
 
 
 def read_rating(text: str) -> int | None:

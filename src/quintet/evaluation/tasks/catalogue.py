@@ -4,9 +4,11 @@ from pathlib import Path
 
 from quintet.data.sources import CocoCaptions, Source, Vqa, open_source
 from quintet.errors import ConfigError, DataError, nearest
+from quintet.evaluation.metrics.rated import Rater
 from quintet.evaluation.task import Task
 from quintet.evaluation.tasks.conversations import conversations_task
 from quintet.evaluation.tasks.files import caption_task, pope_task, questions_task, vqav2_task
+from quintet.evaluation.tasks.hallucination_files import FILES, files_task
 from quintet.evaluation.tasks.row import rows
 from quintet.evaluation.tasks.scenes import NAMES, scenes_task
 
@@ -18,19 +20,23 @@ _OF_FILES = {
     "vqav2": "VQAv2's or OKVQA's questions file, its annotations beside it",
     "pope": "a POPE file, or a folder of them",
     "caption": "a COCO caption file, CIDEr-D",
+    **FILES,
 }
 
 TASKS = {name: "a folder of Scenes" for name in NAMES} | _OF_FILES
 """Every task's name and what its data is."""
 
 
-def find_task(name: str, *, data: Path, images: Path | None = None, split: str = "test") -> Task:
+def find_task(
+    name: str, *, data: Path, images: Path | None = None, split: str = "test", judge: Rater | None = None
+) -> Task:
     """The task of that name on `data`.
 
-    Pictures are named from the folder `images`, by default the data's own. `split` is of Scenes only.
+    Pictures are named from the folder `images`, by default the data's own. `split` is of Scenes only, `judge` of tasks
+    whose answers no rule can rate (MMHal-Bench).
 
     Raises:
-        ConfigError: no task has this name.
+        ConfigError: no task has this name, or it needs a judge and there is none.
         DataError: the data is not what the task reads.
     """
     if name in NAMES:
@@ -38,6 +44,8 @@ def find_task(name: str, *, data: Path, images: Path | None = None, split: str =
     if name not in TASKS:
         raise ConfigError(f"no task {name!r}{nearest(name, TASKS)}")
     folder = images if images is not None else data if data.is_dir() else data.parent
+    if name in FILES:
+        return files_task(name, data=data, images=folder, judge=judge)
     if name == "pope":
         return pope_task(_pope_files(data), images=folder)
     if name in ("vqa", "vqa.soft") and _holds_questions(data):

@@ -51,7 +51,6 @@ PROMPTS = (*BRIEF, *DETAILED, "Describe the picture.")
 """Eight requests for a description, short and long; the last says neither."""
 
 _TRIES = 24
-_NUM_REFERENCES = 5
 
 
 def expected(scene: Scene, seen: Occurrences) -> list[str]:
@@ -103,10 +102,9 @@ def _objhal(truths: Sequence[Truth]) -> Iterator[Asked]:
 
 
 def _described(truth: Truth) -> dict[str, Any]:
-    """The names of what is there, and true long captions."""
-    made = (caption(truth.scene, random.Random(f"{truth.image.stem}/{i}"), "long") for i in range(_NUM_REFERENCES))
+    """The names of what is there, and a true long caption."""
     objects = sorted(f"{colour} {shape}" for colour, shape in objects_of(truth.scene))
-    return {"objects": objects, "captions": list(dict.fromkeys(made))}
+    return {"objects": objects, "captions": [caption(truth.scene, random.Random(truth.image.stem), "long")]}
 
 
 # ---- pairs of questions: the one that is to be answered with yes, and the one with no ----------------------------
