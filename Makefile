@@ -7,7 +7,7 @@ COVERED := quintet.values quintet.data quintet.model quintet.training
 COVERAGE := 90
 
 # What `make compare` gives each recipe, and how many seeds.
-BUDGET ?= 500k-tokens
+BUDGET ?= 400k-tokens
 SEEDS ?= 3
 COMPARED ?= runs/compare
 # Runs side by side, with a share of the cores each: small models make poor use of two cores.

@@ -12,7 +12,8 @@ from compare_fixtures import Quiet, comparison
 from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.errors import ConfigError
 from quintet.lab.compare import Budget, compare
-from quintet.lab.compare.budget import share
+from quintet.lab.compare.budget import share, tokens_per_sample
+from quintet.lab.compare.runs import prepare
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.run import Job, resolve, stage_source
 
@@ -61,6 +62,20 @@ def test_what_was_spent_is_what_was_budgeted(scenes: Path, tmp_path: Path, text:
         step = sum(stage[budget.unit] / stage["steps"] for stage in stages)
         assert row["spent"][budget.unit] == pytest.approx(amount, abs=0.5 * step + 0.03 * amount)
         assert all(stage["flops"] == stage["samples"] * stage["flops_per_sample"] for stage in stages)
+
+
+@pytest.mark.parametrize("name", ["pali_x", "kosmos2"])
+def test_tokens_that_a_recipe_adds_are_planned_as_one_each(name: str, scenes: Path, tmp_path: Path) -> None:
+    """Its sentinels and places: spelt in pieces they would be many, or nothing that the tokenizer knows."""
+    asked = comparison(scenes, tmp_path / "out", recipes=[name], budget=Budget.parse("20k-tokens"))
+    [system], _, _, failures = prepare(asked, Quiet())
+    assert not failures
+    planned = json.loads((tmp_path / "out" / "plans.json").read_text())[name]["costs_of_a_step"]
+    tokenizer = load_tokenizer(system.recipe.model, added=system.recipe.added_tokens)
+    job = Job(recipe=name, out=scenes, scale="tiny", scenes=scenes)
+    for stage in system.recipe.stages:
+        source = stage_source(job, system.recipe, stage)
+        assert planned[stage.name] == stage.batch * tokens_per_sample(system.recipe, stage, source, tokenizer, seed=0)
 
 
 def test_minutes_are_planned_by_a_few_steps_and_stay_planned(

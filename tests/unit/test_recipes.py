@@ -158,6 +158,15 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
         assert [r.lora for r in mine.train.values()] == [r.lora for r in theirs.train.values()]
 
 
+def test_a_recipe_may_take_less_of_the_starter_scale_s_amounts_and_nothing_else_changes() -> None:
+    recipe = load_recipe("llava15")[1]
+    whole, part = (at_scale(replace(recipe, starter=share), "starter") for share in (1.0, 0.5))
+    assert [stage.epochs for stage in whole.stages] == [1.0, 1.0]
+    assert [stage.epochs for stage in part.stages] == [0.5, 0.5]
+    assert replace(part, starter=1.0, stages=whole.stages) == whole
+    assert at_scale(replace(recipe, starter=0.5), "full").stages == recipe.stages
+
+
 def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_matrices() -> None:
     """And every stage's rate falls to its end, also where the paper's is constant over half a million steps."""
 

@@ -350,8 +350,12 @@ def _save(
 
 
 def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What of a recipe's JSON says how it trains: all but its paper, whose figures may be mended without harm."""
-    return {key: value for key, value in (recipe or {}).items() if key != "paper"}
+    """What of a recipe's JSON says how it trains.
+
+    That is all but its paper, whose figures may be mended without harm, and its share of a scale's amounts, which its
+    stages have taken already.
+    """
+    return {key: value for key, value in (recipe or {}).items() if key not in ("paper", "starter")}
 
 
 def resolved(run: Path) -> dict[str, Any]:

@@ -67,6 +67,9 @@ class Recipe(Config):
     before: tuple[Stage, ...] = ()
     """Stages of the system that this one starts from. At full scale its published weights stand for them; below it
     there are none, and these stages run first (`at_scale`): what the paper freezes must have learnt something."""
+    starter: float = 1.0
+    """Share of the starter scale's samples that it learns from: where each costs more, fewer keep a recipe within
+    four minutes on two cores."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in (*self.before, *self.stages)]

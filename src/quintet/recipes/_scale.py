@@ -49,7 +49,7 @@ STARTER_BATCH: Mapping[str, int] = {
 
 STARTER_EPOCHS = 2.0
 """Of a recipe, shared evenly by its stages: as long for three stages as for one. The stages that stand
-for another system's published weights (`Recipe.before`) share as many among themselves."""
+for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
 ALIGNED_RATE, ADAPTER_RATE = 1e-4, 1e-3
@@ -66,7 +66,8 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
     if scale not in SCALES:
         raise ConfigError(f"no scale {scale!r}; there are {', '.join(SCALES)}")
     small = _starter_model(recipe.model) if scale == "starter" else _tiny_model(recipe.model)
-    stages = (*_small(recipe.before, small, scale), *_small(recipe.stages, small, scale))
+    epochs = STARTER_EPOCHS * recipe.starter
+    stages = (*_small(recipe.before, small, scale, epochs), *_small(recipe.stages, small, scale, epochs))
     chat = recipe.chat and (_starter_template(recipe.chat) if scale == "starter" else recipe.chat)
     return replace(recipe, model=small, stages=stages, before=(), chat=chat)
 
@@ -94,8 +95,8 @@ def _aligning_rate(rate: Rate) -> Rate:
     )
 
 
-def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str) -> Iterator[Stage]:
-    epochs = STARTER_EPOCHS / max(1, len(stages))
+def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str, epochs: float) -> Iterator[Stage]:
+    epochs = epochs / max(1, len(stages))
     for stage in stages:
         yield _starter_stage(stage, model, epochs) if scale == "starter" else _tiny_stage(stage)
 

@@ -61,6 +61,7 @@ def recipe() -> Recipe:
             ),
             generative,
         ),
+        starter=0.77,
         paper=Paper(
             title="Bootstrapping Vision-Language Learning with Decoupled Language Pre-training",
             authors="Jian et al.",

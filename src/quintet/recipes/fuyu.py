@@ -44,6 +44,7 @@ def recipe() -> Recipe:
             pretrain,
             replace(pretrain, name="instruct", data=Data(name="unpublished", kind="instructions")),
         ),
+        starter=0.88,
         paper=Paper(
             title="Fuyu-8B: A Multimodal Architecture for AI Agents",
             authors="Bavishi et al.",

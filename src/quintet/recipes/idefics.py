@@ -65,6 +65,7 @@ def recipe() -> Recipe:
                 weight_decay=0.1,
             ),
         ),
+        starter=0.6,
         paper=Paper(
             title="OBELICS: An Open Web-Scale Filtered Dataset of Interleaved Image-Text Documents",
             authors="Laurençon et al.",

@@ -67,6 +67,7 @@ def recipe() -> Recipe:
                 betas=(0.9, 0.95),
             ),
         ),
+        starter=0.76,
         paper=Paper(
             title="Cheap and Quick: Efficient Vision-Language Instruction Tuning for Large Language Models",
             authors="Luo et al.",

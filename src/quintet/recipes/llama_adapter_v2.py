@@ -51,6 +51,7 @@ def recipe() -> Recipe:
                 betas=(0.9, 0.95),
             ),
         ),
+        starter=0.75,
         paper=Paper(
             title="LLaMA-Adapter V2: Parameter-Efficient Visual Instruction Model",
             authors="Gao et al.",

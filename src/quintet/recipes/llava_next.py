@@ -48,6 +48,7 @@ def recipe() -> Recipe:
                 row=4096,
             ),
         ),
+        starter=0.65,
         paper=Paper(
             title="LLaVA-NeXT: Improved reasoning, OCR, and world knowledge",
             authors="Liu et al.",

@@ -37,6 +37,7 @@ def recipe() -> Recipe:
                 batch=256,
             ),
         ),
+        starter=0.63,
         paper=Paper(
             title="MultiModal-GPT: A Vision and Language Model for Dialogue with Humans",
             authors="Gong et al.",

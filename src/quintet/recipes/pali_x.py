@@ -55,6 +55,7 @@ def recipe() -> Recipe:
                 row=4096,
             ),
         ),
+        starter=0.69,
         paper=Paper(
             title="PaLI-X: On Scaling up a Multilingual Vision and Language Model",
             authors="Chen et al.",

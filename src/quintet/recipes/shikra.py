@@ -44,6 +44,7 @@ def recipe() -> Recipe:
                 epochs=3.0,
             ),
         ),
+        starter=0.85,
         paper=Paper(
             title="Shikra: Unleashing Multimodal LLM's Referential Dialogue Magic",
             authors="Chen et al.",

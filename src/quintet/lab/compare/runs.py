@@ -296,7 +296,7 @@ def _costs(system: System, comparison: Comparison, job: Job, watch: Watcher) -> 
         views = show(system.name, system.recipe, scale=comparison.scale).stages
         return {view.name: view.flops_per_sample * view.batch for view in views}
     if comparison.budget.unit == "tokens":
-        tokenizer = load_tokenizer(system.recipe.model)
+        tokenizer = load_tokenizer(system.recipe.model, added=system.recipe.added_tokens)
         return {
             s.name: s.batch
             * tokens_per_sample(
