@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from conftest import picture
 from quintet.answers import Answer
 from quintet.components.roles import ImageSpec
 from quintet.data.changes import alpha_bar, changed
@@ -16,8 +15,8 @@ from quintet.data.media import load_image
 from quintet.data.trees import beside
 from quintet.errors import ConfigError, DataError
 from quintet.recipes._templates import VICUNA_V1
-from quintet.values import Media, Node, Ref, Sample, Text, Tokens, Turn
-from systems import Small
+from quintet.values import Node, Sample, Text, Tokens, Turn
+from systems import Small, shown
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +25,7 @@ def small() -> Small:
 
 
 def pair(chosen: str = "A red circle.", rejected: str = "A blue square.") -> Sample:
-    medium = Media("image", Ref("p.png", data=picture(3, height=40, width=32)))
-    asked = Turn("user", (medium, Text("What is here?")))
+    asked = Turn("user", (shown(3, height=40, width=32), Text("What is here?")))
     answers = [Node((Turn("assistant", (Text(t),)),), answer=Answer(s)) for t, s in ((chosen, 1.0), (rejected, 0.0))]
     return Sample(Node((asked,), tuple(answers)))
 
@@ -80,7 +78,7 @@ def test_what_is_no_change_is_refused(change: str) -> None:
 
 
 def test_a_changed_picture_is_another_one_to_whatever_keeps_things_by_content() -> None:
-    ref = Ref("p.png", data=picture(1, height=16, width=16))
+    ref = shown(1, height=16, width=16).ref
     other = replace(ref, change="small 4")
     assert content_hash(ref) != content_hash(other)
     spec = ImageSpec(size=(16, 16))
@@ -156,7 +154,9 @@ def test_equal_runs_of_under_three_tokens_count_as_changed() -> None:
     ids = torch.tensor([1, 2, 3, 9, 4, 5, 1, 2, 3, 8, 4, 5])
     node = torch.tensor([1] * 6 + [2] * 6)
     zero = torch.zeros(12, dtype=torch.int64)
-    tokens = Tokens(ids, zero.float(), node, node + 1, zero, zero, zero, (), answers=((1, Answer(1.0)), (2, Answer(0.0))))
+    tokens = Tokens(
+        ids, zero.float(), node, node + 1, zero, zero, zero, (), answers=((1, Answer(1.0)), (2, Answer(0.0)))
+    )
     made = mark_differences(tokens)
     assert made.mark is not None
     assert made.mark.tolist() == [0, 0, 0, 1, 1, 1] * 2

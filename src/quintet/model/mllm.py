@@ -239,8 +239,9 @@ class MLLM(nn.Module):
         return connector(features, media.prompts or words)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """float[…, D] → float32[…, V]."""
-        return self._head(hidden).float()
+        """float[…, D] → float32[…, V]; float64 stays."""
+        logits = self._head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _head(self, hidden: Tensor) -> Tensor:
         logits = self.llm.head(hidden)

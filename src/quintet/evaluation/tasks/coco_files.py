@@ -144,7 +144,7 @@ def _pictured(coco: Coco) -> dict[str, _Pictured]:
             each = _of(entry, found)
             each.captions.append(entry.text("caption"))
             each.objects.update(coco_mentions(each.captions[-1]))
-    for key, each in found.items():
+    for each in found.values():
         if not each.captions:
             message = f"picture {each.name!r} has no caption; delete it from `images` or caption it"
             raise each.entry.fault("missing-answer", message, field="id")

@@ -35,6 +35,7 @@ FILES = {
 }
 """Name → what its data is."""
 
+_DESCRIPTION = "generative"
 _QUESTIONS = {
     "discriminative-hallucination": "existence",
     "discriminative-attribute-state": "attribute-state",
@@ -104,8 +105,9 @@ def amber_task(files: AmberFiles, *, images: Path) -> Task:
     Mentions are the words of the benchmark's lexicon (all in its associations and annotations), by `metrics.nouns`.
     """
     associated = _associations(files.associations) if files.associations else {}
-    notes = {key: note for key, note in _notes(files.annotations).items() if note.text("type") == "generative"}
-    listed = (word for note in notes.values() for key in ("truth", "hallu") for word in _words(note, key))
+    notes = _notes(files.annotations)
+    described = [note for note in notes.values() if note.text("type") == _DESCRIPTION]
+    listed = (word for note in described for key in ("truth", "hallu") for word in _words(note, key))
     known = frozenset(listed).union(associated, *associated.values())
     safe = _lines(files.safe_words) if files.safe_words else ()
     metric = Amber(Lexicon(known).nouns, associated=associated, safe=safe)
@@ -119,7 +121,8 @@ def amber_questions_task(files: AmberFiles, *, images: Path) -> Task:
 
 def _descriptions(queries: Path, notes: Mapping[str, Row], root: Root) -> Iterator[Item]:
     for row in rows(queries):
-        if (note := notes.get(row.name("id"))) is not None:
+        note = _note(row, notes)
+        if note.text("type") == _DESCRIPTION:
             truth = {"objects": _words(note, "truth"), "expected": _words(note, "hallu"), "captions": []}
             yield _amber_item(row, root, truth, "all")
 
@@ -127,18 +130,23 @@ def _descriptions(queries: Path, notes: Mapping[str, Row], root: Root) -> Iterat
 def _questions(files: AmberFiles, root: Root) -> Iterator[Item]:
     notes = _notes(files.annotations)
     for row in rows(files.queries):
-        note = notes.get(row.name("id"))
-        if note is None:
-            message = f"{row.data['id']!a:.80} has no annotation in {files.annotations.name}"
-            raise row.fault("unequal-counts", message, field="id")
-        if note.text("type") == "generative":
+        note = _note(row, notes)
+        if note.text("type") == _DESCRIPTION:
             continue
-        if (kind := _QUESTIONS.get(note.text("type"))) is None:
-            message = f"no type {note.data['type']!r}{nearest(note.data['type'], ['generative', *_QUESTIONS])}"
-            raise note.fault("unknown-type", message, field="type")
-        if note.text("truth") not in ("yes", "no"):
-            raise note.fault("bad-label", f"{note.data['truth']!r}; expected yes or no", field="truth")
-        yield _amber_item(row, root, {"answer": note.text("truth"), "dimension": kind.split("-")[0]}, kind)
+        kind, answer = _QUESTIONS[note.text("type")], note.text("truth")
+        if answer not in ("yes", "no"):
+            raise note.fault("bad-label", f"{answer!r}; expected yes or no", field="truth")
+        yield _amber_item(row, root, {"answer": answer, "dimension": kind.split("-")[0]}, kind)
+
+
+def _note(row: Row, notes: Mapping[str, Row]) -> Row:
+    """What is known of a query."""
+    note = notes.get(row.name("id"))
+    if note is None:
+        raise row.fault("unequal-counts", f"{row.data['id']!a:.80} has no annotation", field="id")
+    if (kind := note.text("type")) not in (known := [_DESCRIPTION, *_QUESTIONS]):
+        raise note.fault("unknown-type", f"no type {kind!r}{nearest(kind, known)}", field="type")
+    return note
 
 
 def _amber_item(row: Row, root: Root, truth: dict[str, Any], kind: str) -> Item:

@@ -133,9 +133,10 @@ def _attribute(kind: str, values: Sequence[str]) -> _Pair:
 
 
 def _number(scene: Scene, tempting: Sequence[str], rng: random.Random) -> dict[str, str]:
+    """One more or one less is wrong. `Are there 2 objects?` the starter LLM answers with a description."""
     right = len(scene.objects)
     said = {"yes": right, "no": right + (1 if right == 1 else rng.choice((-1, 1)))}
-    return {a: f"{'Is' if n == 1 else 'Are'} there {n} object{'s' * (n > 1)} in the picture?" for a, n in said.items()}
+    return {answer: f"Is the number of objects {number}?" for answer, number in said.items()}
 
 
 def _side(scene: Scene, tempting: Sequence[str], rng: random.Random) -> dict[str, str] | None:

@@ -1,0 +1,202 @@
+"""Every term of the preference objective on a tiny model: its value from plain sums, its gradient by differences."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from quintet.answers import Answer
+from quintet.components import lora
+from quintet.components.lora import Lora
+from quintet.data.contrast import Contrast
+from quintet.errors import ConfigError, DataError, TrainingError
+from quintet.recipes import llava15
+from quintet.training.objectives.preference import FREE, KEPT, Preference, preference, reference_logps
+from quintet.training.stage import Rate
+from quintet.values import Batch, Node, Sample, Text, Turn
+from systems import Small, says, shown, user
+
+TERMS = {
+    "sigmoid": Preference(),
+    "cdpo": Preference(smoothing=0.1),
+    "robust": Preference(terms={"robust": 1.0}, smoothing=0.1),
+    "ipo": Preference(terms={"ipo": 1.0}),
+    "bco": Preference(terms={"bco_pair": 1.0}),
+    "kto": Preference(terms={"kto_pair": 1.0}),
+    "orpo": Preference(terms={"nll": 1.0, "odds": 0.2}),
+    "simpo": Preference(terms={"simpo": 1.0}, beta=2.0, margin=0.5),
+    "mdpo": Preference(terms={"sigmoid": 1.0, "unseen": 1.0, "anchor": 1.0}),
+    "severity": Preference(terms={"severity": 1.0}),
+    "ddpo": Preference(beta=0.5, gamma=5.0, average=True),
+    "mpo": Preference(terms={"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1.0}),
+    "halva": Preference(terms={"phrases": 1.0, "kl": 0.4}),
+    "povid": Preference(terms={"sigmoid": 0.5, "noisy": 0.5}),
+}
+"""All but hinge, whose slope has a corner."""
+
+
+@pytest.fixture
+def small() -> Small:
+    """With an adapter that has learnt something already."""
+    made = Small(replace(llava15.recipe()))
+    lora.apply(made.model.llm, Lora(rank=2, alpha=4.0))
+    torch.manual_seed(3)
+    for _, parameter in lora.lora_parameters(made.model.llm):
+        parameter.data.normal_(std=0.2)
+    made.model.train()
+    return made
+
+
+def batch(small: Small) -> Batch:
+    """Two pairs of different lengths with marked phrases, severities, a second tree each, and an answer to be kept."""
+    samples = [
+        Sample(
+            Node(
+                (user(shown(n), "What is here?"),),
+                (
+                    Node((turn(f"A {'red ' * n}", "circle", "."),), answer=Answer(1.0)),
+                    Node((turn("One ", "square", " is there."),), answer=Answer(0.0, numbers={"severity": 1.0 + n})),
+                ),
+            )
+        )
+        for n in (1, 2)
+    ]
+    samples = [Contrast(how="noise").draw(sample, seed=(0, n)) for n, sample in enumerate(samples)]
+    samples.append(Sample(Node((user(shown(5), "How many?"), says("Three.")), answer=Answer(name=KEPT))))
+    return small.processor.batch(samples)
+
+
+def turn(before: str, phrase: str, after: str) -> Turn:
+    return Turn("assistant", (Text(before), Text(phrase, mark="1"), Text(after)))
+
+
+def tuned(small: Small) -> Mapping[str, Tensor]:
+    found = dict(lora.lora_parameters(small.model.llm))
+    small.model.requires_grad_(requires_grad=False)
+    for parameter in found.values():
+        parameter.requires_grad_(requires_grad=True)
+    return found
+
+
+SMOOTH = {name: how for name, how in TERMS.items() if not {"kto_pair", "bco_pair"} & how.terms.keys()}
+
+
+@pytest.mark.parametrize("how", SMOOTH.values(), ids=SMOOTH)
+def test_a_gradient_is_what_the_loss_does_when_a_weight_moves(how: Preference, small: Small) -> None:
+    """In float64, along one random direction in all adapters. Not KTO and BCO: their baselines are constants of the
+    gradient that move with the weights; test_pair_losses.py holds them."""
+    small.model.double()
+    asked = _doubled(batch(small))
+    found = tuned(small)
+
+    def loss() -> Tensor:
+        return preference(small.model, asked, how)[0]
+
+    loss().backward()
+    torch.manual_seed(0)
+    way = {name: torch.randn_like(p) for name, p in found.items()}
+    slope = sum(float((way[name] * p.grad).sum()) for name, p in found.items() if p.grad is not None)
+    step, values = 1e-5, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            for name, p in found.items():
+                p += sign * step * way[name]
+            values.append(float(loss()))
+            for name, p in found.items():
+                p -= sign * step * way[name]
+    measured = (values[0] - values[1]) / (2 * step)
+    assert slope != 0
+    assert measured == pytest.approx(slope, rel=1e-5)
+
+
+def _doubled(batch: Batch) -> Batch:
+    weights = replace(batch.targets, weights=batch.targets.weights.double())
+    return replace(batch, targets=weights)
+
+
+def test_where_the_policy_is_the_reference_a_sigmoid_is_ln_2(small: Small) -> None:
+    for _, parameter in lora.lora_parameters(small.model.llm):
+        parameter.data.zero_()
+    for name in ("sigmoid", "mdpo", "severity", "ddpo"):
+        loss, count, notes = preference(small.model, batch(small), TERMS[name])
+        terms = len(TERMS[name].terms)
+        assert count == 3
+        assert float(loss.detach()) == pytest.approx(2 * terms * 0.6931472, abs=1e-5), name
+        assert float(notes["margin"]) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_reference_that_was_computed_before_gives_what_adapters_off_give(small: Small) -> None:
+    asked = batch(small)
+    with lora.disabled(small.model):
+        known = reference_logps(small.model, asked)
+    kept = replace(asked, targets=replace(asked.targets, reference=known))
+    for how in (TERMS["sigmoid"], TERMS["mdpo"], TERMS["ddpo"]):
+        live, stored = (float(preference(small.model, each, how)[0].detach()) for each in (asked, kept))
+        assert stored == pytest.approx(live, abs=1e-6)
+
+
+def test_without_adapters_or_numbers_there_is_no_reference_and_a_run_says_so(small: Small) -> None:
+    lora.merge(small.model.llm)
+    with pytest.raises(TrainingError, match="no reference model"):
+        preference(small.model, batch(small), TERMS["sigmoid"])
+    for name in ("orpo", "simpo"):
+        assert set(TERMS[name].terms) <= set(FREE)
+        assert preference(small.model, batch(small), TERMS[name])[1] == 3
+
+
+def test_a_pair_of_which_a_term_knows_too_little_is_named(small: Small) -> None:
+    plain = small.processor.batch(
+        [
+            Sample(
+                Node(
+                    (user(shown(1), "What is here?"),),
+                    (
+                        Node((says("A circle."),), answer=Answer(1.0)),
+                        Node((says("A square."),), answer=Answer(0.0)),
+                    ),
+                )
+            )
+        ]
+    )
+    for term, fault in (("severity", "no-number"), ("unseen", "no-answer"), ("phrases", "no-phrases")):
+        with pytest.raises(DataError) as caught:
+            preference(small.model, plain, Preference(terms={term: 1.0}))  # type: ignore[dict-item]
+        assert caught.value.fault == fault
+
+
+def test_noise_on_the_picture_matters_to_what_it_is_compared_with(small: Small) -> None:
+    """The words that are likeliest about the worse picture are asked of it, and scored about the real one."""
+    samples = [
+        Contrast(how="noise", step=step).draw(
+            Sample(
+                Node(
+                    (user(shown(1), "What is here?"),),
+                    (
+                        Node((says("A red circle."),), answer=Answer(1.0)),
+                        Node((says("A square."),), answer=Answer(0.0)),
+                    ),
+                )
+            ),
+            seed=(0, 1),
+        )
+        for step in (0, 900)
+    ]
+    how = Preference(terms={"noisy": 1.0})
+    clean, noisy = (float(preference(small.model, small.processor.batch([s]), how)[0].detach()) for s in samples)
+    assert clean != pytest.approx(noisy, abs=1e-4)
+
+
+def test_a_stage_refuses_what_its_terms_cannot_work_with() -> None:
+    stage = llava15.recipe().stages[1]
+    with pytest.raises(ConfigError, match="needs it"):
+        replace(stage, preference=Preference())
+    with pytest.raises(ConfigError, match="set `contrast`"):
+        replace(stage, objective="preference", preference=TERMS["mdpo"])
+    with pytest.raises(ConfigError, match="lora that can be turned off"):
+        replace(stage, objective="preference", preference=TERMS["halva"])
+    rate = {"llm": Rate(lr=1e-5, lora=Lora(rank=4))}
+    assert replace(stage, objective="preference", preference=TERMS["halva"], train=rate).adapts
+    with pytest.raises(ConfigError, match="no term 'sigmoids'"):
+        Preference(terms={"sigmoids": 1.0})  # type: ignore[dict-item]
