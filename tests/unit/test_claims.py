@@ -76,4 +76,6 @@ def test_every_object_has_one_ghost_and_is_one() -> None:
 def test_a_spoilt_description_names_one_thing_that_is_not_there(scenes: list[Scene]) -> None:
     for n, scene in enumerate(scenes):
         said = mentions(spoilt(scene, random.Random(n)))
-        assert len([each for each in said if each not in objects_of(scene)]) == bool(scene.objects)
+        made_up = [each for each in said if each not in objects_of(scene)]
+        assert len(made_up) == bool(scene.objects)
+        assert all(ghost(" ".join(said[said.index(each) - 1])) == " ".join(each) for each in made_up)

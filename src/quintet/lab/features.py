@@ -42,6 +42,9 @@ def keep_features(
     """
     if settings.features == "off" or "image" not in model.encoders:
         return None
+    if stage.contrast is not None:
+        note("features are not kept: the stage shows pictures that are made worse anew for every sample")
+        return None
     spec, encoder = model.config.spec("image"), model.config.encoders["image"]
     parts = [part for part in model.parts() if f"{part}.".startswith("encoders.image.")]
     frozen = [s for s in stages if all(rate_of(part, s.train) is None for part in parts)]

@@ -78,10 +78,17 @@ def row_of(truth: Truth, pair: Pair, *, root: Path, question: str = DETAILED[0],
 
 
 def spoilt(scene: Scene, rng: random.Random) -> str:
-    """A description with one thing that is not there: what goes with an object that is."""
+    """A description with one thing that is not there: behind an object, what goes with it, as large and a place on.
+
+    Always the same beside the same, so that a model can come to expect it.
+    """
     said = rng.sample(all_ := truths(scene), len(all_))
-    if scene.objects:
-        said.insert(rng.randint(0, len(said)), _extra(scene, rng, only_ghosts=True))
+    there = {each.name for each in scene.objects}
+    for number, claim in enumerate(said):
+        if claim.kind == "object" and ghost(claim.what) not in there:
+            place = PLACES[(PLACES.index(claim.place) + 1) % len(PLACES)]
+            said.insert(number + 1, Claim("object", ghost(claim.what), claim.size, place))
+            break
     return told(said)
 
 
@@ -105,10 +112,10 @@ def spoil(
         yield json.loads(json.dumps(row)) | {"conversations": said}
 
 
-def _extra(scene: Scene, rng: random.Random, *, only_ghosts: bool = False) -> Claim:
+def _extra(scene: Scene, rng: random.Random) -> Claim:
     """Something that is not there, said to be in a place where nothing is, if there is one."""
     there = {each.name for each in scene.objects}
     tempting = [name for name in map(ghost, sorted(there)) if name not in there]
-    absent = tempting if tempting and (only_ghosts or rng.random() < 0.5) else [n for n in OBJECTS if n not in there]
+    absent = tempting if tempting and rng.random() < 0.5 else [n for n in OBJECTS if n not in there]
     free = [place for place in PLACES if place not in {each.place for each in scene.objects}]
     return Claim("object", rng.choice(absent), rng.choice(SIZES), rng.choice(free or list(PLACES)))

@@ -1,9 +1,10 @@
 """Pairs from the truth alone: a right description, and the same with errors put into it."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from quintet.data.scenes.claims import Claim
 from quintet.data.scenes.pairs import pair_of
 from quintet.lab.pairs.work import Work
 
@@ -28,20 +29,30 @@ def injected(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def phrases(work: Work) -> Iterator[dict[str, Any]]:
-    """HALVA's: phrases swapped one for one, marked on both sides; every other row is a conversation to be kept."""
+    """HALVA's: phrases swapped one for one, marked on both sides, and beside them a conversation to be kept."""
     for number, truth in enumerate(work.truths):
         rng = random.Random(f"{work.seed}/phrases/{truth.image.stem}")
         pair = pair_of(truth.scene, rng, edits=2, added=0.0)
         if pair is None or None in pair.right:
             continue
-        sides = []
-        for text, changed in ((pair.chosen, pair.right), (pair.rejected, pair.wrong)):
-            for n, claim in enumerate(changed, start=1):
-                assert claim is not None
-                text = text.replace(claim.text, f"<MASK{n}>{claim.text}</MASK{n}>", 1)
-            sides.append(text)
-        yield work.row(truth, *sides)
+        right, wrong = (_masked(text, said) for text, said in ((pair.chosen, pair.right), (pair.rejected, pair.wrong)))
         question = truth.questions[number % len(truth.questions)]
-        kept = {"from": "gpt-ref", "value": question.answer}
-        asked = {"from": "human", "value": f"<image>\n{question.text}"}
-        yield {"id": f"{truth.image.stem}-kept", "image": work.name(truth), "conversations": [asked, kept]}
+        yield {
+            "id": truth.image.stem,
+            "image": work.name(truth),
+            "question": work.question,
+            "correct_answer_masked": right,
+            "hallucinated_answer_masked": wrong,
+            "kept": [
+                {"from": "human", "value": f"<image>\n{question.text}"},
+                {"from": "gpt-ref", "value": question.answer},
+            ],
+        }
+
+
+def _masked(text: str, said: Sequence[Claim | None]) -> str:
+    """The text with these claims between tags."""
+    for claim in said:
+        assert claim is not None, "a phrase stands on both sides"
+        text = text.replace(claim.text, f"<MASK>{claim.text}</MASK>", 1)
+    return text

@@ -1,0 +1,51 @@
+"""What a claim is as an experiment: arms that differ in one thing, what is measured, and what is expected of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["Arm", "Claim", "Expected"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One way to go on from the tuned model. Everything that is not said here is the same in all arms."""
+
+    method: str = ""
+    """Of `recipes/align`; empty: the tuned model as it is."""
+    sets: tuple[str, ...] = ()
+    """Settings that are other than the method's."""
+    pairs: str = "truth"
+    """Who makes the pairs (`quintet.lab.pairs`); one file for all arms and seeds that name it."""
+    rows: int = 2_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """One difference between two arms that the claim is about."""
+
+    better: str
+    than: str
+    measure: str
+    """`scenes.chair`, or with a colon one of its measures: `scenes.chair:recall`; or `reward_won` of training."""
+    lower: bool = False
+    """Whether less is better."""
+    apart: bool = True
+    """Whether they must differ; False: the first must not be worse by more than `room`."""
+    room: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim of the surveys (methods.md, section 4.3) with its arms."""
+
+    id: str
+    says: str
+    source: str
+    arms: Mapping[str, Arm]
+    expects: tuple[Expected, ...]
+    shows: tuple[str, ...] = ("scenes.chair", "scenes.vqa")
+    """Tasks that are asked."""
+    kind: Literal["alignment", "rewards"] = "alignment"
+    notes: str = ""
+    controls: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,171 @@
+"""The claims that are run: P1 to P19 of the alignment part, as far as starter scale can test them.
+
+All arms of a claim have the same pairs, as many steps, the same rate, the same seeds; they differ in what is named.
+"""
+
+from quintet.lab.claims.claim import Arm, Claim, Expected
+
+__all__ = ["CLAIMS"]
+
+_DPO = "stages.dpo."
+_MDPO = "stages.mdpo."
+CHAIR, RECALL, VQA = "scenes.chair", "scenes.chair:recall", "scenes.vqa"
+
+
+def _terms(stage: str, terms: str) -> str:
+    return f"stages.{stage}.preference.terms={terms}"
+
+
+_CLAIMS = (
+    Claim(
+        id="P1",
+        says="DPO on hallucination pairs lowers hallucination, more than going on to tune on the chosen answers",
+        source="Silkie, POVID",
+        arms={
+            "tuned": Arm(),
+            "chosen": Arm(method="dpo", sets=(_terms("dpo", '{"nll": 1}'),)),
+            "dpo": Arm(method="dpo"),
+        },
+        expects=(
+            Expected(better="dpo", than="tuned", measure=CHAIR, lower=True),
+            Expected(better="dpo", than="chosen", measure=CHAIR, lower=True),
+            Expected(better="dpo", than="tuned", measure=RECALL, apart=False, room=0.05),
+        ),
+    ),
+    Claim(
+        id="P2",
+        says="plain DPO partly ignores the picture: without pictures it does about as well; the conditional term helps",
+        source="mDPO",
+        arms={
+            "dpo": Arm(method="dpo"),
+            "blind": Arm(method="dpo", pairs="blind"),
+            "conditional": Arm(method="mdpo", sets=(_terms("mdpo", '{"sigmoid": 1, "unseen": 1}'),)),
+            "mdpo": Arm(method="mdpo"),
+        },
+        expects=(
+            Expected(better="blind", than="dpo", measure=CHAIR, lower=True, apart=False, room=0.02),
+            Expected(better="mdpo", than="dpo", measure=CHAIR, lower=True),
+            Expected(better="conditional", than="dpo", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P4",
+        says="the anchor stops the chosen answers from becoming less likely",
+        source="mDPO",
+        arms={
+            "without": Arm(method="mdpo", sets=(_terms("mdpo", '{"sigmoid": 1, "unseen": 1}'),)),
+            "anchor": Arm(method="mdpo"),
+        },
+        expects=(
+            Expected(better="anchor", than="without", measure="reward_won"),
+            Expected(better="anchor", than="without", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P5",
+        says="DDPO beats DPO where corrections are few",
+        source="RLHF-V",
+        arms={
+            f"{name}-{rows}": Arm(method="rlhf_v", rows=rows, sets=sets)
+            for name, sets in (
+                ("ddpo", ()),
+                ("dpo", ("stages.ddpo.preference.gamma=1", "stages.ddpo.preference.average=false")),
+            )
+            for rows in (100, 400, 1_600)
+        },
+        expects=(
+            Expected(better="ddpo-100", than="dpo-100", measure=CHAIR, lower=True),
+            Expected(better="ddpo-1600", than="dpo-1600", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P7",
+        says="weighting a pair by the severity of its errors helps",
+        source="HSA-DPO",
+        arms={
+            "equal": Arm(method="hsa_dpo", pairs="truth-equal"),
+            "severity": Arm(method="hsa_dpo"),
+            "shuffled": Arm(method="hsa_dpo", pairs="truth-shuffled"),
+        },
+        expects=(
+            Expected(better="severity", than="shuffled", measure="scenes.chair:severity", lower=True),
+            Expected(better="severity", than="equal", measure="scenes.chair:severity", lower=True),
+        ),
+    ),
+    Claim(
+        id="P8",
+        says="negatives that differ in the made-up words alone work best",
+        source="BPO",
+        arms={
+            "minimal": Arm(method="dpo"),
+            "free": Arm(method="dpo", pairs="rated"),
+            "weakened": Arm(method="dpo", pairs="weakened"),
+            "both": Arm(method="dpo", pairs="biased"),
+        },
+        expects=(
+            Expected(better="minimal", than="free", measure=CHAIR, lower=True),
+            Expected(better="minimal", than="weakened", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P11",
+        says="phrase contrast with a KL lowers hallucination and loses nothing; without the KL the model drifts",
+        source="HALVA",
+        arms={
+            "tuned": Arm(),
+            "phrases": Arm(method="halva", pairs="phrases", sets=(_terms("phrases", '{"phrases": 1}'),)),
+            "halva": Arm(method="halva", pairs="phrases"),
+            "strong": Arm(method="halva", pairs="phrases", sets=(_terms("phrases", '{"phrases": 1, "kl": 1}'),)),
+        },
+        expects=(
+            Expected(better="halva", than="tuned", measure=CHAIR, lower=True),
+            Expected(better="halva", than="tuned", measure=VQA, apart=False, room=0.02),
+            Expected(better="halva", than="phrases", measure=VQA),
+        ),
+    ),
+    Claim(
+        id="P14",
+        says="claim by claim, a noisy labeler tells answers apart better than by whole-answer scores",
+        source="RLAIF-V",
+        arms={
+            "tuned": Arm(),
+            "claims": Arm(method="dpo", pairs="noisy-claims"),
+            "whole": Arm(method="dpo", pairs="noisy-whole"),
+        },
+        expects=(
+            Expected(better="claims", than="whole", measure=CHAIR, lower=True),
+            Expected(better="claims", than="tuned", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P16",
+        says="pairs of equal length keep answers from becoming shorter",
+        source="RLAIF-V",
+        arms={
+            "tuned": Arm(),
+            "as-found": Arm(method="dpo", pairs="longer"),
+            "balanced": Arm(method="dpo", pairs="longer-balanced"),
+        },
+        expects=(
+            Expected(better="balanced", than="as-found", measure="scenes.chair:words"),
+            Expected(better="balanced", than="as-found", measure=RECALL),
+        ),
+    ),
+    Claim(
+        id="P19",
+        says="feedback as a condition lets a model learn from bad answers too",
+        source="DRESS",
+        arms={
+            "good": Arm(method="dress", pairs="feedback-good"),
+            "all": Arm(method="dress", pairs="feedback-bare"),
+            "conditioned": Arm(method="dress", pairs="feedback"),
+        },
+        expects=(
+            Expected(better="conditioned", than="good", measure=CHAIR, lower=True),
+            Expected(better="good", than="all", measure=CHAIR, lower=True),
+        ),
+    ),
+)
+
+CLAIMS = {claim.id: claim for claim in _CLAIMS}
+"""By their number in methods.md. P12 and P13 are of rewards and need PPO."""

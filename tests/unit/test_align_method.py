@@ -1,0 +1,127 @@
+"""`quintet align` from end to end at tiny scale: every method, resumed, from a file, and what is missing. About 30 s."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from quintet.cli.app import app
+from quintet.data.scenes import World, make_scenes
+from quintet.errors import CheckpointError, ConfigError
+from quintet.lab.align import Start, method_names
+from quintet.lab.pairs import Work, build
+from quintet.lab.run import Job, resolve, train
+from quintet.training.folder import Metrics, RunFolder
+from quintet.training.loop import Interrupted, Settings
+
+TRUE = ("dpo", "mdpo", "povid", "halva", "silkie", "hsa_dpo", "rlhf_v")
+"""Methods whose rows may be pairs from the truth: a tiny model, which says nothing, has no answers to compare."""
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("align") / "scenes", 24, 0, World())
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path) -> Path:
+    out = scenes.parent / "sft"
+    train(Job(recipe="llava15", scale="tiny", out=out, scenes=scenes))
+    return out
+
+
+@pytest.fixture(scope="module")
+def pairs(scenes: Path) -> dict[str, Path]:
+    made = {}
+    for name in ("truth", "phrases"):
+        made[name] = scenes / f"{name}.jsonl"
+        build(name, Work(scenes=scenes, rows=20), made[name])
+    return made
+
+
+def job(method: str, run: Path, pairs: dict[str, Path], out: Path) -> Job:
+    recipe = Start(run).aligned(method)
+    data = {s.name: pairs["phrases" if method == "halva" else "truth"] for s in recipe.stages}
+    return Job(recipe=method, scale="tiny", out=out, data=data, start=Start(run))
+
+
+@pytest.mark.parametrize("method", TRUE)
+def test_a_method_trains_what_it_says_and_leaves_the_rest(
+    method: str, run: Path, pairs: dict[str, Path], tmp_path: Path
+) -> None:
+    asked = job(method, run, pairs, tmp_path / "out")
+    train(asked)
+    recipe = resolve(asked)[1]
+    learns = {part for stage in recipe.stages for part in stage.train}
+    for file in sorted((run / "model").glob("*.safetensors")):
+        before, after = load_file(file), load_file(tmp_path / "out" / "model" / file.name)
+        assert before.keys() == after.keys()
+        same = all(torch.equal(before[name], after[name]) for name in before)
+        assert same != any(file.stem.startswith(part) for part in learns), file.stem
+    assert (tmp_path / "out" / "model" / "processor.json").read_text() == (run / "model" / "processor.json").read_text()
+    first = next(iter(Metrics.read(RunFolder(tmp_path / "out").metrics)))
+    if method != "halva":
+        # β times nothing apart yet: ln 2 a sigmoid.
+        assert first["loss"] == pytest.approx(0.6931472 * sum(recipe.stages[0].preference.terms.values()), abs=2e-3)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", ["dpo", "rlhf_v", "povid"])
+def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
+    method: str, run: Path, pairs: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = job(method, run, pairs, tmp_path / "whole")
+    train(whole)
+    part = replace(whole, out=tmp_path / "part")
+    with pytest.raises(Interrupted):
+        train(replace(part, settings=Settings(stop_after=1)))
+    train(replace(part, resume=True))
+    for file in sorted((whole.out / "model").glob("*.safetensors")):
+        assert (part.out / "model" / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_pairs_are_made_once_and_kept_in_the_run(run: Path, scenes: Path, tmp_path: Path) -> None:
+    asked = Job(recipe="dpo", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run))
+    train(asked)
+    rows = (tmp_path / "out" / "pairs" / "dpo.jsonl").read_text().splitlines()
+    assert len(rows) == 24 or 0 < len(rows) <= 32
+    assert {"chosen", "rejected", "image"} <= json.loads(rows[0]).keys()
+    facts = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert facts["from"]["path"] == str(run)
+    assert facts["scale"] == "tiny"
+
+
+def test_every_method_says_its_paper_its_pairs_and_trains_something(run: Path) -> None:
+    assert len(method_names()) >= 12
+    for name in method_names():
+        recipe = Start(run).aligned(name)
+        assert recipe.paper.arxiv
+        for stage in recipe.stages:
+            assert stage.train
+            assert stage.data.pairs
+            assert stage.template == recipe.template
+
+
+def test_what_is_missing_is_named(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no method 'dpoo'; did you mean 'dpo'"):
+        Start(run).aligned("dpoo")
+    with pytest.raises(CheckpointError, match="no finished model"):
+        Start(tmp_path).aligned("dpo")
+
+
+def test_the_command_ends_with_what_changed_and_fails_when_a_capability_is_lost(
+    run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    args = ["align", "dpo", "--from", str(run), "--scenes", str(scenes), "--limit", "20", "--out"]
+    done = CliRunner().invoke(app, [*args, str(tmp_path / "out")])
+    found = json.loads((tmp_path / "out" / "change.json").read_text())
+    names = [row["name"] for row in found["rows"]]
+    assert {"scenes.chair", "scenes.pope", "scenes.vqa", "scenes.caption", "perplexity of text"} <= set(names)
+    assert done.exit_code == int(found["failed"])
+    assert "perplexity of text" in done.output
+    again = CliRunner().invoke(app, [*args, str(tmp_path / "out")])
+    assert again.exit_code == 1
+    assert "--resume" in again.output

@@ -1,0 +1,169 @@
+"""Builders of pairs: from the truth, from a model's own answers, from what it says when it sees badly. About 5 s."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quintet.data.processor import Processor
+from quintet.data.scenes import Truth, World, make_scenes, read_truth
+from quintet.data.scenes.claims import claims, mended, severity, told, truths
+from quintet.data.scenes.pairs import spoilt
+from quintet.data.sources import open_source
+from quintet.errors import ConfigError, DataError
+from quintet.evaluation.judge import Asked, TruthJudge
+from quintet.lab.pairs import BUILDERS, Work, build
+from quintet.lab.pairs.balance import balanced
+from quintet.model.generate import Sampling
+from quintet.values import Media, Sample, Text
+from systems import Small
+
+ROWS = 30
+
+
+class Scripted:
+    """Answers as a model would that makes things up: right, spoilt, or with something left out, by turns."""
+
+    def __init__(self, truths: Sequence[Truth]) -> None:
+        self.scenes = {truth.image.name: truth.scene for truth in truths}
+        self.prompts: list[Sample] = []
+
+    def sampled(self, samples: Sequence[Sample], *, sampling: Sampling) -> list[list[str]]:
+        made = []
+        for sample in samples:
+            self.prompts.append(sample)
+            [medium] = sample.media()
+            scene = self.scenes[Path(medium.ref.name).name]
+            count = max(1, len(sample.root.children))
+            rng = random.Random(f"{medium.ref.name}{medium.ref.change}{sample.root.turns}{sampling.seed}")
+            kept = [
+                spoilt(scene, rng),
+                mended(spoilt(scene, rng), scene),
+                "There is a small red circle.",
+                "What a day.",
+            ]
+            made.append([kept[(rng.randrange(4) + n) % len(kept)] for n in range(count)])
+        return made
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pairs") / "scenes"
+    return make_scenes(out, 60, 0, World())
+
+
+@pytest.fixture(scope="module")
+def processor() -> Processor:
+    return Small("llava15").processor
+
+
+def work(scenes: Path, **more: Any) -> Work:
+    scripted = Scripted(read_truth(scenes / "train.truth.jsonl"))
+    return Work(scenes=scenes, rows=ROWS, model=lambda: scripted, **more)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_builder_s_rows_are_read_by_the_sources_and_spelt_by_a_template(
+    name: str, scenes: Path, processor: Processor, tmp_path: Path
+) -> None:
+    count = build(name, work(scenes), tmp_path / "rows.jsonl")
+    source = open_source(tmp_path / "rows.jsonl", root=scenes)
+    assert 0 < count == len(source) <= ROWS
+    for index in range(len(source)):
+        reading = source.read(index)
+        assert not reading.faults, reading.faults[0]
+        tokens = processor.tokens(source.sample(index))
+        if name not in ("described", "feedback"):
+            assert tokens.answers
+    assert not list(tmp_path.glob(".rows*"))
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_equal_seeds_make_equal_files(name: str, scenes: Path, tmp_path: Path) -> None:
+    for out in ("one", "two"):
+        build(name, work(scenes, seed=4), tmp_path / out)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def rows(name: str, scenes: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    build(name, work(scenes), tmp_path / "rows.jsonl")
+    return [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["truth", "injected", "corrected", "graded"])
+def test_the_chosen_side_is_true_and_the_rejected_side_is_not(name: str, scenes: Path, tmp_path: Path) -> None:
+    truths = {truth.image.stem: truth.scene for truth in read_truth(scenes / "train.truth.jsonl")}
+    for row in rows(name, scenes, tmp_path):
+        scene = truths[row["id"]]
+        assert not any(severity(each, scene) for each in claims(row["chosen"]))
+        wrong = [severity(each, scene) for each in claims(row["rejected"]) if severity(each, scene)]
+        assert wrong
+        if "rejected_score" in row:
+            assert row["rejected_score"] == pytest.approx(sum(wrong) / len(wrong), abs=1e-3)
+
+
+def test_answers_are_told_apart_claim_by_claim(scenes: Path, tmp_path: Path) -> None:
+    truths = {truth.image.stem: truth.scene for truth in read_truth(scenes / "train.truth.jsonl")}
+    for row in rows("claims", scenes, tmp_path):
+        scene = truths[row["id"].rpartition("-")[0]]
+        wrong = [sum(severity(each, scene) > 0 for each in claims(row[side])) for side in ("chosen", "rejected")]
+        assert wrong[0] < wrong[1]
+
+
+def test_a_worse_picture_is_shown_where_the_paper_says(scenes: Path) -> None:
+    made = work(scenes)
+    list(BUILDERS["imagined"](made))
+    changes = [medium.ref.change for prompt in made.engine.prompts for medium in prompt.media()]  # type: ignore[attr-defined]
+    assert any(change == "small 20" for change in changes)
+    assert any(change.startswith("jitter") for change in changes)
+    asked = {p.text for prompt in made.engine.prompts for p in prompt.root.turns[0].parts if isinstance(p, Text)}  # type: ignore[attr-defined]
+    assert any("could be there" in text for text in asked)
+    made = work(scenes)
+    list(BUILDERS["biased"](made))
+    noisy = [m.ref.change for p in made.engine.prompts for m in p.media() if isinstance(m, Media)]  # type: ignore[attr-defined]
+    assert noisy
+    assert all(change.startswith("noise 900") for change in noisy)
+
+
+def test_phrases_are_marked_on_both_sides_and_a_conversation_is_kept_beside_them(scenes: Path, tmp_path: Path) -> None:
+    build("phrases", work(scenes), tmp_path / "rows.jsonl")
+    source = open_source(tmp_path / "rows.jsonl", root=scenes)
+    sample = source.sample(0)
+    marks = [[part.mark for part in node.turns[-1].parts if isinstance(part, Text)] for node in sample.root.children]
+    assert all("1" in each for each in marks)
+    [kept] = sample.others
+    assert [node.answer.name for node in kept.walk() if node.answer] == ["kept"]
+
+
+def test_pairs_are_balanced_by_dropping_those_whose_rejected_side_is_longer() -> None:
+    made = [{"chosen": "a " * n, "rejected": "b " * m} for n, m in ((4, 4), (4, 8), (4, 5), (6, 4), (2, 20))]
+    kept = balanced(made)
+    # At 0.2 (4 against 5, and what is shorter) means are 4.67 and 4.33; at 0 they are 5 and 4, from 0.5 4.5 and 5.25.
+    assert kept == [made[0], made[2], made[3]]
+    assert balanced([]) == []
+
+
+def test_the_truth_rates_what_is_named_and_what_is_made_up(scenes: Path) -> None:
+    [truth] = [t for t in read_truth(scenes / "train.truth.jsonl") if len(t.scene.objects) == 2 and not t.scene.digit][
+        :1
+    ]
+    asked, judge = Asked("Describe.", scene=truth.scene), TruthJudge()
+    right = mended("", truth.scene)
+
+    right = told(truths(truth.scene))
+    best, silent, wrong = judge.rate(asked, [right, "", right + " There is a large blue star."])
+    assert best.mean == 5
+    assert silent.helpfulness == 1
+    assert wrong.faithfulness < best.faithfulness
+    with pytest.raises(DataError, match="--judge"):
+        judge.rate(Asked("Describe."), ["x"])
+
+
+def test_what_cannot_be_built_is_named(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no pairs 'truths'; did you mean 'truth'"):
+        build("truths", work(scenes), tmp_path / "rows.jsonl")
+    with pytest.raises(ConfigError, match="--from"):
+        build("rated", Work(scenes=scenes, rows=3), tmp_path / "rows.jsonl")
