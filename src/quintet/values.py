@@ -277,8 +277,8 @@ class Tokens:
     spots: tuple[Spot, ...] = ()
     answers: tuple[tuple[int, Answer], ...] = ()
     """Branches that are compared: the node of each, as in `enter`."""
-    reference: Tensor | None = None
-    """float32[T]: log-probability of each learnt token under the reference model, if it was computed before."""
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was computed before of each learnt token, float32[T] by name: `reference`, its log-probability there."""
     mark: Tensor | None = None
     """int64[T]: which marked span a token is in, counted from 1; 0 for none. None where nothing is marked."""
 
@@ -357,8 +357,8 @@ class Targets:
     ids: Tensor
     weights: Tensor
     node: Tensor
-    reference: Tensor | None = None
-    """float32[P]: log-probability of each under the reference model, if it was computed before."""
+    known: Mapping[str, Tensor] = field(default_factory=dict)
+    """What was computed before of each, float32[P] by name, as in `Tokens`."""
     mark: Tensor | None = None
     """int64[P]: which marked span each is in, counted from 1 within its sample; 0 for none."""
 

@@ -58,7 +58,7 @@ def test_a_pair_as_a_tree_is_the_pair_as_two_conversations(plain: Subject, how: 
     for batch in (pair(plain), apart(plain)):
         generator = torch.Generator().manual_seed(0)
         reference = -3 * torch.rand(len(batch.targets.ids), generator=generator)
-        batch = replace(batch, targets=replace(batch.targets, reference=reference))
+        batch = replace(batch, targets=replace(batch.targets, known={"reference": reference}))
         plain.model.zero_grad()
         plain.model.requires_grad_(True)
         plain.model.frozen_encoders = frozenset()

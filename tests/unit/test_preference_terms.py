@@ -131,7 +131,7 @@ def test_the_reference_that_was_computed_before_gives_what_adapters_off_give(sma
     asked = batch(small)
     with lora.disabled(small.model):
         known = reference_logps(small.model, asked)
-    kept = replace(asked, targets=replace(asked.targets, reference=known))
+    kept = replace(asked, targets=replace(asked.targets, known={"reference": known}))
     for how in (TERMS["sigmoid"], TERMS["mdpo"], TERMS["ddpo"]):
         live, stored = (float(preference(small.model, each, how)[0].detach()) for each in (asked, kept))
         assert stored == pytest.approx(live, abs=1e-6)

@@ -87,18 +87,18 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
 def _targets(t: Tokens, *, base: int, nodes: int) -> Targets:
     """Every learnt token that has a predecessor: predicted from its parent's column."""
     learnt = t.learnt
-    reference = None if t.reference is None else t.reference[learnt]
+    known = {name: values[learnt] for name, values in t.known.items()}
     mark = None if t.mark is None else t.mark[learnt]
-    return Targets(t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes, reference, mark)
+    return Targets(t.parent[learnt] + base, t.ids[learnt], t.weight[learnt], t.enter[learnt] + nodes, known, mark)
 
 
 def _merged(pieces: list[Targets]) -> Targets:
-    known = [piece.reference for piece in pieces if piece.reference is not None]
-    assert len(known) in (0, len(pieces)), "samples with and without reference log-probabilities in one batch"
+    [names] = {frozenset(piece.known) for piece in pieces}  # of all samples of a batch the same is known
+    known = {name: torch.cat([piece.known[name] for piece in pieces]) for name in sorted(names)}
     joined = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("slots", "ids", "weights", "node"))
     marked = any(piece.mark is not None for piece in pieces)
     marks = [torch.zeros_like(piece.ids) if piece.mark is None else piece.mark for piece in pieces]
-    return Targets(*joined, torch.cat(known) if known else None, torch.cat(marks) if marked else None)
+    return Targets(*joined, known, torch.cat(marks) if marked else None)
 
 
 def _answers(found: list[tuple[int, int, Answer]]) -> Answers | None:

@@ -87,7 +87,7 @@ class References:
             values = torch.frombuffer(bytearray(file.read(4 * place.count)), dtype=torch.float32)
         reference = torch.zeros(len(tokens))
         reference[learnt] = values
-        return replace(tokens, reference=reference)
+        return replace(tokens, known={**tokens.known, "reference": reference})
 
     def keep(self, made: Iterable[tuple[Tokens, Tensor]]) -> int:
         """Keeps float32[P] for each sample's learnt tokens, in their order; returns how many samples there were."""

@@ -152,7 +152,7 @@ class _Known:
 
 
 def _reference(model: MLLM, batch: Batch, how: Preference) -> _State | _Known:
-    known = batch.targets.reference
+    known = batch.targets.known.get("reference")
     if not how.needs_reference:
         return _Known(torch.zeros_like(batch.targets.weights))
     if known is not None and not how.needs_live_reference:
