@@ -28,10 +28,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """The branches of a batch that are compared, int64[A] each: their node (as in `Targets.node`) and their sample."""
+    """The branches of a batch that are compared, int64[A] each.
+
+    `node` as in `Targets.node`, `sample` numbers samples, `last` is the column of the answer's last token, flat into
+    B·T: what a reward is read from.
+    """
 
     node: Tensor
     sample: Tensor
+    last: Tensor
     told: tuple[Answer, ...]
 
     def __len__(self) -> int:

@@ -193,7 +193,7 @@ def spoilt(value: Any, rng: random.Random) -> Any:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_no_value_in_any_place_does_worse_than_a_fault(tmp_path: Path, name: str) -> None:
-    """Two hundred rows each, spoilt once or twice; 3,000 of each were tried when this was written."""
+    """Two hundred rows each, spoilt once or twice; 1,000 of each were tried when this was written."""
     source(tmp_path, row(name))
     rng, root = random.Random(name), Root.at(tmp_path)
     faulty = 0

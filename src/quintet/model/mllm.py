@@ -11,7 +11,7 @@ The model never sees text or pictures as files; it gets a `Batch`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,8 @@ class MLLM(nn.Module):
         """What makes a feature of a region in a picture, for templates with a `pointer`."""
         fusion: FusionConfig = field(default_factory=TokenFusion.Config)
         llm: LLMConfig
+        score: bool = False
+        """Whether a linear head reads one number off a hidden state: a reward, or a value."""
 
         def __post_init__(self) -> None:
             if set(self.encoders) != set(self.connectors):
@@ -124,6 +126,7 @@ class MLLM(nn.Module):
             return MLLM(self, vocab=vocab, added=added)
 
     tokens: TokenRows | None
+    score: nn.Linear | None
 
     def __init__(self, config: Config, *, vocab: int | None = None, added: Sequence[int] = ()) -> None:
         super().__init__()
@@ -140,6 +143,9 @@ class MLLM(nn.Module):
         image = config.encoders["image"].dim if config.regions else 0
         self.regions = config.regions.build(d_in=image, d_out=config.llm.dim) if config.regions else None
         self.fusion = _fusion(config, vocab=self.llm.vocab)
+        self.register_module("score", None)
+        if config.score:
+            self.with_score()
         self.fused = True
         """Whether the fusion stands around the blocks; a stage may train the LLM without it (`Stage.fused`)."""
         self.added = tuple(added)
@@ -247,6 +253,16 @@ class MLLM(nn.Module):
         logits = self.llm.head(hidden)
         return logits if self.tokens is None else self.tokens.head(hidden, logits)
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """float[…, D] → float32[…]: the score head's number.
+
+        Raises:
+            ConfigError: the model has no such head.
+        """
+        if self.score is None:
+            raise ConfigError("this model has no score head; build it with `score`, and train the part 'score'")
+        return self.score(hidden).float().squeeze(-1)
+
     def target_logps(self, output: Output, targets: Targets) -> Tensor:
         """Log-probability of each supervised token, float32[P], in nats.
 
@@ -304,7 +320,16 @@ class MLLM(nn.Module):
         found["llm"] = self.llm
         if self.tokens is not None:
             found["tokens"] = self.tokens
+        if self.score is not None:
+            found["score"] = self.score
         return found
+
+    def with_score(self) -> None:
+        """Gives the model a score head, its bias 0, if it has none."""
+        if self.score is None:
+            self.config = replace(self.config, score=True)
+            self.score = nn.Linear(self.config.llm.dim, 1)
+            nn.init.zeros_(self.score.bias)
 
     def with_token_rows(self) -> None:
         """Makes the rows of added tokens a part of their own, `tokens`, until `fold`.

@@ -12,7 +12,10 @@ from quintet.data.contrast import Contrast
 from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
 from quintet.errors import ConfigError
+from quintet.training.objectives.policy import Policy
 from quintet.training.objectives.preference import LIVE, Preference
+from quintet.training.objectives.reward import Reward
+from quintet.training.rollout import Rollouts
 
 __all__ = ["Data", "Rate", "Stage"]
 
@@ -95,12 +98,20 @@ class Stage(Config):
     """On matrices; vectors (norms, biases) have none."""
     clip: float = 1.0
     """Largest norm of the gradient."""
-    objective: Literal["lm", "align", "prompts", "preference"] = "lm"
+    objective: Literal["lm", "align", "prompts", "preference", "reward", "policy"] = "lm"
     """`lm`: the LLM learns the next token. `align`: a connector learns which caption is of which picture, from the
     pairs of a micro-batch; the LLM does not run (BLIP-2's first stage). `prompts`: a P-Former learns from text alone
-    what the LLM should be given (DLP's first stage). `preference`: answers to the same prompt are compared (DPO)."""
+    what the LLM should be given (DLP's first stage). `preference`: answers to the same prompt are compared (DPO).
+    `reward`: a score head learns which answer is better. `policy`: the model learns from answers that it draws (PPO,
+    GRPO)."""
     preference: Preference | None = None
     """What `preference` minimises."""
+    reward: Reward | None = None
+    """How `reward` learns."""
+    policy: Policy | None = None
+    """What `policy` minimises."""
+    rollouts: Rollouts | None = None
+    """How the answers that `policy` learns from are drawn."""
     contrast: Contrast | None = None
     """The better answer once more, about a picture made worse, for terms that compare the two (mDPO, POVID)."""
     differences: bool = False
@@ -129,8 +140,11 @@ class Stage(Config):
             raise ConfigError(f"stage {self.name!r}: batch is {self.batch}; it counts samples and must be at least 1")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"stage {self.name!r}: steps is {self.steps}; a stage takes at least 1")
-        if (self.objective == "preference") != (self.preference is not None):
-            raise ConfigError(f"stage {self.name!r}: `preference` is for the objective 'preference', which needs it")
+        for name in ("preference", "reward", "policy"):
+            if (self.objective == name) != (getattr(self, name) is not None):
+                raise ConfigError(f"stage {self.name!r}: `{name}` is for the objective {name!r}, which needs it")
+        if (self.objective == "policy") != (self.rollouts is not None):
+            raise ConfigError(f"stage {self.name!r}: `rollouts` are for the objective 'policy', which needs them")
         if self.preference and not self.contrast and {"unseen", "noisy"} & self.preference.terms.keys():
             raise ConfigError(f"stage {self.name!r}: its terms compare with a picture made worse; set `contrast`")
         if self.preference and self.preference.needs_live_reference and not self.adapts:
@@ -144,7 +158,7 @@ class Stage(Config):
     @property
     def reads(self) -> bool:
         """Whether the LLM reads the rows."""
-        return self.objective in ("lm", "preference")
+        return self.objective in ("lm", "preference", "reward", "policy")
 
     @property
     def adapts(self) -> bool:
@@ -154,7 +168,7 @@ class Stage(Config):
     @property
     def settings(self) -> Any:
         """What the objective is told."""
-        return self.preference if self.objective == "preference" else self.extra
+        return self.preference or self.reward or self.policy or self.extra
 
     def num_steps(self, rows: int) -> int:
         """Steps of the stage over a source of `rows` rows."""

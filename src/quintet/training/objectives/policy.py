@@ -1,0 +1,65 @@
+"""Policy gradients on answers of the model's own: PPO with a value head, or GRPO, which needs none.
+
+What was computed when the answers were drawn comes with the batch, a number a token (`Tokens.known`): `old`, the
+log-probability then; `advantage`; with a value head `value` then and `return`; with a KL in the loss `reference`.
+
+Sources: PPO (Schulman et al. 2017, arXiv:1707.06347), GRPO (Shao et al. 2024, arXiv:2402.03300, section 4.1).
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quintet.config.base import Config
+from quintet.errors import ConfigError
+from quintet.model.mllm import MLLM
+from quintet.training.objectives import rewards
+from quintet.training.objectives.lm import Notes
+from quintet.values import Batch
+
+__all__ = ["Policy", "counted", "policy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(Config):
+    """What is minimised, a token each."""
+
+    clip: float = 0.2
+    """ε: how far the ratio of probabilities may go and still be rewarded."""
+    value: float = 0.0
+    """How much the value head's loss counts; 0 without one. PPO: 0.1."""
+    value_clip: float = 0.2
+    kl: float = 0.0
+    """How much KL(π ‖ π_ref) counts in the loss (GRPO: 0.04); PPO has it in the rewards instead."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip < 1 or min(self.value, self.value_clip, self.kl) < 0:
+            raise ConfigError(f"clip is {self.clip}, value {self.value} and kl {self.kl}; see their meanings")
+
+
+def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes]:
+    """Sum over the answers' tokens, how many there are, and sums to report."""
+    output = model(batch, only_targets=True)
+    logps = model.target_logps(output, batch.targets)
+    known, count = batch.targets.known, float(len(logps))
+    if "old" not in known:
+        return logps.sum() * 0.0, 0.0, {}
+    loss = rewards.policy_loss(logps, known["old"], known["advantage"], clip=how.clip)
+    apart = (logps.detach() - known["old"]).exp()
+    notes: Notes = {"clipped": ((apart - 1).abs() > how.clip).float().sum(), "ratio": apart.sum()}
+    if how.kl:
+        penalty = rewards.kl(logps, known["reference"], estimator="k3")
+        loss = loss + how.kl * penalty
+        notes["kl"] = penalty.detach().sum()
+    if how.value:
+        hidden = output.hidden if output.read is not None else output.hidden.flatten(0, 1)[batch.targets.slots]
+        values = model.scores(hidden[: len(logps)])
+        error = rewards.value_loss(values, known["value"], known["return"], clip=how.value_clip)
+        loss = loss + how.value * error
+        notes["value_loss"] = error.detach().sum()
+    return loss.sum(), count, notes
+
+
+def counted(batch: Batch) -> float:
+    """What a batch counts in a step: its answers' tokens."""
+    return float(len(batch.targets.ids)) if "old" in batch.targets.known else 0.0
