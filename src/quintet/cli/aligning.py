@@ -36,6 +36,9 @@ def align(
         typer.Option("--set", help="Change a setting: stages.dpo.preference.beta=0.2; may be repeated."),
     ] = None,
     scenes: Annotated[Path | None, typer.Option(help="Scenes to make pairs of, and to measure on.")] = None,
+    reward: Annotated[
+        str, typer.Option(help="What the model's own answers are worth: exact, truth, or a reward model's run.")
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Of pairs, data order and noise.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=1)] = 300,
@@ -66,6 +69,7 @@ def align(
     job = lab.Job(
         recipe=method, out=folder, scale=begin.scale, data=files(data or [], [s.name for s in recipe.stages]),
         sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
+        reward=reward,
         settings=Settings(seed=seed),
     )  # fmt: skip
     console = screen()

@@ -30,6 +30,7 @@ from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
 from quintet.lab.recipe import load_recipe
 from quintet.lab.references import keep_references
+from quintet.lab.rewards import reward_of
 from quintet.log import logger
 from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model, write_json
 from quintet.model.mllm import MLLM
@@ -38,6 +39,7 @@ from quintet.recipes._scale import at_scale
 from quintet.training.folder import RunFolder
 from quintet.training.loop import Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
+from quintet.training.rolling import RewardOf
 from quintet.training.stage import Stage
 
 __all__ = [
@@ -101,6 +103,8 @@ class Job:
     """Scenes for the stages without a file; None is the cache's."""
     start: Start | None = None
     """A run whose model this one goes on from; `recipe` names an alignment method then."""
+    reward: str = ""
+    """What answers are worth in stages that learn from their own, instead of what the stage says."""
     stages: Sequence[str] = ()
     """Only these; all if empty."""
     sets: Sequence[str] = ()
@@ -160,7 +164,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
         )  # fmt: skip
         results[stage.name] = train_stage(
             model, stage, source, spelt[stage.name], run=run, settings=settings, cache=cache, references=references,
-            progress=progress,
+            reward=_reward(job, stage), progress=progress,
         )  # fmt: skip
         if dist.world() > 1:
             # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
@@ -203,7 +207,7 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "
             f"name its file: --data {stage.name}=PATH, or pictures with a truth to make pairs of: --scenes FOLDER"
         )
-    folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
+    folder = _pictures(job)
     out = run.path / "pairs" / f"{stage.name}.jsonl"
     for turn in (True, False):
         if dist.is_first() == turn:
@@ -215,9 +219,24 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
     return made
 
 
+def _reward(job: Job, stage: Stage) -> RewardOf | None:
+    """What a stage's own answers are worth."""
+    if stage.rollouts is None:
+        return None
+    return reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job))
+
+
+def _pictures(job: Job) -> Path:
+    """The Scenes of a job that makes rows for itself."""
+    return job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
+
+
 def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     if job.start is not None:
-        return job.start.load()
+        model = job.start.load()
+        if recipe.model.score:
+            model.with_score()
+        return model
     added = [tokenizer.id(token) for token in recipe.added_tokens]
     return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
 

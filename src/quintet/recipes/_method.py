@@ -1,7 +1,7 @@
 """What an alignment method is: stages laid over a tuned model. A module with `method(template) -> Method`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
@@ -23,6 +23,8 @@ class Method(Config):
 
     def over(self, model: MLLM.Config, template: Template) -> Recipe:
         """The model trained on by this method, as a recipe."""
+        if any("score" in stage.train for stage in self.stages):
+            model = replace(model, score=True)
         return Recipe(model=model, stages=self.stages, chat=template, paper=self.paper)
 
 

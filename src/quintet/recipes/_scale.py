@@ -82,7 +82,10 @@ def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 def _aligning(stage: Stage) -> Stage:
     rates = {part: _aligning_rate(rate) for part, rate in stage.train.items()}
-    return replace(stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02)
+    drawn = stage.rollouts and replace(stage.rollouts, prompts=4 * ALIGNED_BATCH, max_tokens=96)
+    return replace(
+        stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02, rollouts=drawn
+    )
 
 
 def _aligning_rate(rate: Rate) -> Rate:
@@ -159,4 +162,5 @@ def _starter_rate(part: str, rate: Rate, model: MLLM.Config, aligns: bool) -> Ra
 
 
 def _tiny_stage(stage: Stage) -> Stage:
-    return replace(stage, batch=4, steps=2, row=512, micro=1024, warmup=0.0)
+    drawn = stage.rollouts and replace(stage.rollouts, prompts=4, max_tokens=8, group=min(stage.rollouts.group, 3))
+    return replace(stage, batch=4, steps=2, row=512, micro=1024, warmup=0.0, rollouts=drawn)

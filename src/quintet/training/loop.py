@@ -24,6 +24,7 @@ from quintet import dist
 from quintet.data.collate import collate
 from quintet.data.features import FeatureCache
 from quintet.data.pipeline import Drops, MediaLoader, Micro, Source, StepPlan, batches
+from quintet.data.processor import Processor
 from quintet.data.references import References
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, TrainingError
@@ -36,6 +37,7 @@ from quintet.training.objectives import COUNTS, OBJECTIVES
 from quintet.training.optim import make_optimizer, schedule, set_trainable, trainable
 from quintet.training.parallel import Step, full_state, load_state, save_state, shard, training_state
 from quintet.training.planning import planner
+from quintet.training.rolling import RewardOf, Rolling
 from quintet.training.stage import Stage
 from quintet.values import Batch, Tokens
 
@@ -95,6 +97,7 @@ def train_stage(
     settings: Settings,
     cache: FeatureCache | None = None,
     references: References | None = None,
+    reward: RewardOf | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Trains one stage in place and writes the parts it trained; continues from its newest checkpoint, if any.
@@ -112,7 +115,9 @@ def train_stage(
             f"stage {stage.name!r} compares with the model before it, which is gone once other weights than adapters "
             "learn; give every part of `train` a lora, or pass the reference's log-probabilities"
         )
-    loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, cache=cache, references=references)
+    loop = _Loop(
+        model, stage, source, tokenizer, run=run, settings=settings, cache=cache, references=references, reward=reward
+    )
     with _signals() as asked:
         result = loop.run(asked, progress)
         loop.finish(result)
@@ -133,6 +138,7 @@ class _Loop:
         settings: Settings,
         cache: FeatureCache | None,
         references: References | None,
+        reward: RewardOf | None,
     ) -> None:
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
@@ -151,6 +157,15 @@ class _Loop:
         self.optimizer = make_optimizer(model, rates, stage)
         self.rows, self.steps = len(source), stage.num_steps(len(source))
         self.planner = planner(model, stage, source, tokenizer, seed=settings.seed, references=references)
+        self.workers = settings.workers
+        if stage.rollouts is not None:
+            assert reward is not None, "rollouts have a reward"
+            # Plans must not be made ahead of the weights that draw them.
+            self.workers, folder = 0, run.path / "rollouts"
+            self.planner = Rolling(
+                self.planner, model, stage, folder=folder, reward=reward, precision=self.precision,
+                processor=Processor(tokenizer, stage.template, model.config),
+            )  # fmt: skip
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.load = MediaLoader(specs, cache)
         self.drops = Drops(stage.drop_limit)
@@ -168,7 +183,7 @@ class _Loop:
         saved, begun = time.monotonic(), time.monotonic()
         tokens = 0
         plans = (self.planner.step(n) for n in range(start, self.steps))
-        for plan, micro in batches(plans, self.load, pad=self.pad, workers=self.settings.workers):
+        for plan, micro in batches(plans, self.load, pad=self.pad, workers=self.workers):
             now = time.monotonic()
             row = self._one(plan, micro)
             tokens += plan.tokens

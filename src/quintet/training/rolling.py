@@ -23,6 +23,7 @@ from quintet.answers import Answer
 from quintet.components import lora
 from quintet.data.collate import collate
 from quintet.data.pipeline import MediaLoader, Planner
+from quintet.data.processor import Processor
 from quintet.errors import DataError, TrainingError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.generate import Sampling, generate
@@ -61,13 +62,13 @@ class Rolling(Planner):
         folder: Path,
         reward: RewardOf,
         precision: Precision,
-        stops: Callable[[list[int]], bool],
-        text: Callable[[list[int]], str],
+        processor: Processor,
     ) -> None:
         super().__init__(base.source, base.template, base.tokenizer, base.measure, base.plan)
         assert stage.rollouts is not None, "a stage of rollouts"
         self.model, self.stage, self.how = model, stage, stage.rollouts
-        self.folder, self.reward, self.precision, self.stops, self.text = folder, reward, precision, stops, text
+        self.folder, self.reward, self.precision = folder, reward, precision
+        self.stops, self.text = processor.stops(), processor.text
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.load = MediaLoader(specs)
         self.cost = rewards.AdaptiveKL(self.how.kl, self.how.target or 1.0)
@@ -187,9 +188,7 @@ class Rolling(Planner):
                     with lora.disabled(self.model):
                         before.append(self._seen(batch)[0])
         known = {"old": torch.cat(old)} | ({"reference": torch.cat(before)} if compares else {})
-        counts = torch.tensor([int((t.enter == node).sum()) for t in drawn for node, _ in t.answers])
         lengths = self._lengths(drawn)
-        assert int(lengths.sum()) == len(known["old"]), (int(lengths.sum()), len(known["old"]), counts.sum())
         apart = known["old"] - known["reference"] if compares else torch.zeros_like(known["old"])
         if how.advantage == "group":
             group = torch.arange(len(worth)).repeat_interleave(worth.shape[1])

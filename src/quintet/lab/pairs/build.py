@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quintet.errors import ConfigError, DataError, nearest
-from quintet.lab.pairs import known, own, worse
+from quintet.lab.pairs import known, own, prompts, worse
 from quintet.lab.pairs.work import Work
 
 __all__ = ["BUILDERS", "build"]
@@ -26,6 +26,10 @@ BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "imagined": worse.imagined,
     "described": worse.described,
     "biased": worse.biased,
+    "questions": prompts.questions,
+    "descriptions": prompts.descriptions,
+    "preferred": prompts.preferred,
+    "facts": prompts.facts,
 }
 """`Data.pairs` → what makes the rows."""
 

@@ -1,0 +1,105 @@
+"""What an answer of the model's own is worth, for the stages that learn from that.
+
+exact     1 where it is the true answer of its row, else 0 (GRPO on questions whose answers are known)
+truth     on Scenes' pictures: the share of what is there that it names, less what it makes up, claim by claim
+RUN       the score of a reward model of ours, whose folder is named
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from quintet.data.scenes import Scene, read_truth
+from quintet.data.scenes.claims import claims, severity, told, truths
+from quintet.errors import ConfigError, DataError, nearest
+from quintet.evaluation.metrics.exact import ExactMatch
+from quintet.serving.engine import Engine
+from quintet.training.rolling import RewardOf
+from quintet.values import Node, Sample, Text, Turn
+
+__all__ = ["FACTS", "judging_turn", "reward_of"]
+
+FACTS = "Everything that is said must be supported by: {}"
+"""What a reward model is told of a picture (LLaVA-RLHF, section 2.2: factual augmentation), in words of our own."""
+
+BATCH = 32
+
+
+def reward_of(name: str, *, scenes: Path) -> RewardOf:
+    """A reward by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+        CheckpointError: the folder holds no reward model.
+    """
+    if name == "exact":
+        return _exact
+    if name == "truth":
+        known = _scenes(scenes)
+        return lambda samples, answers: [
+            [_truth(each, known(sample)) for each in said] for sample, said in zip(samples, answers, strict=True)
+        ]
+    if not Path(name).is_dir():
+        raise ConfigError(f"no reward {name!r}{nearest(name, ('exact', 'truth'))}, and no run of a reward model there")
+    return _model(Engine.open(Path(name)), _scenes(scenes))
+
+
+def judging_turn(facts: str) -> Turn:
+    """What stands behind an answer that a reward model is asked about; empty facts say nothing of the picture."""
+    return Turn("user", (Text(FACTS.format(facts) if facts else "How good is that?"),))
+
+
+def _exact(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+    metric, made = ExactMatch(), []
+    for sample, said in zip(samples, answers, strict=True):
+        truth = "".join(part.text for part in sample.root.turns[-1].parts if isinstance(part, Text))
+        made.append(metric.judge(list(said), [truth] * len(said)).sums[:, 0].tolist())
+    return made
+
+
+def _truth(answer: str, scene: Scene) -> float:
+    said = claims(answer)
+    named = {(each.kind, each.what) for each in truths(scene)}
+    found = len(named & {(each.kind, each.what) for each in said}) / len(named) if named else 1.0
+    wrong = sum(severity(each, scene) for each in said) / 3
+    return found - wrong
+
+
+def _scenes(folder: Path) -> Callable[[Sample], Scene]:
+    """The truth of a sample's picture."""
+    known = {truth.image.stem: truth.scene for truth in read_truth(folder / "train.truth.jsonl")}
+
+    def of(sample: Sample) -> Scene:
+        name = Path(sample.media()[0].ref.name).stem if sample.media() else ""
+        if name not in known:
+            raise DataError("no-truth", f"no truth is known of the picture {name!r}", row=sample.origin.row)
+        return known[name]
+
+    return of
+
+
+def _model(engine: Engine, scene: Callable[[Sample], Scene]) -> RewardOf:
+    """A reward model's numbers; one that was taught with facts is told them."""
+
+    @torch.no_grad()
+    def score(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+        from quintet.answers import Answer
+
+        asked = []
+        for sample, said in zip(samples, answers, strict=True):
+            facts = judging_turn(told(truths(scene(sample))))
+            prompt = sample.root.turns[:-1]
+            for each in said:
+                turns = (*prompt, Turn("assistant", (Text(each or " "),)), facts)
+                asked.append(Sample(Node(turns, answer=Answer(0.0)), sample.origin))
+        found: list[float] = []
+        for start in range(0, len(asked), BATCH):
+            batch = engine.processor.batch(asked[start : start + BATCH]).to(engine.device)
+            assert batch.answers is not None
+            hidden = engine.model(batch).hidden.flatten(0, 1)[batch.answers.last]
+            found += engine.model.scores(hidden).tolist()
+        counts, each = [len(said) for said in answers], iter(found)
+        return [[next(each) for _ in range(count)] for count in counts]
+
+    return score

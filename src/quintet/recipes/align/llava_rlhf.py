@@ -1,0 +1,54 @@
+"""LLaVA-RLHF: PPO against a reward model that is told the facts of the picture (Sun et al. 2023, arXiv:2309.14525).
+
+Notable: the reward model (`quintet align reward`, then `--reward RUN`) reads the picture's captions behind the answer;
+−8 for an answer that does not end; KL costs κ = 0.1 a token. Where paper and code differ the paper is the default; the
+code's per-token floor at 0 and its rewards times ten are settings (`--set stages.ppo.rollouts.floor=true …times=10`).
+The value head reads the policy's own hidden states; in the release policy, value and reward are adapters of one base.
+"""
+
+from collections.abc import Mapping
+
+from quintet.data.template import Template
+from quintet.recipes._method import Method, lora_on_llm
+from quintet.recipes._recipe import Paper
+from quintet.training.objectives.policy import Policy
+from quintet.training.rollout import Rollouts
+from quintet.training.stage import Data, Rate, Stage
+
+
+def method(template: Template) -> Method:
+    """PPO with facts in the reward."""
+    train: Mapping[str, Rate] = {**lora_on_llm(3e-5, rank=64, alpha=16), "score": Rate(lr=3e-5)}
+    return Method(
+        stages=(
+            Stage(
+                name="ppo",
+                data=Data(name="llava_ppo50k-aokvqa12k-vqa10k", kind="preferences", rows=72_000, pairs="descriptions"),
+                template=template,
+                train=train,
+                batch=256,
+                epochs=4.0,
+                objective="policy",
+                policy=Policy(clip=0.2, value=0.1, value_clip=0.2),
+                rollouts=Rollouts(
+                    prompts=512,
+                    group=1,
+                    epochs=2,
+                    max_tokens=896,
+                    temperature=1.0,
+                    reward="",
+                    advantage="gae",
+                    kl=0.1,
+                    gamma=1.0,
+                    lam=1.0,
+                    unended=-8.0,
+                ),
+            ),
+        ),
+        paper=Paper(
+            title="Aligning Large Multimodal Models with Factually Augmented RLHF",
+            authors="Sun et al.",
+            year=2023,
+            arxiv="2309.14525",
+        ),
+    )
