@@ -235,6 +235,7 @@ def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     if job.start is not None:
         model = job.start.load()
         if recipe.model.score:
+            torch.manual_seed(job.settings.seed)
             model.with_score()
         return model
     added = [tokenizer.id(token) for token in recipe.added_tokens]

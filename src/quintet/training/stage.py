@@ -162,8 +162,8 @@ class Stage(Config):
 
     @property
     def adapts(self) -> bool:
-        """Whether adapters are all that learns: turned off, the model is the one before the stage."""
-        return all(rate.lora is not None for rate in self.train.values())
+        """Whether adapters are all that learns, and what the LLM does not read: without them it is the model before."""
+        return all(rate.lora is not None for part, rate in self.train.items() if part != "score")
 
     @property
     def settings(self) -> Any:

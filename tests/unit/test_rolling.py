@@ -1,0 +1,151 @@
+"""Answers of the model's own as training data: how they are drawn, what is known of them, and runs that go on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from quintet.answers import Answer
+from quintet.data.scenes import World, make_scenes
+from quintet.errors import ConfigError, TrainingError
+from quintet.lab.align import Start
+from quintet.lab.pairs import Work, build
+from quintet.lab.rewards import reward_of
+from quintet.lab.run import Job, train
+from quintet.training.folder import Metrics, RunFolder
+from quintet.training.loop import Interrupted, Settings
+from quintet.training.objectives import rewards
+from quintet.training.objectives.policy import Policy
+from quintet.training.rolling import continued
+from quintet.training.rollout import Rollouts
+from quintet.values import Node, Sample
+from systems import Small, says, shown, user
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("rolling") / "scenes", 24, 0, World())
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path) -> Path:
+    train(Job(recipe="llava15", scale="tiny", out=scenes.parent / "sft", scenes=scenes))
+    return scenes.parent / "sft"
+
+
+@pytest.fixture(scope="module")
+def judged(scenes: Path, run: Path) -> Path:
+    """A reward model."""
+    build("truth", Work(scenes=scenes, rows=20), scenes / "truth.jsonl")
+    job = Job(recipe="reward", scale="tiny", out=scenes.parent / "reward", data={"": scenes / "truth.jsonl"},
+              start=Start(run))  # fmt: skip
+    train(job)
+    return job.out
+
+
+def test_answers_behind_a_prompt_are_what_the_template_would_have_written() -> None:
+    """The prompt with three leaves, then the ids of the answers: the same columns as a tree of three answers has."""
+    small = Small("llava15")
+    texts = ("A red circle.", "No.", "Two blue squares are here.")
+    asked = user(shown(1), "What is here?")
+    whole = small.processor.tokens(Sample(Node((asked,), tuple(Node((says(t),), answer=Answer(0.0)) for t in texts))))
+    prompt = small.processor.tokens(Sample(Node((asked,), tuple(Node(()) for _ in texts))), open=True)
+    ids = [whole.ids[(whole.enter == node) & (whole.weight > 0)].tolist() for node, _ in whole.answers]
+    made = continued(prompt, ids)
+    assert len(made) == len(whole)
+    paths = []
+    for tokens in (whole, made):
+        paths.append(
+            [
+                [
+                    (int(tokens.ids[c]), int(tokens.position[c]), float(tokens.weight[c]))
+                    for c in sorted(range(len(tokens)), key=lambda c: int(tokens.order[c]))
+                    if tokens.enter[c] <= node < tokens.exit[c]
+                ]
+                for node, _ in tokens.answers
+            ]
+        )
+    assert paths[0] == paths[1]
+
+
+@pytest.mark.parametrize("method", ["grpo", "llava_rlhf"])
+def test_a_policy_that_was_stopped_goes_on_to_the_same_bits(
+    method: str, run: Path, scenes: Path, judged: Path, tmp_path: Path
+) -> None:
+    """Killed between steps of an iteration, whose answers are read back, and at the border of two."""
+    reward = str(judged) if method == "llava_rlhf" else "exact"
+    stage = Start(run).aligned(method).stages[0].name
+    sets = [f"stages.{stage}.steps=4", f"stages.{stage}.batch=2", f"stages.{stage}.rollouts.prompts=4"]
+    whole = Job(recipe=method, scale="tiny", out=tmp_path / "whole", scenes=scenes, start=Start(run), reward=reward,
+                sets=sets)  # fmt: skip
+    train(whole)
+    for after in (1, 2, 3):
+        part = replace(whole, out=tmp_path / f"part{after}")
+        with pytest.raises(Interrupted):
+            train(replace(part, settings=Settings(stop_after=after)))
+        train(replace(part, resume=True))
+        for file in sorted((whole.out / "model").glob("*.safetensors")):
+            assert (part.out / "model" / file.name).read_bytes() == file.read_bytes(), (after, file.name)
+    drawn = sorted(path.name for path in (whole.out / "rollouts").glob("*.json"))
+    # PPO learns twice from each iteration, GRPO once.
+    assert drawn == [f"{stage}-{k}.json" for k in range(1 if method == "llava_rlhf" else 2)]
+
+
+def test_what_is_known_of_an_iteration_is_in_its_files(run: Path, scenes: Path, tmp_path: Path) -> None:
+    job = Job(recipe="grpo", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run), reward="truth")
+    train(job)
+    facts = json.loads((tmp_path / "out" / "rollouts" / "grpo-0.json").read_text())
+    held = load_file(tmp_path / "out" / "rollouts" / "grpo-0.safetensors")
+    assert len(facts["rewards"]) == 4
+    assert all(len(each) == 3 for each in facts["rewards"])
+    assert held["lengths"].shape == (4, 3)
+    total = int(held["lengths"].sum())
+    assert all(len(held[name]) == total for name in ("ids", "old", "reference", "advantage"))
+    # The policy is the reference still.
+    assert float((held["old"] - held["reference"]).abs().max()) < 1e-5
+    assert facts["kl"] == pytest.approx(0, abs=1e-3)
+    for group, lengths in zip(held["advantage"].split(held["lengths"].sum(1).tolist()), held["lengths"], strict=True):
+        per_answer = [float(each[0]) for each in group.split(lengths.tolist())]
+        assert sum(per_answer) == pytest.approx(0, abs=1e-4)
+    first = next(iter(Metrics.read(RunFolder(tmp_path / "out").metrics)))
+    assert first["ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert first["clipped"] == 0
+
+
+def test_a_reward_model_learns_and_is_asked(judged: Path, scenes: Path) -> None:
+    rows = list(Metrics.read(RunFolder(judged).metrics))
+    assert rows[0]["loss"] == pytest.approx(0.6931, abs=0.1)
+    assert (judged / "model" / "score.safetensors").is_file()
+    assert callable(reward_of(str(judged), scenes=scenes))
+
+
+def test_what_is_worth_nothing_is_named(scenes: Path, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no reward 'exakt'; did you mean 'exact'"):
+        reward_of("exakt", scenes=scenes)
+    with pytest.raises(ConfigError, match="at least 2"):
+        Rollouts(group=1)
+    with pytest.raises(ConfigError, match="clip"):
+        Policy(clip=0.0)
+    job = Job(recipe="grpo", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run),
+              sets=["stages.grpo.rollouts.prompts=6"])  # fmt: skip
+    with pytest.raises(TrainingError, match="no multiple of its batch"):
+        train(job)
+
+
+def test_a_group_that_learns_gets_better_at_what_is_rewarded() -> None:
+    """One prompt, two tokens that may follow; the rewarded one becomes more likely, by the gradient alone."""
+    logits = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.SGD([logits], lr=1.0)
+    torch.manual_seed(0)
+    for _ in range(20):
+        drawn = torch.multinomial(logits.detach().softmax(-1), 8, replacement=True)
+        advantage = rewards.group_advantages((drawn == 1).float(), torch.zeros(8, dtype=torch.int64))
+        logps = logits.log_softmax(-1)[drawn]
+        loss = rewards.policy_loss(logps, logps.detach(), advantage).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(logits.detach().softmax(-1)[1]) > 0.9
