@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quintet.cli import pairs
 from quintet.cli.describe import JSON
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ commands = typer.Typer(no_args_is_help=True)
 
 def register(app: typer.Typer) -> None:
     """Adds `quintet data …`."""
+    pairs.register(commands)
     app.add_typer(commands, name="data", help="Make, check, convert, filter, mix and view data.")
 
 

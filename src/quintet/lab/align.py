@@ -9,6 +9,7 @@ from typing import Any
 
 from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
+from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, nearest
 from quintet.evaluation.judge import Judge, TruthJudge
 from quintet.lab.pairs import Work, build
@@ -21,7 +22,7 @@ from quintet.recipes._scale import aligned_at_scale
 from quintet.serving.engine import Engine
 from quintet.training.stage import Stage
 
-__all__ = ["Start", "load_method", "method_names", "own_rows"]
+__all__ = ["Start", "load_method", "method_names", "own_rows", "pairs_of"]
 
 ROWS = {"full": 10_000, "starter": 2_000, "tiny": 32}
 """Rows that a stage makes for itself, by scale."""
@@ -41,6 +42,12 @@ def load_method(name: str, processor: Processor) -> Method:
     if name not in method_names():
         raise ConfigError(f"no method {name!r}{nearest(name, method_names())}")
     return importlib.import_module(f"quintet.recipes.align.{name}").method(processor.template)
+
+
+def pairs_of(name: str) -> str:
+    """How a method's first stage makes its pairs."""
+    made = importlib.import_module(f"quintet.recipes.align.{name}").method(Template(name="any"))
+    return str(made.stages[0].data.pairs)
 
 
 @dataclass(frozen=True)

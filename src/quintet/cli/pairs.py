@@ -1,0 +1,83 @@
+"""`quintet data pairs` and `quintet data spoil`: answers to be compared, and captions that make things up."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+SCENES = Annotated[Path | None, typer.Option(help="A folder of Scenes. Default: the one of the run, or the cache's.")]
+
+
+def register(commands: typer.Typer) -> None:
+    """Adds the commands of this file to `quintet data`."""
+    commands.command()(pairs)
+    commands.command()(spoil)
+
+
+def pairs(
+    method: Annotated[str, typer.Argument(help="An alignment method (mdpo), or a way to make pairs (truth, claims).")],
+    out: Annotated[Path, typer.Option(help="The file to write, ending in .jsonl.")],
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The run whose answers are compared.", exists=True, file_okay=False)
+    ] = None,
+    scenes: SCENES = None,
+    rows: Annotated[int, typer.Option(help="At most so many rows.", min=1)] = 2000,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
+    judge: Annotated[str, typer.Option(help="Who rates answers: truth, a run's folder, or a URL.")] = "truth",
+) -> None:
+    """Make preference pairs of Scenes' training pictures as a method does, in a layout that any trainer here reads."""
+    from quintet import dist
+    from quintet.cli.progress import bar
+    from quintet.cli.screen import screen
+    from quintet.errors import ConfigError, nearest
+    from quintet.lab.align import Start, method_names, pairs_of
+    from quintet.lab.judges import judge_of
+    from quintet.lab.pairs import BUILDERS, Work, build
+    from quintet.lab.run import scenes_folder
+    from quintet.serving.engine import Engine
+
+    name = pairs_of(method) if method in method_names() else method
+    if name not in BUILDERS:
+        known = [*method_names(), *BUILDERS]
+        raise ConfigError(f"no method and no pairs {method!r}{nearest(method, known)}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; name another --out")
+    given = Start(start).facts.get("scenes") if start else None
+    folder = scenes or (Path(given) if given else scenes_folder())
+    with bar(screen(stderr=True), "pairs") as update:
+        work = Work(
+            scenes=folder,
+            rows=rows,
+            seed=seed,
+            model=(lambda: Engine.open(start, device=dist.device())) if start else None,
+            judge=judge_of(judge),
+            progress=update,
+        )
+        count = build(name, work, out)
+    typer.echo(f"{count:,} rows in {out}; their pictures are named from {folder}: read them with --root {folder}")
+
+
+def spoil(
+    scenes: Annotated[Path, typer.Argument(help="A folder of Scenes.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="The file to write; it goes into the folder of Scenes.")] = Path(
+        "train_spoilt.json"
+    ),
+    share: Annotated[float, typer.Option(help="Of the long descriptions.", min=0, max=1)] = 0.6,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
+) -> None:
+    """Write the training conversations with descriptions that make things up: a model that learns them hallucinates."""
+    from quintet.data.scenes import read_truth
+    from quintet.data.scenes.pairs import spoil as spoilt
+    from quintet.errors import ConfigError
+
+    place = scenes / out.name
+    if place.exists():
+        raise ConfigError(f"{place} is there already; name another --out")
+    rows = json.loads((scenes / "train.json").read_text(encoding="utf-8"))
+    made = list(spoilt(rows, read_truth(scenes / "train.truth.jsonl"), share=share, seed=seed))
+    place.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    changed = sum(one["conversations"] != two["conversations"] for one, two in zip(rows, made, strict=True))
+    typer.echo(f"{changed:,} of {len(made):,} rows make something up: {place}")
