@@ -16,20 +16,16 @@ row, no workers, no reporting. The losses of all steps are compared before a rat
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tiny_llava import PICTURE, SHAPE, VOCAB, Material, StageName
+from turns import WARMUP, Side, Turns, ask, first_losses, precisions, step_seconds, take_turns
 
-WARMUP = 3
-"""Steps at the beginning that are not counted: first allocations, kernels that compile themselves."""
-TURN = 3
-"""Steps that a side takes before it is the other's turn."""
 ROWS = 768
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 """Of the first step's loss, in nats per token. bf16 keeps 8 bits, and the sides round in different places."""
@@ -54,43 +50,6 @@ class Case:
 
 
 # ---- the two sides, each in a process of its own -------------------------------------------------------------------
-class Turns:
-    """Takes steps when it is told to, and says how long each took and what its loss was."""
-
-    def __init__(self, steps: int) -> None:
-        # What libraries print must not reach the other end.
-        self.out = os.fdopen(os.dup(1), "w")
-        os.dup2(2, 1)
-        self.left, self.to_come = 0, steps
-        self.begun = 0.0
-
-    def ready(self, **facts: Any) -> None:
-        """Waits for the first turn."""
-        self._say(facts)
-        self._wait()
-
-    def step(self, loss: float) -> None:
-        """One step is done."""
-        import time
-
-        self._say({"seconds": time.perf_counter() - self.begun, "loss": loss})
-        self.left -= 1
-        self.to_come -= 1
-        if self.to_come:
-            self._wait()
-
-    def _wait(self) -> None:
-        import time
-
-        while self.left == 0:
-            self.left = int(sys.stdin.readline())
-        self.begun = time.perf_counter()
-
-    def _say(self, facts: dict[str, Any]) -> None:
-        self.out.write(json.dumps(facts) + "\n")
-        self.out.flush()
-
-
 def ours(case: Case, turns: Turns) -> None:
     """Our loop, as `quintet train` runs it."""
     import time
@@ -210,63 +169,20 @@ def child(role: str, case: Case) -> None:
             make_material(case.material, rows=ROWS)
             made.touch()
         stage = make_stage(case.stage, batch=case.batch, steps=case.steps, row=case.row, micro=case.micro)
-        turns._say({"steps": write_reference(case.material, stage, seed=0)})
+        turns.say({"steps": write_reference(case.material, stage, seed=0)})
         return
     from quintet.training.hardware import matmul_peak, peak_memory
 
     device = torch.device("cpu")
     if role == "peak":
         precision: Any = case.precision
-        turns._say({"flops": matmul_peak(device, precision)})
+        turns.say({"flops": matmul_peak(device, precision)})
         return
     (ours if role == "ours" else theirs)(case, turns)
-    turns._say({"peak_bytes": peak_memory(device)})
+    turns.say({"peak_bytes": peak_memory(device)})
 
 
 # ---- the comparison ------------------------------------------------------------------------------------------------
-class Side:
-    """One side's process and what it said."""
-
-    def __init__(self, role: str, case: Case) -> None:
-        self.role, self.errors = role, tempfile.TemporaryFile("w+")  # noqa: SIM115  # lives as long as the process
-        # One thread count for both. A side that waits for its turn sleeps: OpenMP's threads spin for milliseconds only.
-        env = os.environ | {"OMP_NUM_THREADS": str(case.threads), "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, __file__, "--child", role, json.dumps(asdict(case))]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=env
-        )
-        self.seconds: list[float] = []
-        self.losses: list[float] = []
-
-    def hear(self) -> dict[str, Any]:
-        """The next line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.process.wait()
-            self.errors.seek(0)
-            raise SystemExit(f"{self.role} ended with {self.process.returncode}:\n{self.errors.read()[-4000:]}")
-        return json.loads(line)
-
-    def take(self, steps: int) -> None:
-        """A turn of so many steps."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
-        for _ in range(steps):
-            said = self.hear()
-            self.seconds.append(said["seconds"])
-            self.losses.append(said["loss"])
-
-
-def ask(role: str, case: Case) -> dict[str, Any]:
-    """What a process has to say that takes no turns."""
-    side = Side(role, case)
-    said = side.hear()
-    side.process.wait()
-    return said
-
-
 def needed_flops(facts: dict[str, int], case: Case) -> float:
     """Floating-point operations that a step needs, however it is done: real tokens, causal pairs, logits of targets.
 
@@ -290,31 +206,21 @@ def needed_flops(facts: dict[str, int], case: Case) -> float:
 
 def compare(case: Case) -> dict[str, Any]:
     """Runs both sides in turns; returns the figures."""
-    facts = ask("material", case)["steps"]
-    peak = ask("peak", case)["flops"]
-    sides = {"ours": Side("ours", case), "theirs": Side("theirs", case)}
+    facts = ask(__file__, "material", case)["steps"]
+    peak = ask(__file__, "peak", case)["flops"]
+    sides = {name: Side(__file__, name, case) for name in ("ours", "theirs")}
     begun = {name: side.hear() for name, side in sides.items()}
-    done = 0
-    while done < case.steps:
-        turn = min(WARMUP if done == 0 else TURN, case.steps - done)
-        for side in sides.values():
-            side.take(turn)
-        done += turn
-    peaks = {name: side.hear()["peak_bytes"] for name, side in sides.items()}
-    for side in sides.values():
-        side.process.wait()
-    gaps = [abs(a - b) for a, b in zip(sides["ours"].losses, sides["theirs"].losses, strict=True)]
-    if not gaps[0] <= LOSS_TOLERANCE[case.precision]:
-        raise SystemExit(
-            f"{case.stage} {case.precision}: first losses {sides['ours'].losses[0]}, {sides['theirs'].losses[0]}"
-        )
-    return _figures(case, facts[WARMUP:], sides, peaks, peak) | {
-        "first_loss": {name: round(side.losses[0], 6) for name, side in sides.items()},
-        "first_loss_gap": float(f"{gaps[0]:.3g}"),
-        "worst_loss_gap": float(f"{max(gaps):.3g}"),
-        "fill_seconds": round(begun["ours"]["fill_seconds"], 2),
-        "fill_pictures": begun["ours"]["pictures"],
-    }
+    take_turns(sides, case.steps)
+    peaks = {name: side.last()["peak_bytes"] for name, side in sides.items()}
+    losses = first_losses(sides, tolerance=LOSS_TOLERANCE[case.precision], what=f"{case.stage} {case.precision}")
+    return (
+        _figures(case, facts[WARMUP:], sides, peaks, peak)
+        | losses
+        | {
+            "fill_seconds": round(begun["ours"]["fill_seconds"], 2),
+            "fill_pictures": begun["ours"]["pictures"],
+        }
+    )
 
 
 def _figures(
@@ -327,9 +233,7 @@ def _figures(
     for name, side in sides.items():
         # Per token, since steps differ in length; the median forgives what else the machine did.
         per_token = median(s / f["tokens"] for s, f in zip(side.seconds[WARMUP:], facts, strict=True))
-        found[name] = {
-            "step_seconds": round(median(side.seconds[WARMUP:]), 4),
-            "best_step_seconds": round(min(side.seconds[WARMUP:]), 4),
+        found[name] = step_seconds(side) | {
             "tokens_per_second": round(1 / per_token),
             "peak_mib": round(peaks[name] / 2**20),
             "share_of_peak": round(flops / (per_token * tokens) / peak, 3),
@@ -369,12 +273,12 @@ def main() -> None:
     parser.add_argument("--micro", type=int, default=8192, help="columns of a micro-batch of ours")
     asked = vars(parser.parse_args())
     stages = ("sft", "align") if (s := asked.pop("stage")) == "both" else (s,)
-    precisions = _precisions(asked.pop("precision"))
+    chosen = precisions(asked.pop("precision"))
     with tempfile.TemporaryDirectory() as folder:
         results = [
             compare(Case(folder=folder, stage=stage, precision=precision, **asked))
             for stage in stages
-            for precision in precisions
+            for precision in chosen
         ]
     print(table(results))
     first = {r["stage"]: r["ratio"] for r in reversed(results)}
@@ -383,21 +287,13 @@ def main() -> None:
             {
                 "benchmark": "sft",
                 "ratio": first[stages[0]],
-                "of": f"tokens/s in training, ours / transformers' Trainer, stage {stages[0]}, {precisions[0]}",
+                "of": f"tokens/s in training, ours / transformers' Trainer, stage {stages[0]}, {chosen[0]}",
                 "alignment_ratio": first.get("align"),
                 "unit": "tokens that are not padding, per second",
                 "results": results,
             }
         )
     )
-
-
-def _precisions(asked: str) -> tuple[str, ...]:
-    """fp32, and bf16 where the processor has instructions for it."""
-    if asked != "both":
-        return (asked,)
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    return ("fp32", "bf16") if any(f in flags for f in ("avx512_bf16", "amx_bf16")) else ("fp32",)
 
 
 if __name__ == "__main__":

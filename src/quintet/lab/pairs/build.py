@@ -11,7 +11,7 @@ from quintet.errors import ConfigError, DataError, nearest
 from quintet.lab.pairs import known, own, prompts, worse
 from quintet.lab.pairs.work import Work
 
-__all__ = ["BUILDERS", "build"]
+__all__ = ["BUILDERS", "build", "fill"]
 
 BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "truth": known.truth,
@@ -43,14 +43,23 @@ def build(name: str, work: Work, out: Path) -> int:
     """
     if name not in BUILDERS:
         raise ConfigError(f"no pairs {name!r}{nearest(name, BUILDERS)}")
+    return fill(BUILDERS[name](work), work, out)
+
+
+def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
+    """Writes at most as many rows as the work has, whole or not at all; how many there are.
+
+    Raises:
+        DataError: there is none.
+    """
     aside, count = out.with_name(f".{out.name}.{os.getpid()}"), 0
     out.parent.mkdir(parents=True, exist_ok=True)
     with aside.open("w", encoding="utf-8", newline="\n") as file:
-        for count, row in enumerate(islice(BUILDERS[name](work), work.rows), start=1):
+        for count, row in enumerate(islice(rows, work.rows), start=1):
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             work.progress(count, work.rows)
     if not count:
         aside.unlink()
-        raise DataError("no-rows", f"no pair could be made by {name!r}: of no prompt is one answer better than another")
+        raise DataError("no-rows", "no pair could be made: of no prompt is one answer better than another")
     aside.replace(out)
     return count

@@ -1,0 +1,213 @@
+"""Runs claims: from one tuned model every arm with every seed, equal steps, the same items asked; then the verdicts.
+
+OUT/study.json           what all arms go on from, and the conditions; a folder never mixes two
+OUT/pools/NAME.jsonl     a pool of pairs, made once for all arms that name it
+OUT/ARM-SEED/            a run like any other; ARM is a hash of what it is, so claims share arms
+OUT/claims.json, .md     each claim: supported, not supported or not testable, with its differences and intervals
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from quintet.data.template import Template
+from quintet.errors import ConfigError, QuintetError, nearest
+from quintet.evaluation.bootstrap import percentiles, resampled
+from quintet.evaluation.run import evaluate
+from quintet.evaluation.tasks.scenes import scenes_task
+from quintet.lab.align import Start
+from quintet.lab.claims.claim import Arm, Claim, Expected
+from quintet.lab.claims.measure import measured
+from quintet.lab.claims.pools import POOLS
+from quintet.lab.claims.table import CLAIMS
+from quintet.lab.compare.folder import alone, check_folder
+from quintet.lab.compare.runs import Watcher
+from quintet.lab.pairs import Work
+from quintet.lab.pairs.build import fill
+from quintet.lab.run import Job, scenes_folder, train
+from quintet.model.checkpoint import read_json, write_json
+from quintet.serving.engine import Engine
+from quintet.training.loop import Interrupted, Settings
+
+__all__ = ["Study", "study"]
+
+LEAST = 0.05
+"""CHAIR-i of the tuned model under which there is nothing to lower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which claims, from which model, under which conditions."""
+
+    claims: Sequence[str]
+    start: Path
+    out: Path
+    seeds: Sequence[int] = (0, 1, 2)
+    steps: int = 125
+    limit: int = 200
+    scenes: Path | None = None
+    share: tuple[int, int] = (1, 1)
+
+    def __post_init__(self) -> None:
+        for name in self.claims:
+            if name not in CLAIMS:
+                raise ConfigError(f"no claim {name!r}{nearest(name, CLAIMS)}; there are {', '.join(CLAIMS)}")
+
+
+def study(asked: Study, watch: Watcher) -> dict[str, Any]:
+    """Runs what has not run yet, and returns what is found.
+
+    Raises:
+        Interrupted: a signal asked to stop; the same call goes on.
+    """
+    check_folder(asked.out)
+    scenes = asked.scenes or scenes_folder()
+    facts = {"from": Start(asked.start).identity(), "steps": asked.steps, "limit": asked.limit}
+    with alone(asked.out):
+        place = asked.out / "study.json"
+        if place.exists() and read_json(place) != facts:
+            raise ConfigError(f"{asked.out} holds a study under other conditions; name another --out")
+        write_json(place, facts)
+        write_json(asked.out / "comparison.json", facts)
+    arms = {_name(arm): (arm, claim) for claim in _chosen(asked) for arm in claim.arms.values()}
+    order = [(name, seed) for seed in asked.seeds for name in arms if arms[name][0].method or seed == asked.seeds[0]]
+    first, step = asked.share
+    failed: dict[str, str] = {}
+    for number, (name, seed) in enumerate(order[first - 1 :: step]):
+        arm, claim = arms[name]
+        try:
+            _run(asked, arm, seed, claim.shows, scenes, watch)
+        except Interrupted:
+            raise
+        except QuintetError as error:
+            failed[name] = str(error)
+            watch.note(f"{name}, seed {seed}: failed, {error}")
+        watch.runs(number + 1.0, len(order[first - 1 :: step]))
+    return _collected(asked, scenes, failed)
+
+
+def _chosen(asked: Study) -> list[Claim]:
+    return [CLAIMS[name] for name in asked.claims]
+
+
+def _name(arm: Arm) -> str:
+    """Equal arms of different claims have one folder."""
+    if not arm.method:
+        return "tuned"
+    digest = hashlib.sha256(json.dumps(asdict(arm), sort_keys=True).encode()).hexdigest()[:8]
+    return f"{arm.method}-{arm.pairs}-{digest}"
+
+
+def _folder(asked: Study, arm: Arm, seed: int) -> Path:
+    return asked.out / ("tuned" if not arm.method else f"{_name(arm)}-{seed}")
+
+
+def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, watch: Watcher) -> None:
+    out, start = _folder(asked, arm, seed), Start(asked.start)
+    if arm.method and not (out / "model" / "config.json").exists():
+        pool = _pool(asked, arm, scenes, watch)
+        stages = start.aligned(arm.method).stages
+        steps = [f"stages.{stage.name}.steps={max(1, asked.steps // len(stages))}" for stage in stages]
+        job = Job(
+            recipe=arm.method, out=out, scale=start.scale, scenes=scenes, start=start, sets=(*steps, *arm.sets),
+            data={stage.name: pool for stage in stages}, resume=(out / "recipe.json").exists(),
+            settings=Settings(seed=seed, save_seconds=60.0),
+        )  # fmt: skip
+        title = f"{_name(arm)}, seed {seed}"
+        train(job, progress=lambda row: watch.count(f"{title}: {row['stage']}", row["step"], row["steps"]))
+    missing = [name for name in tasks if not (out / "eval" / f"{name}.json").exists()]
+    if not missing:
+        return
+    engine = Engine.open(out if arm.method else start.run)
+    for name in missing:
+        task = scenes_task(name, scenes)
+        progress = partial(watch.count, f"{_name(arm)}: {name}")
+        evaluate(
+            engine.answers(task), task, read=engine.processor.regions, limit=asked.limit, out=out, progress=progress
+        )
+
+
+def _pool(asked: Study, arm: Arm, scenes: Path, watch: Watcher) -> Path:
+    """The arm's pairs, made once, where their pictures are named from."""
+    place = asked.out / "pools" / f"{arm.pairs}-{arm.rows}.jsonl"
+    with alone(asked.out / "pools"):
+        if not place.exists():
+            watch.note(f"making the pool {arm.pairs}")
+            work = Work(scenes=scenes, rows=arm.rows, model=lambda: Engine.open(asked.start))
+            fill(POOLS[arm.pairs](work), work, place)
+    return place
+
+
+# ---- verdicts ----------------------------------------------------------------------------------------------------
+def _collected(asked: Study, scenes: Path, failed: Mapping[str, str]) -> dict[str, Any]:
+    template = Start(asked.start).processor().template
+    found = {"seeds": list(asked.seeds), "steps": asked.steps, "limit": asked.limit, "claims": []}
+    for claim in _chosen(asked):
+        found["claims"].append(_judged(asked, claim, scenes, template, failed))  # type: ignore[union-attr, attr-defined]
+    write_json(asked.out / "claims.json", found)
+    (asked.out / "claims.md").write_text("\n".join(_lines(found)) + "\n", encoding="utf-8")
+    return found
+
+
+def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed: Mapping[str, str]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"id": claim.id, "says": claim.says, "source": claim.source, "arms": {}, "expects": []}
+    folders = {
+        label: [_folder(asked, arm, seed) for seed in (asked.seeds if arm.method else asked.seeds[:1])]
+        for label, arm in claim.arms.items()
+    }
+    lacking = [label for label, runs in folders.items() if any(_unasked(run, claim.shows) for run in runs)]
+    if lacking:
+        why = [failed.get(_name(claim.arms[label]), "not run yet") for label in lacking]
+        return facts | {"verdict": "not testable", "why": f"{', '.join(lacking)}: {'; '.join(dict.fromkeys(why))}"}
+    names = [*claim.shows, "scenes.chair:recall", "scenes.chair:words", *(each.measure for each in claim.expects)]
+    for label, runs in folders.items():
+        of_arm = {}
+        for name in dict.fromkeys(names):
+            if name.startswith("scenes.") or claim.arms[label].method:
+                made = measured(name, runs, scenes=scenes, template=template)
+                of_arm[name] = {"mean": made.mean, "interval": percentiles(resampled([made.runs], made.value)[0])}
+        facts["arms"][label] = of_arm
+    facts["expects"] = [_tested(each, folders, scenes, template) for each in claim.expects]
+    verdict = "supported" if all(each["holds"] for each in facts["expects"]) else "not supported"
+    return facts | {"verdict": verdict, "why": ""}
+
+
+def _unasked(run: Path, tasks: Sequence[str]) -> bool:
+    return any(not (run / "eval" / f"{name}.json").exists() for name in tasks)
+
+
+def _tested(expected: Expected, folders: Mapping[str, list[Path]], scenes: Path, template: Template) -> dict[str, Any]:
+    """The difference in the direction that is expected, with its interval over items and seeds."""
+    labels = (expected.better, expected.than)
+    sides = [measured(expected.measure, folders[label], scenes=scenes, template=template) for label in labels]
+    most = max(len(side.runs) for side in sides)
+    # An arm that is not trained is the same with every seed.
+    runs = [side.runs * most if len(side.runs) == 1 else side.runs for side in sides]
+    drawn = resampled(runs, sides[0].value)
+    sign = -1.0 if expected.lower else 1.0
+    gain = sign * (sides[0].mean - sides[1].mean)
+    low, high = percentiles(sign * (drawn[0] - drawn[1]))
+    holds = low > 0 if expected.apart else low >= -expected.room
+    return asdict(expected) | {"gain": gain, "interval": [low, high], "holds": bool(holds)}
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    seeds = len(found["seeds"])
+    yield f"| claim | what it says | verdict | what was expected: gain [95 % interval], {seeds} seeds |"
+    yield "|---|---|---|---|"
+    for claim in found["claims"]:
+        tests = "<br>".join(map(_said, claim["expects"]))
+        yield f"| {claim['id']} ({claim['source']}) | {claim['says']} | {claim['verdict']} {claim['why']} | {tests} |"
+
+
+def _said(tested: Mapping[str, Any]) -> str:
+    """`dpo better than tuned, scenes.chair: +0.120 [+0.080, +0.160] ✓`."""
+    how = "better than" if tested["apart"] else "not worse than"
+    low, high = tested["interval"]
+    mark = "✓" if tested["holds"] else "✗"
+    sides = f"{tested['better']} {how} {tested['than']}, {tested['measure']}"
+    return f"{sides}: {tested['gain']:+.3f} [{low:+.3f}, {high:+.3f}] {mark}"
