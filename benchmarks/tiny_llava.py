@@ -1,4 +1,4 @@
-"""What `sft.py` trains and what it trains on: a LLaVA of 3.45 M random weights, and rows of mixed lengths on disk.
+"""What the benchmarks train: a LLaVA of 3.45 M random weights; and the rows of mixed lengths that `sft.py` reads.
 
 The model is transformers' own class, saved by transformers and imported by us. The rows are LLaVA JSON with PNG files.
 The reference gets ids, labels and order from our own `Tokens`, so that both sides see the same to the last token.
@@ -63,43 +63,45 @@ class Material:
 # ---- making it ---------------------------------------------------------------------------------------------------
 def make_material(material: Material, *, rows: int, seed: int = 0) -> None:
     """Writes the model, its tokenizer, the pictures, and a file of rows for each stage."""
-    _write_model(material.model, seed)
+    write_model(material.model, seed=seed)
     chance = random.Random(seed)
-    (material.folder / "pictures").mkdir()
-    for number in range(rows):
-        _picture(chance).save(material.folder / "pictures" / f"{number}.png")
+    write_pictures(material.folder, rows, chance)
     for stage in ("sft", "align"):
         made = [_row(stage, number, chance) for number in range(rows)]
         material.rows(stage).write_text(json.dumps(made), encoding="utf-8")
 
 
-def _write_model(folder: Path, seed: int) -> None:
+def write_model(folder: Path, *, side: int = SIDE, seed: int = 0) -> None:
+    """Writes the published model and how it prepares pictures, of `side` pixels."""
     import torch
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     torch.manual_seed(seed)
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**SHAPE["vision"]),
+        vision_config=CLIPVisionConfig(**SHAPE["vision"] | {"image_size": side}),
         text_config=LlamaConfig(**SHAPE["text"], pad_token_id=PAD),
         image_token_index=IMAGE,
         vision_feature_layer=-2,
-        image_seq_length=PICTURE,
+        image_seq_length=(side // PATCH) ** 2,
     )
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     CLIPImageProcessorPil(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_center_crop=True
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_center_crop=True
     ).save_pretrained(folder)
 
 
-def _picture(chance: random.Random) -> Any:
-    """A picture of its own: 8 × 8 colours, smoothly between them."""
+def write_pictures(folder: Path, count: int, chance: random.Random, *, side: int = SIDE) -> None:
+    """Writes `pictures/N.png`, each a picture of its own: 8 × 8 colours, smoothly between them."""
     from PIL import Image
 
-    return Image.frombytes("RGB", (8, 8), chance.randbytes(192)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    (folder / "pictures").mkdir()
+    for number in range(count):
+        colours = Image.frombytes("RGB", (8, 8), chance.randbytes(192))
+        colours.resize((side, side), Image.Resampling.BICUBIC).save(folder / "pictures" / f"{number}.png")
 
 
-def _words(chance: random.Random, n: int) -> str:
+def words(chance: random.Random, n: int) -> str:
     return " ".join(f"w{chance.randrange(VOCAB - 6)}" for _ in range(n))
 
 
@@ -109,7 +111,7 @@ def _row(stage: StageName, number: int, chance: random.Random) -> dict[str, Any]
     if stage == "align":
         # Skewed as captions are: a mean of 24, few of more than 60.
         length = min(most, least + int(chance.expovariate(1 / 16)))
-        turns = [("human", "<image>"), ("gpt", _words(chance, length - 2))]
+        turns = [("human", "<image>"), ("gpt", words(chance, length - 2))]
     else:
         turns, left = [], chance.randint(least, most) - 1
         while left:
@@ -119,42 +121,53 @@ def _row(stage: StageName, number: int, chance: random.Random) -> dict[str, Any]
                 asked = min(asked, (left - 3) // 3)
                 told = left - 3 - asked
             turns += [
-                ("human", ("<image>\n" if not turns else "") + _words(chance, asked)),
-                ("gpt", _words(chance, told)),
+                ("human", ("<image>\n" if not turns else "") + words(chance, asked)),
+                ("gpt", words(chance, told)),
             ]
             left -= 3 + asked + told
     spoken = [{"from": who, "value": words} for who, words in turns]
     return {"id": str(number), "image": f"pictures/{number}.png", "conversations": spoken}
 
 
-# ---- reading it on our side --------------------------------------------------------------------------------------
-def tokenizer() -> Any:
-    """A token a word, so that lengths are what they are meant to be."""
+def word_level() -> Any:
+    """The tokenizer: a token for each word between blanks."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, pre_tokenizers
-
-    from quintet.data.tokenizer import Tokenizer
 
     names = ["<s>", "</s>", "<pad>", "<image>", "USER:", "ASSISTANT:", *(f"w{i}" for i in range(VOCAB - 6))]
     backend = Backend(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<pad>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return Tokenizer(backend, bos="<s>", eos="</s>", pad="<pad>")
+    return backend
+
+
+# ---- reading it on our side --------------------------------------------------------------------------------------
+def tokenizer() -> Any:
+    """A token a word, so that lengths are what they are meant to be."""
+    from quintet.data.tokenizer import Tokenizer
+
+    return Tokenizer(word_level(), bos="<s>", eos="</s>", pad="<pad>")
+
+
+def talk() -> Any:
+    """How conversations are spelt: `USER: … ASSISTANT: … </s>`."""
+    from quintet.data.template import Frame, Template
+
+    return Template(
+        name="talk", user=Frame(before="USER: ", after=" "), assistant="ASSISTANT:", end="</s>", place="front"
+    )
 
 
 def make_stage(name: StageName, *, batch: int, steps: int, row: int, micro: int) -> Any:
     """LLaVA-1.5's stages: captions teach the connector alone, conversations the connector and the LLM."""
-    from quintet.data.template import Frame, Template
+    from quintet.data.template import Template
     from quintet.training.stage import Data, Rate, Stage
 
     rate = Rate(lr=2e-4)
-    talk = Template(
-        name="talk", user=Frame(before="USER: ", after=" "), assistant="ASSISTANT:", end="</s>", place="front"
-    )
     plain = Template(name="plain", answer="", end="</s>", joint="", questions=False)
     return Stage(
         name=name,
         data=Data(name="made up", kind="captions" if name == "align" else "instructions"),
-        template=plain if name == "align" else talk,
+        template=plain if name == "align" else talk(),
         train={"connectors": rate} if name == "align" else {"connectors": rate, "llm": rate},
         batch=batch,
         steps=steps,

@@ -30,6 +30,9 @@ def align(
         list[str] | None,
         typer.Option(help="A file of preferences, or STAGE=PATH. Default: pairs of Scenes.", metavar="[STAGE=]PATH"),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the file's pictures are named from. Default: its own.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The new run's folder. Default: FROM-METHOD.")] = None,
     sets: Annotated[
         list[str] | None,
@@ -69,7 +72,7 @@ def align(
     job = lab.Job(
         recipe=method, out=folder, scale=begin.scale, data=files(data or [], [s.name for s in recipe.stages]),
         sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
-        reward=reward,
+        reward=reward, root=root,
         settings=Settings(seed=seed),
     )  # fmt: skip
     console = screen()

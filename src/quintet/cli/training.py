@@ -30,6 +30,9 @@ def train(
         list[str] | None,
         typer.Option(help="A data file for the last stage, or STAGE=PATH; may be repeated.", metavar="[STAGE=]PATH"),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder that the files' pictures are named from. Default: each file's own.")
+    ] = None,
     stages: Annotated[str, typer.Option(help="Only these stages, with commas between.")] = "",
     sets: Annotated[
         list[str] | None,
@@ -73,7 +76,8 @@ def train(
     folder = out if out is not None else Path("runs") / f"{name}-{scale}"
     job = run.Job(
         recipe=recipe, out=folder, scale=scale, data=files(data or [], [stage.name for stage in found.stages]),
-        stages=[s.strip() for s in stages.split(",") if s.strip()], sets=sets or [], scenes=scenes, resume=resume,
+        stages=[s.strip() for s in stages.split(",") if s.strip()], sets=sets or [], scenes=scenes, root=root,
+        resume=resume,
         download=download, settings=settings,
     )  # fmt: skip
     console = screen()

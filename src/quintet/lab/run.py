@@ -99,6 +99,8 @@ class Job:
     scale: str = "starter"
     data: Mapping[str, Path] = field(default_factory=dict)
     """Stage → file. The empty name stands for the last stage."""
+    root: Path | None = None
+    """Folder that the files' pictures are named from; None is each file's own."""
     scenes: Path | None = None
     """Scenes for the stages without a file; None is the cache's."""
     start: Start | None = None
@@ -318,7 +320,7 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:
-        return _told(open_source(path, pages=stage.data.pages), recipe)
+        return _told(open_source(path, root=job.root, pages=stage.data.pages), recipe)
     if job.scale == "full":
         raise ConfigError(
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "

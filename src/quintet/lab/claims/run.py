@@ -114,7 +114,7 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
         steps = [f"stages.{stage.name}.steps={max(1, asked.steps // len(stages))}" for stage in stages]
         job = Job(
             recipe=arm.method, out=out, scale=start.scale, scenes=scenes, start=start, sets=(*steps, *arm.sets),
-            data={stage.name: pool for stage in stages}, resume=(out / "recipe.json").exists(),
+            data={stage.name: pool for stage in stages}, root=scenes, resume=(out / "recipe.json").exists(),
             settings=Settings(seed=seed, save_seconds=60.0),
         )  # fmt: skip
         title = f"{_name(arm)}, seed {seed}"
