@@ -102,6 +102,7 @@ def write_pictures(folder: Path, count: int, chance: random.Random, *, side: int
 
 
 def words(chance: random.Random, n: int) -> str:
+    """So many words, a token each."""
     return " ".join(f"w{chance.randrange(VOCAB - 6)}" for _ in range(n))
 
 

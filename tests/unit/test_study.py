@@ -1,0 +1,125 @@
+"""Claims as experiments: arms are run once, asked the same, and each claim gets its verdict. About 20 s."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compare_fixtures import Quiet
+
+from quintet.data.scenes import World, make_scenes
+from quintet.errors import ConfigError
+from quintet.lab.align import method_names
+from quintet.lab.claims import CLAIMS, Study, study
+from quintet.lab.claims.claim import Expected
+from quintet.lab.claims.pools import POOLS
+from quintet.lab.claims.run import _tested
+from quintet.lab.pairs import Work
+from quintet.lab.run import Job, train
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("study") / "scenes", 24, 0, World())
+
+
+@pytest.fixture(scope="module")
+def run(scenes: Path) -> Path:
+    train(Job(recipe="llava15", scale="tiny", out=scenes.parent / "sft", scenes=scenes))
+    return scenes.parent / "sft"
+
+
+def asked(run: Path, scenes: Path, out: Path, *claims: str, share: tuple[int, int] = (1, 1)) -> Study:
+    return Study(claims=claims, start=run, out=out, seeds=(0, 1), steps=2, limit=8, scenes=scenes, share=share)
+
+
+def test_a_study_says_of_every_claim_whether_it_holds_and_by_how_much(run: Path, scenes: Path, tmp_path: Path) -> None:
+    found = study(asked(run, scenes, tmp_path / "out", "P4", "P7"), Quiet())
+    assert [claim["id"] for claim in found["claims"]] == ["P4", "P7"]
+    for claim in found["claims"]:
+        assert claim["verdict"] in ("supported", "not supported")
+        assert set(claim["arms"]) == set(CLAIMS[claim["id"]].arms)
+        for each in claim["expects"]:
+            assert each["interval"][0] <= each["gain"] <= each["interval"][1]
+    folders = {path.name for path in (tmp_path / "out").glob("*-[01]")}
+    assert len(folders) == 2 * 5, "two seeds of five different arms"
+    text = (tmp_path / "out" / "claims.md").read_text()
+    assert "| P4 (mDPO) |" in text
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+    again = study(asked(run, scenes, tmp_path / "out", "P4", "P7"), Quiet())
+    assert again == found
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
+
+
+def test_shares_of_a_study_make_one_and_what_is_not_there_is_not_testable(
+    run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    half = study(asked(run, scenes, tmp_path / "out", "P4", share=(1, 2)), Quiet())
+    assert half["claims"][0]["verdict"] == "not testable"
+    assert "not run yet" in half["claims"][0]["why"]
+    whole = study(asked(run, scenes, tmp_path / "out", "P4", share=(2, 2)), Quiet())
+    assert whole["claims"][0]["verdict"] != "not testable"
+    with pytest.raises(ConfigError, match="under other conditions"):
+        study(Study(claims=("P4",), start=run, out=tmp_path / "out", steps=3, scenes=scenes), Quiet())
+
+
+def test_an_arm_that_fails_makes_its_claim_not_testable_and_stops_nothing(
+    run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """A tiny model says nothing, so there is nothing to rate: P8's free answers cannot be made."""
+    found = study(asked(run, scenes, tmp_path / "out", "P8", "P4"), Quiet())
+    one, two = found["claims"]
+    assert one["verdict"] == "not testable"
+    assert "no pair could be made" in one["why"]
+    assert two["verdict"] != "not testable"
+
+
+def test_claims_name_methods_pools_and_arms_that_exist() -> None:
+    for claim in CLAIMS.values():
+        assert len(claim.arms) > 1
+        for arm in claim.arms.values():
+            assert not arm.method or arm.method in method_names()
+            assert arm.pairs in POOLS
+        for each in claim.expects:
+            assert {each.better, each.than} <= claim.arms.keys()
+    with pytest.raises(ConfigError, match="no claim 'P99'"):
+        Study(claims=("P99",), start=Path(), out=Path())
+
+
+def test_pools_of_the_claims_differ_from_the_method_s_in_one_thing(scenes: Path) -> None:
+    work = Work(scenes=scenes, rows=20)
+    plain, blind, equal, shuffled = (
+        list(POOLS[name](work))[:20] for name in ("truth", "blind", "truth-equal", "truth-shuffled")
+    )
+    assert [{k: v for k, v in row.items() if k != "image"} for row in plain] == blind
+    assert {row["rejected_score"] for row in equal} == {1.0}
+    assert sorted(row["rejected_score"] for row in shuffled) == sorted(row["rejected_score"] for row in plain)
+    assert [row["rejected"] for row in shuffled] == [row["rejected"] for row in plain]
+
+
+def test_a_difference_counts_only_where_its_interval_lies_on_one_side(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from quintet.lab.claims import run as module
+    from quintet.lab.claims.measure import Measured
+
+    rng = np.random.default_rng(0)
+    wrong = {"a": rng.random(200) < 0.1, "b": rng.random(200) < 0.4, "c": rng.random(200) < 0.4}
+
+    def known(name: str, runs: list[Path], **_: object) -> Measured:
+        sums = np.stack([wrong[runs[0].name].astype(float), np.ones(200)], axis=1)
+        return Measured([sums], lambda total: total[..., 0] / total[..., 1])
+
+    monkeypatch.setattr(module, "measured", known)
+    folders = {name: [tmp_path / name] for name in wrong}
+    of = lambda better, than, **more: _tested(  # noqa: E731
+        Expected(better=better, than=than, measure="x", lower=True, **more),
+        folders,
+        tmp_path,
+        None,  # type: ignore[arg-type]
+    )
+    assert of("a", "b")["holds"]
+    assert not of("b", "a")["holds"]
+    assert not of("b", "c")["holds"]
+    assert of("b", "c", apart=False, room=0.15)["holds"]
+    assert json.dumps(of("a", "b"))
