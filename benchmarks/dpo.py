@@ -299,11 +299,12 @@ def gradients(case: Case) -> dict[str, Any]:
         name = "adapter_model.safetensors" if case.train == "lora" else "model.safetensors"
         mine, others = (load_file(Path(folder) / side / name) for side in ("gradients", "their gradients"))
     assert mine.keys() == others.keys(), sorted(mine.keys() ^ others.keys())
-    largest = max(float(value.abs().max()) for value in others.values())
-    gaps = {name: float((mine[name] - value).abs().max()) / largest for name, value in others.items()}
+    learnt = {name: value for name, value in others.items() if not name.startswith("vision_tower.")}
+    largest = max(float(value.abs().max()) for value in learnt.values())
+    gaps = {name: float((mine[name] - value).abs().max()) / largest for name, value in learnt.items()}
     return {
         "losses": losses,
-        "compared": sum(value.numel() for value in others.values() if value.any()),
+        "compared": sum(value.numel() for value in learnt.values()),
         "largest": largest,
         "gap": max(gaps.values()),
         "where": max(gaps, key=lambda name: gaps[name]),

@@ -99,13 +99,18 @@ def test_a_chain_of_only_children_is_one_path() -> None:
     assert_equal_with_gradients(ctx, Strategy.DOCUMENTS)
 
 
-def test_trees_take_the_dense_mask_on_a_cpu_and_equal_the_formula() -> None:
+def test_trees_take_masks_of_their_own_on_a_cpu_and_equal_the_formula() -> None:
     torch.manual_seed(0)
-    assert choose(TREE) is Strategy.DENSE
+    assert choose(TREE) is Strategy.TREES
+    assert_equal_with_gradients(TREE, Strategy.TREES)
     assert_equal_with_gradients(TREE, Strategy.DENSE)
+    assert_equal_with_gradients(TREE, Strategy.TREES, window=3)
 
 
-@pytest.mark.parametrize(("ctx", "strategy"), [(TREE, Strategy.DENSE), (paths([12], [12]), Strategy.CAUSAL)])
+@pytest.mark.parametrize(
+    ("ctx", "strategy"),
+    [(TREE, Strategy.DENSE), (TREE, Strategy.TREES), (paths([12], [12]), Strategy.CAUSAL)],
+)
 def test_short_rows_in_bfloat16_are_plain_products_and_equal_the_formula(ctx: Context, strategy: Strategy) -> None:
     """Forward and backward; bfloat16 keeps 8 bits, values are of size 1 and gradients of 4: measured 0.012, 0.03."""
     torch.manual_seed(0)
@@ -119,12 +124,13 @@ def test_short_rows_in_bfloat16_are_plain_products_and_equal_the_formula(ctx: Co
         torch.testing.assert_close(a.float(), b, atol=0.1, rtol=0)
 
 
-def test_a_span_that_looks_both_ways_takes_the_dense_mask() -> None:
+def test_a_span_that_looks_both_ways_takes_a_mask() -> None:
     """Columns 2 to 5 have one order: each sees all four."""
     torch.manual_seed(0)
     ctx = paths([8, 4])
     ctx.order[:, 2:6] = 2
-    assert choose(ctx) is Strategy.DENSE
+    assert choose(ctx) is Strategy.TREES
+    assert_equal_with_gradients(ctx, Strategy.TREES)
     assert_equal_with_gradients(ctx, Strategy.DENSE)
 
 
@@ -132,7 +138,8 @@ def test_a_window_counts_along_the_path_and_matters_only_when_a_path_is_longer()
     torch.manual_seed(0)
     ctx = paths([9, 9, 2])
     assert choose(ctx, window=9) is Strategy.DOCUMENTS
-    assert choose(ctx, window=8) is Strategy.DENSE
+    assert choose(ctx, window=8) is Strategy.TREES
+    assert_equal_with_gradients(ctx, Strategy.TREES, window=4)
     assert_equal_with_gradients(ctx, Strategy.DENSE, window=4)
 
 

@@ -1,4 +1,4 @@
-"""One attention rule, four ways to compute it.
+"""One attention rule, five ways to compute it.
 
     t may look at u   ⇔   enter[u] ≤ enter[t] < exit[u]   and   order[u] ≤ order[t]
 
@@ -8,7 +8,8 @@
   documents  every row is a sequence of separate paths: they are gathered into a padded [documents, L], attended
              causally and scattered back; right padding is harmless under causality
   flex       a block mask for `flex_attention`, on CUDA: trees, spans that look both ways, sliding windows
-  dense      a bool mask [B, T, U] for the same on other devices, and everywhere for decoding with a cache
+  trees      on other devices, every row a sequence of separate trees: gathered like documents, each with its own mask
+  dense      a bool mask [B, T, U] for what is left, and everywhere for decoding with a cache
 
 On a CPU, rows of 1,024 columns with 8 documents of mixed length cost a quarter of the dense mask's time as documents:
 50 ms against 195 (tests/unit/test_attention.py has the shapes).
@@ -31,7 +32,7 @@ from quintet.components.roles import Context
 from quintet.components.visible import visible
 from quintet.sizes import rounded
 
-__all__ = ["Attend", "Strategy", "attend_with", "choose", "dense_mask", "path_starts", "plan"]
+__all__ = ["Attend", "Strategy", "attend_with", "choose", "dense_mask", "path_starts", "plan", "tree_starts"]
 
 Kernel = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -42,6 +43,7 @@ class Strategy(StrEnum):
     CAUSAL = "causal"
     DOCUMENTS = "documents"
     FLEX = "flex"
+    TREES = "trees"
     DENSE = "dense"
 
 
@@ -92,7 +94,9 @@ def choose(ctx: Context, *, window: int | None = None) -> Strategy:
         starts = path_starts(ctx)
         if starts is not None:
             return Strategy.DOCUMENTS if bool(starts[:, 1:].any()) else Strategy.CAUSAL
-    return Strategy.FLEX if ctx.enter.is_cuda else Strategy.DENSE
+    if ctx.enter.is_cuda:
+        return Strategy.FLEX
+    return Strategy.DENSE if tree_starts(ctx) is None else Strategy.TREES
 
 
 def attend_with(strategy: Strategy, ctx: Context, *, rope: Tables, window: int | None = None) -> Attend:
@@ -105,6 +109,10 @@ def attend_with(strategy: Strategy, ctx: Context, *, rope: Tables, window: int |
         starts = path_starts(ctx)
         assert starts is not None, "these rows are trees, not separate paths"
         kernel = _Documents(starts)  # pyright: ignore[reportAssignmentType]  # its decorator hides the type
+    elif strategy is Strategy.TREES:
+        starts = tree_starts(ctx)
+        assert starts is not None, "these rows are not trees laid end to end"
+        kernel = _Documents(starts, rule=_Rule(ctx, window))  # pyright: ignore[reportAssignmentType]
     elif strategy is Strategy.FLEX:
         kernel = flex_kernel(ctx, window=window)
     else:
@@ -123,6 +131,36 @@ def path_starts(ctx: Context) -> Tensor | None:
     starts[:, 1:] = enter[:, 1:] >= end.cummax(dim=1).values[:, :-1]
     inside = (enter[:, 1:] >= enter[:, :-1]) & (end[:, 1:] <= end[:, :-1]) & (order[:, 1:] > order[:, :-1])
     return starts if bool((starts[:, 1:] | inside).all()) else None
+
+
+def tree_starts(ctx: Context) -> Tensor | None:
+    """bool[B, T], true where a tree begins, if the rows are trees laid end to end; None if they are not.
+
+    A column begins a tree when its interval lies behind all before it; no other may reach back before its tree.
+    """
+    starts = torch.ones_like(ctx.enter, dtype=torch.bool)
+    starts[:, 1:] = ctx.enter[:, 1:] >= ctx.exit.cummax(dim=1).values[:, :-1]
+    begun = ctx.enter.where(starts, ctx.enter.min()).cummax(dim=1).values
+    return starts if bool((ctx.enter >= begun).all()) else None
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The rule among columns that were gathered: as a mask, where causality is not enough."""
+
+    ctx: Context
+    window: int | None
+
+    def seen(self, pick: Tensor, real: Tensor) -> Tensor:
+        """bool[n, 1, L, L], true where a query may look, of columns `pick` int64[n, L]; nobody looks at the unreal."""
+        enter, end, order, positions = (
+            vector.flatten()[pick] for vector in (self.ctx.enter, self.ctx.exit, self.ctx.order, self.ctx.positions)
+        )
+        seen = visible(enter, order, key_exit=end) & real[:, None, :]
+        if self.window is not None:
+            seen &= positions[:, :, None] - positions[:, None, :] < self.window
+        # A query that is not real repeats one that is, which sees itself.
+        return seen[:, None]
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -189,7 +227,7 @@ class _Dense:
 
 
 class _Documents:
-    """Paths of like length side by side, in buckets of few shapes.
+    """Paths, or trees with their `rule`, of like length side by side, in buckets of few shapes.
 
     From the longest on: a bucket is as wide as its first path, rounded, and takes all that round to the same width and
     as many of the next as make its number a multiple of `_TOGETHER`. So few kernels are built (`quintet.sizes`).
@@ -197,7 +235,8 @@ class _Documents:
 
     _TOGETHER = 8
 
-    def __init__(self, starts: Tensor) -> None:
+    def __init__(self, starts: Tensor, *, rule: _Rule | None = None) -> None:
+        self.kernels: list[Kernel] = []
         columns = starts.numel()
         first = starts.flatten().nonzero().flatten().tolist()
         lengths = [b - a for a, b in zip(first, [*first[1:], columns], strict=True)]
@@ -216,6 +255,8 @@ class _Documents:
             source = begin[:, None] + column.clamp(max=length[:, None] - 1)
             real = column < length[:, None]
             pick.append(source.flatten())
+            at = source.to(starts.device)
+            self.kernels.append(_Dense(rule.seen(at, real.to(starts.device))) if rule else _causal)
             inverse[source[real]] = offset + real.flatten().nonzero().flatten()
             self.shapes.append((len(bucket), width))
             offset += len(bucket) * width
@@ -227,8 +268,9 @@ class _Documents:
         q, k, v = (x.transpose(1, 2).flatten(0, 1).index_select(0, self.pick) for x in (q, k, v))
         sizes = [documents * length for documents, length in self.shapes]
         outs: list[Tensor] = []
-        for shape, *qkv in zip(self.shapes, q.split(sizes), k.split(sizes), v.split(sizes), strict=True):
-            out = _causal(*(x.unflatten(0, shape).transpose(1, 2) for x in qkv))
+        pieces = zip(self.shapes, self.kernels, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+        for shape, kernel, *qkv in pieces:
+            out = kernel(*(x.unflatten(0, shape).transpose(1, 2) for x in qkv))
             outs.append(out.transpose(1, 2).flatten(0, 1))
         back = torch.cat(outs).index_select(0, self.inverse)
         return back.view(rows, columns, heads, width).transpose(1, 2)

@@ -13,6 +13,7 @@ Which keys of a row mean what is told in `preference_layouts.py`; here are the t
 | `two-prompts` | the answers are to different words; other pictures are no fault, where a layout has them |
 | `bad-preference`, `bad-score`, `bad-rating` | it is no number, or out of its range |
 | `no-rating` | an answer, or the critique of one, has no rating |
+| `missing-file`, `no-frames` | the folder of a video is not there, or no picture is in it |
 | `bad-mark`, `phrase-count` | marked phrases are not well written, or do not stand in pairs |
 | `rendered-prompt` | the prompt is a whole conversation in the spelling of another system's template |
 
@@ -105,7 +106,7 @@ def read_preferences(row: object, faults: Faults, *, root: Root, extra: frozense
         return Compared(name, read[0].turns, ignored=ignored)
     if len(read) == 1:
         return replace(_chain(told.paths[0], read[0].turns), id=name, ignored=ignored)
-    return replace(_tree(told, read, faults), id=name, ignored=ignored)
+    return replace(_tree(told, read), id=name, ignored=ignored)
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def _words(turns: tuple[Turn, ...]) -> list[tuple[str, str]]:
 
 
 # ---- trees -------------------------------------------------------------------------------------------------------
-def _tree(told: Told, read: list[Conversation], faults: Faults) -> Compared:
+def _tree(told: Told, read: list[Conversation]) -> Compared:
     """The prompt once and each answer as a branch; answers about other pictures beside it."""
     best = max(range(len(read)), key=lambda i: _score(told.paths[i]))
     prompt, words = read[best].turns[:-1], _words(read[best].turns[-1:])
