@@ -92,8 +92,10 @@ def test_what_is_there_is_not_made_up_though_it_is_expected_too() -> None:
 
 
 def test_safe_words_are_mentions_that_are_never_made_up() -> None:
-    """Mentions light, bird: one of two is made up."""
-    assert score(Amber(KNOWN.nouns, safe=["light"]), ["a light, a bird"], [amber_truth(["cat"], [])]) == 0.5
+    """Mentions light, bird: one of two is made up. As the script has it, a safe word covers nothing."""
+    metric = Amber(KNOWN.nouns, safe=["light"])
+    assert score(metric, ["a light, a bird"], [amber_truth(["cat"], [])]) == 0.5
+    assert measures(metric, ["a light"], [amber_truth(["light"], [])])["cover"] == 0
 
 
 def test_ambers_control_says_something() -> None:

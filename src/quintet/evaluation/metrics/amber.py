@@ -39,7 +39,7 @@ class Amber(Metric):
     not there though one would expect it, and reference captions (for the majority control only).
 
     `associated` names other words for an object: one of them stands for the object, or for the first of several, where
-    it is none of the picture's itself. `safe` words are mentions, and never made up.
+    it is none of the picture's itself. `safe` words are mentions and never made up; as in the script, they cover nothing.
     """
 
     name = "CHAIR"
@@ -56,7 +56,7 @@ class Amber(Metric):
         self.mentions, self.associated, self.safe = mentions, associated, frozenset(safe)
 
     def judge(self, outputs: Sequence[str], truths: Sequence[Mapping[str, Any]]) -> Judged:
-        sums = np.zeros((len(outputs), 9))
+        sums = np.zeros((len(outputs), 10))
         how = []
         for row, output, truth in zip(sums, outputs, truths, strict=True):
             there = self._names(truth["objects"])
@@ -68,10 +68,10 @@ class Amber(Metric):
             found = {there[name] for name in asserted if name in there}
             row[:3] = len(wrong), len(said), bool(wrong)
             row[3:5] = len(found), len(set(truth["objects"]))
-            row[5:7] = len(tempted), len({expected[name] for name in tempted})
-            row[7:] = len(set(truth["expected"])), len(output.split())
+            row[5:8] = len(tempted), len({expected[name] for name in tempted}), len(set(truth["expected"]))
+            row[8:] = len(output.split()), 1
             how.append({"hallucinated": wrong, "expected": tempted, "mentioned": said})
-        return Judged(np.append(sums, np.ones((len(outputs), 1)), axis=1), how)
+        return Judged(sums, how)
 
     def guesses(self, truths: Sequence[Mapping[str, Any]]) -> list[str]:
         """Reference captions that mention something, else the commonest object: to say nothing would win."""

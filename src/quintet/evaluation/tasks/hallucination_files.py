@@ -35,6 +35,11 @@ FILES = {
 }
 """Name → what its data is."""
 
+_NO_JUDGE = (
+    "mmhal's answers are rated by a judge, and none is given; judges are a run's folder, or the address of an endpoint "
+    "that speaks OpenAI's protocol. scenes.mmhal is rated from the exact truth and needs none"
+)
+
 _DESCRIPTION = "generative"
 _QUESTIONS = {
     "discriminative-hallucination": "existence",
@@ -62,9 +67,7 @@ def files_task(name: str, *, data: Path, images: Path, judge: Rater | None) -> T
         )
     if name == "mmhal":
         if judge is None:
-            message = "mmhal's answers are rated by a judge, and none is given; name a run's folder, or the address of "
-            message += "an endpoint that speaks OpenAI's protocol. scenes.mmhal is rated from the exact truth instead"
-            raise ConfigError(message)
+            raise ConfigError(_NO_JUDGE)
         return mmhal_task(_one(data, "*response_template*.json", "*mmhal*.json"), images=images, judge=judge)
     files = AmberFiles.at(data, "generative" if name == "amber" else "discriminative")
     return (amber_task if name == "amber" else amber_questions_task)(files, images=images)
