@@ -30,11 +30,12 @@ class Answer:
 class Answers:
     """The branches of a batch that are compared, int64[A] each.
 
-    `node` as in `Targets.node`, `sample` numbers samples, `last` is the column of the answer's last token, flat into
-    B·T: what a reward is read from.
+    `node` as in `Targets.node`, `end` is the first node behind it and all below it, `sample` numbers samples, `last` is
+    the column of the answer's last token, flat into B·T: what a reward is read from.
     """
 
     node: Tensor
+    end: Tensor
     sample: Tensor
     last: Tensor
     told: tuple[Answer, ...]
@@ -48,7 +49,7 @@ class Answers:
         for group in self._groups().values():
             scored = [(self.told[i].score, i) for i in group]
             known = [(score, i) for score, i in scored if score is not None]
-            found += [(i, j) for score, i in known for other, j in known if score > other]
+            found += [(i, j) for score, i in known for other, j in known if score > other and self._apart(i, j)]
         won, lost = zip(*found, strict=True) if found else ((), ())
         return self._indices(won), self._indices(lost)
 
@@ -78,6 +79,11 @@ class Answers:
         if None in known:
             raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
         return torch.tensor(known, dtype=torch.float32, device=self.node.device)
+
+    def _apart(self, one: int, two: int) -> bool:
+        """Whether neither answer goes on from the other."""
+        first, last = sorted((one, two), key=lambda i: int(self.node[i]))
+        return int(self.end[first]) <= int(self.node[last])
 
     def _groups(self) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = {}

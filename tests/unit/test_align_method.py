@@ -1,4 +1,4 @@
-"""`quintet align` from end to end at tiny scale: every method, resumed, from a file, and what is missing. About 30 s."""
+"""`quintet align` from end to end at tiny scale: methods, resumed, from a file, and what is missing. About 30 s."""
 
 import json
 from dataclasses import replace

@@ -100,8 +100,9 @@ def test_the_chosen_side_is_true_and_the_rejected_side_is_not(name: str, scenes:
         scene = truths[row["id"]]
         assert not any(severity(each, scene) for each in claims(row["chosen"]))
         wrong = [severity(each, scene) for each in claims(row["rejected"]) if severity(each, scene)]
-        assert wrong
-        if "rejected_score" in row:
+        left_out = [each for each in claims(row["chosen"]) if each not in claims(row["rejected"])]
+        assert wrong or (name == "truth" and left_out)
+        if name == "graded":
             assert row["rejected_score"] == pytest.approx(sum(wrong) / len(wrong), abs=1e-3)
 
 

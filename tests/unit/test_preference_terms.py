@@ -10,10 +10,10 @@ from torch import Tensor
 from quintet.answers import Answer
 from quintet.components import lora
 from quintet.components.lora import Lora
-from quintet.data.contrast import Contrast
+from quintet.data.contrast import KEPT, Contrast
 from quintet.errors import ConfigError, DataError, TrainingError
 from quintet.recipes import llava15
-from quintet.training.objectives.preference import FREE, KEPT, Preference, preference, reference_logps
+from quintet.training.objectives.preference import FREE, Preference, preference, reference_logps
 from quintet.training.stage import Rate
 from quintet.values import Batch, Node, Sample, Text, Turn
 from systems import Small, says, shown, user

@@ -50,7 +50,7 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
     assert max(lengths) <= width, f"a row of {max(lengths)} columns in a batch of {width}"
     vectors: dict[str, list[Tensor]] = {name: [] for name in ("tokens", "enter", "exit", "order", "positions")}
     targets: list[Targets] = []
-    answers: list[tuple[int, int, int, Answer]] = []
+    answers: list[tuple[int, int, int, int, Answer]] = []
     placed: list[_Placed] = []
     spots: list[tuple[Region, int, int]] = []
     nodes = samples = 0
@@ -68,9 +68,9 @@ def collate(rows: Sequence[Row], media: Mapping[int, Loaded], *, pad: int, width
             placed += [
                 _Placed(i, r, column, int(t.enter[i.start]) + enter, int(t.exit[i.start]) + enter) for i in t.items
             ]
-            answers += [
-                (node + nodes, samples, r * width + column + _last(t, node), answer) for node, answer in t.answers
-            ]
+            for node, answer in t.answers:
+                at = int((t.enter == node).nonzero()[-1])
+                answers.append((node + nodes, int(t.exit[at]) + nodes, samples, r * width + column + at, answer))
             column, enter, nodes, samples = column + len(t), enter + t.nodes, nodes + t.nodes, samples + 1
         _pad(parts, width - column, enter, column, pad)
         for name, pieces in parts.items():
@@ -103,16 +103,11 @@ def _merged(pieces: list[Targets]) -> Targets:
     return Targets(*joined, known, torch.cat(marks) if marked else None)
 
 
-def _last(t: Tokens, node: int) -> int:
-    """The last column of a node."""
-    return int((t.enter == node).nonzero()[-1])
-
-
-def _answers(found: list[tuple[int, int, int, Answer]]) -> Answers | None:
+def _answers(found: list[tuple[int, int, int, int, Answer]]) -> Answers | None:
     if not found:
         return None
-    node, sample, last, told = zip(*found, strict=True)
-    return Answers(torch.tensor(node), torch.tensor(sample), torch.tensor(last), told)
+    node, end, sample, last, told = zip(*found, strict=True)
+    return Answers(torch.tensor(node), torch.tensor(end), torch.tensor(sample), torch.tensor(last), told)
 
 
 def _pad(parts: dict[str, list[Tensor]], n: int, enter: int, column: int, pad: int) -> None:

@@ -17,10 +17,12 @@ from quintet.config.base import Config
 from quintet.errors import ConfigError
 from quintet.values import Media, Node, Sample, Turn
 
-__all__ = ["UNSEEN", "Contrast"]
+__all__ = ["KEPT", "UNSEEN", "Contrast"]
 
 UNSEEN = "unseen"
 """The name of the answer in the second tree."""
+KEPT = "kept"
+"""The name of an answer in another tree that shall stay as likely as it is (HALVA's KL)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,9 @@ class Texts:
             DataError: a medium cannot be read.
             ConfigError: an expert's program or weights are not here.
         """
-        return replace(sample, root=self._node(sample.root)) if self._kinds else sample
+        if not self._kinds:
+            return sample
+        return replace(sample, root=self._node(sample.root), others=tuple(map(self._node, sample.others)))
 
     def words(self, medium: Media) -> str:
         """A line for each expert that has something to say, after its name."""
@@ -55,7 +57,7 @@ class Texts:
 
     def _node(self, node: Node) -> Node:
         turns = tuple(replace(turn, parts=tuple(self._part(part) for part in turn.parts)) for turn in node.turns)
-        return Node(turns, tuple(map(self._node, node.children)))
+        return replace(node, turns=turns, children=tuple(map(self._node, node.children)))
 
     def _part(self, part: Part) -> Part:
         if isinstance(part, Media) and part.text is None and part.kind in self._kinds:

@@ -29,20 +29,28 @@ class Pair:
     rejected: str
     right: tuple[Claim | None, ...]
     """None where nothing should stand."""
-    wrong: tuple[Claim, ...]
+    wrong: tuple[Claim | None, ...]
+    """None where something is left out."""
 
     def severity(self, scene: Scene) -> float:
-        """Mean severity of the errors."""
-        return sum(severity(each, scene) for each in self.wrong) / len(self.wrong)
+        """Mean severity of the errors; what is left out is a minor one, 1."""
+        return sum(severity(each, scene) if each else 1 for each in self.wrong) / len(self.wrong)
 
 
 def pair_of(
-    scene: Scene, rng: random.Random, *, edits: int = 1, added: float = 0.5, kinds: Sequence[str] = tuple(EDITS)
+    scene: Scene,
+    rng: random.Random,
+    *,
+    edits: int = 1,
+    added: float = 1 / 3,
+    omitted: float = 0.0,
+    kinds: Sequence[str] = tuple(EDITS),
 ) -> Pair | None:
     """A pair with at most `edits` errors; None for a scene without objects.
 
-    An error is, with probability `added`, a sentence about something that is not there; else a sentence with one thing
-    changed (`kinds` of `EDITS`). Sentences stand in the same random order on both sides.
+    An error is, with probability `added`, a sentence about something that is not there; with probability `omitted` a
+    sentence less; else one with one thing changed (`kinds` of `EDITS`). Sentences stand in the same random order on
+    both sides. With more added than omitted, to say less is a way to be preferred: a model finds it.
     """
     if not scene.objects:
         return None
@@ -50,12 +58,17 @@ def pair_of(
     lines: list[tuple[Claim | None, Claim | None]] = [(claim, claim) for claim in said]
     for _ in range(edits):
         same = [right for right, other in lines if right is not None and right == other]
-        made = altered(scene, rng, rng.choice(kinds), same) if rng.random() >= added else None
+        drawn = rng.random()
+        made: tuple[Claim, Claim | None] | None = None
+        if drawn < omitted and len(same) > 1:
+            made = rng.choice(same), None
+        elif drawn >= added + omitted:
+            made = altered(scene, rng, rng.choice(kinds), same)
         if made is not None:
             lines[next(i for i, (right, _) in enumerate(lines) if right == made[0])] = made
         elif (extra := _extra(scene, rng)) not in [other for _, other in lines]:
             lines.insert(rng.randint(0, len(lines)), (None, extra))
-    changed = [(right, wrong) for right, wrong in lines if right != wrong and wrong is not None]
+    changed = [(right, wrong) for right, wrong in lines if right != wrong]
     return Pair(
         told([right for right, _ in lines if right]),
         told([wrong for _, wrong in lines if wrong]),

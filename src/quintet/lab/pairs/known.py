@@ -12,10 +12,10 @@ __all__ = ["injected", "phrases", "truth"]
 
 
 def truth(work: Work) -> Iterator[dict[str, Any]]:
-    """One or two errors of any kind, half of them sentences about what is not there; scores are severities."""
+    """One or two errors: a sentence about what is not there, one changed, one left out; scores are severities."""
     for truth in work.truths:
         rng = random.Random(f"{work.seed}/truth/{truth.image.stem}")
-        if pair := pair_of(truth.scene, rng, edits=rng.randint(1, 2)):
+        if pair := pair_of(truth.scene, rng, edits=rng.randint(1, 2), added=1 / 3, omitted=1 / 3):
             severity = round(pair.severity(truth.scene), 4)
             yield work.row(truth, pair.chosen, pair.rejected, chosen_score=0.0, rejected_score=severity)
 
@@ -45,7 +45,7 @@ def phrases(work: Work) -> Iterator[dict[str, Any]]:
             "hallucinated_answer_masked": wrong,
             "kept": [
                 {"from": "human", "value": f"<image>\n{question.text}"},
-                {"from": "gpt-ref", "value": question.answer},
+                {"from": "gpt", "value": question.answer},
             ],
         }
 

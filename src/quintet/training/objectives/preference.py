@@ -18,14 +18,14 @@ from torch import Tensor
 from quintet.answers import Answers
 from quintet.components import lora
 from quintet.config.base import Config
-from quintet.data.contrast import UNSEEN
+from quintet.data.contrast import KEPT, UNSEEN
 from quintet.errors import ConfigError, DataError, TrainingError
 from quintet.model.mllm import MLLM, Output
 from quintet.training.objectives import pair_losses as losses
 from quintet.training.objectives.lm import Notes
 from quintet.values import Batch
 
-__all__ = ["KEPT", "LIVE", "Preference", "count", "preference", "reference_logps"]
+__all__ = ["LIVE", "Preference", "count", "preference", "reference_logps"]
 
 Term = Literal[
     "sigmoid", "robust", "hinge", "ipo", "bco_pair", "kto_pair", "odds", "simpo", "anchor", "unseen", "severity",
@@ -35,8 +35,6 @@ FREE = ("odds", "simpo", "nll", "phrases")
 """Terms that no reference is needed for."""
 LIVE = ("noisy", "kl")
 """Terms that need more of the reference than its log-probabilities of the answers: it runs beside the policy."""
-KEPT = "kept"
-"""The name of an answer that shall stay as likely as it is (`kl`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
