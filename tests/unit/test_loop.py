@@ -18,7 +18,7 @@ from quintet.lab.recipe import load_recipe
 from quintet.model.mllm import MLLM
 from quintet.recipes._scale import at_scale
 from quintet.training.folder import Metrics, RunFolder
-from quintet.training.loop import Interrupted, Result, Settings, train_stage
+from quintet.training.loop import Given, Interrupted, Result, Settings, train_stage
 from quintet.training.stage import Rate, Stage
 from quintet.values import Node, Origin, Sample, Text, Turn
 
@@ -134,7 +134,13 @@ def test_kept_features_change_nothing(tmp_path: Path, pictures: Any) -> None:
     )
     assert cache is not None
     train_stage(
-        model, STAGE, pictures, byte_tokenizer(), run=RunFolder(tmp_path / "kept"), settings=settings, cache=cache
+        model,
+        STAGE,
+        pictures,
+        byte_tokenizer(),
+        run=RunFolder(tmp_path / "kept"),
+        settings=settings,
+        given=Given(cache),
     )
     plain, kept = ([row["loss"] for row in lines(tmp_path / name)] for name in ("plain", "kept"))
     assert kept == pytest.approx(plain, abs=2e-5)

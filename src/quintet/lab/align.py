@@ -11,7 +11,6 @@ from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, nearest
-from quintet.evaluation.judge import Judge, TruthJudge
 from quintet.lab.pairs import Work, build
 from quintet.model.checkpoint import load_model, read_json
 from quintet.model.mllm import MLLM
@@ -109,7 +108,6 @@ def own_rows(
     scenes: Path,
     scale: str,
     seed: int,
-    judge: Judge | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Source:
     """What a stage without a file learns from: pairs of Scenes, made now with the model as it is, kept in `out`.
@@ -128,7 +126,6 @@ def own_rows(
             rows=ROWS[scale],
             seed=seed,
             model=lambda: Engine(model, processor),
-            judge=judge or TruthJudge(),
         )
         note(f"{build(stage.data.pairs, work, out):,} rows in {out}")
     return open_source(out, root=scenes)

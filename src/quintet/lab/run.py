@@ -37,7 +37,7 @@ from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.folder import RunFolder
-from quintet.training.loop import Progress, Result, Settings, train_stage
+from quintet.training.loop import Given, Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
 from quintet.training.rolling import RewardOf
 from quintet.training.stage import Stage
@@ -133,18 +133,8 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     _check(run, job, facts)
     waiting = [stage for stage in chosen if not run.finished(stage.name)]
     sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
-    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
-    for expert in experts:
-        expert.check()
-    for expert in experts:
-        if expert.source:
-            folder_of(expert.source, download=job.download)
-    if job.start is not None:
-        tokenizer = job.start.processor().tokenizer
-        spelt = {s.name: tokenizer for s in recipe.stages}
-    else:
-        tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
-        spelt = {s.name: stage_tokenizer(recipe.model, s, tokenizer, download=job.download) for s in recipe.stages}
+    _look_at_experts(job, recipe)
+    tokenizer, spelt = _spellings(job, recipe)
     model = _model(job, recipe, tokenizer)
     _begin(run, facts)
     results: dict[str, Result] = {}
@@ -156,18 +146,10 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
         if stage not in chosen:
             continue
         source = sources.get(stage.name) or _own(job, recipe, stage, model, tokenizer, run)
-        settings, note = job.settings, job.note
-        cache = keep_features(
-            model, stage, chosen, source, settings=settings, folder=cache_folder() / "features", note=note
-        )
-        references = keep_references(
-            model, stage, source, spelt[stage.name],
-            settings=settings, folder=cache_folder() / "references", note=note,
-        )  # fmt: skip
+        given = _given(job, model, stage, chosen, source, spelt[stage.name])
         results[stage.name] = train_stage(
-            model, stage, source, spelt[stage.name], run=run, settings=settings, cache=cache, references=references,
-            reward=_reward(job, stage), progress=progress,
-        )  # fmt: skip
+            model, stage, source, spelt[stage.name], run=run, settings=job.settings, given=given, progress=progress
+        )
         if dist.world() > 1:
             # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
             model = _model(job, recipe, tokenizer)
@@ -182,6 +164,38 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     learnt = run.stage(match.name) / TRAINED if match and match is not finished[-1] else None
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions, learnt=learnt)
     return results
+
+
+def _look_at_experts(job: Job, recipe: Recipe) -> None:
+    """Their programs first, then their weights: what is missing is said before anything long."""
+    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
+    for expert in experts:
+        expert.check()
+    for expert in experts:
+        if expert.source:
+            folder_of(expert.source, download=job.download)
+
+
+def _spellings(job: Job, recipe: Recipe) -> tuple[Tokenizer, dict[str, Tokenizer]]:
+    """The LLM's tokenizer, and that of each stage."""
+    if job.start is not None:
+        tokenizer = job.start.processor().tokenizer
+        return tokenizer, {s.name: tokenizer for s in recipe.stages}
+    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens, download=job.download)
+    return tokenizer, {
+        s.name: stage_tokenizer(recipe.model, s, tokenizer, download=job.download) for s in recipe.stages
+    }
+
+
+def _given(job: Job, model: MLLM, stage: Stage, stages: Sequence[Stage], source: Source, tokenizer: Tokenizer) -> Given:
+    """What is computed before a stage, where that pays or is needed."""
+    how: Any = {"settings": job.settings, "note": job.note}
+    cache = cache_folder()
+    return Given(
+        keep_features(model, stage, stages, source, folder=cache / "features", **how),
+        keep_references(model, stage, source, tokenizer, folder=cache / "references", **how),
+        _reward(job, stage),
+    )
 
 
 def resolve(job: Job) -> tuple[str, Recipe]:

@@ -41,7 +41,7 @@ from quintet.training.rolling import RewardOf, Rolling
 from quintet.training.stage import Stage
 from quintet.values import Batch, Tokens
 
-__all__ = ["Interrupted", "Progress", "Result", "Settings", "train_stage"]
+__all__ = ["Given", "Interrupted", "Progress", "Result", "Settings", "train_stage"]
 
 log = logger(__name__)
 
@@ -87,6 +87,18 @@ class Result:
     """Pictures by the rule that left them out of their documents."""
 
 
+@dataclass(frozen=True)
+class Given:
+    """What was computed before a stage."""
+
+    cache: FeatureCache | None = None
+    """Features of a frozen encoder."""
+    references: References | None = None
+    """Log-probabilities under the model before the stage."""
+    reward: RewardOf | None = None
+    """What the model's own answers are worth."""
+
+
 def train_stage(
     model: MLLM,
     stage: Stage,
@@ -95,9 +107,7 @@ def train_stage(
     *,
     run: RunFolder,
     settings: Settings,
-    cache: FeatureCache | None = None,
-    references: References | None = None,
-    reward: RewardOf | None = None,
+    given: Given | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Trains one stage in place and writes the parts it trained; continues from its newest checkpoint, if any.
@@ -110,14 +120,13 @@ def train_stage(
     if dist.device().type == "cpu":
         prepare_cpu()
     how = stage.preference
-    if how and how.needs_reference and references is None and not stage.adapts:
+    given = given or Given()
+    if how and how.needs_reference and given.references is None and not stage.adapts:
         raise TrainingError(
             f"stage {stage.name!r} compares with the model before it, which is gone once other weights than adapters "
             "learn; give every part of `train` a lora, or pass the reference's log-probabilities"
         )
-    loop = _Loop(
-        model, stage, source, tokenizer, run=run, settings=settings, cache=cache, references=references, reward=reward
-    )
+    loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, given=given)
     with _signals() as asked:
         result = loop.run(asked, progress)
         loop.finish(result)
@@ -136,10 +145,9 @@ class _Loop:
         *,
         run: RunFolder,
         settings: Settings,
-        cache: FeatureCache | None,
-        references: References | None,
-        reward: RewardOf | None,
+        given: Given,
     ) -> None:
+        cache, reward = given.cache, given.reward
         self.model, self.stage, self.run_folder, self.settings = model, stage, run, settings
         self.device = dist.device()
         self.precision: Literal["fp32", "bf16"] = pick_precision(settings.precision, self.device)
@@ -156,7 +164,7 @@ class _Loop:
                 block.compile(dynamic=True)
         self.optimizer = make_optimizer(model, rates, stage)
         self.rows, self.steps = len(source), stage.num_steps(len(source))
-        self.planner = planner(model, stage, source, tokenizer, seed=settings.seed, references=references)
+        self.planner = planner(model, stage, source, tokenizer, seed=settings.seed, references=given.references)
         self.workers = settings.workers
         if stage.rollouts is not None:
             assert reward is not None, "rollouts have a reward"
