@@ -47,6 +47,12 @@ def compare(
     share: Annotated[
         str, typer.Option(help="K/N: run only the K-th of N shares; start the others beside it, with the same --out.")
     ] = "1/1",
+    claims: Annotated[
+        str, typer.Option(help="Claims about alignment instead of recipes: P1,P2 or all (docs/alignment.md).")
+    ] = "",
+    start: Annotated[
+        Path | None, typer.Option("--from", help="The tuned run that claims go on from.", exists=True, file_okay=False)
+    ] = None,
     as_json: JSON = False,
 ) -> None:
     """Train recipes on the same data in the same order, ask all the same, and print the table.
@@ -62,6 +68,16 @@ def compare(
     from quintet.lab.recipe import recipe_names
     from quintet.training.loop import Interrupted
 
+    if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
+        raise typer.BadParameter(f"{share!r}; write it as 1/2", param_hint="--share")
+    if claims or start:
+        if recipes or every or not (claims and start):
+            raise ConfigError("claims go on from a tuned run: --claims P1,P2 --from RUN, and no recipes")
+        found = _study(
+            claims, start, out, seeds=seeds, limit=limit, scenes=scenes, share=(int(parts[1]), int(parts[2]))
+        )
+        typer.echo(json.dumps(found, indent=1) if as_json else (out / "claims.md").read_text(encoding="utf-8"))
+        return
     if precision not in ("auto", "fp32", "bf16"):
         raise typer.BadParameter(f"{precision!r}; choose from auto, fp32, bf16", param_hint="--precision")
     if every and recipes:
@@ -69,8 +85,6 @@ def compare(
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     asked = list(TASKS) if names in ([], ["all"]) else list(dict.fromkeys(names))
     limits = {name: min(TASKS.get(name, 800), limit or 10**9) for name in asked}
-    if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
-        raise typer.BadParameter(f"{share!r}; write it as 1/2", param_hint="--share")
     comparison = lab.Comparison(
         recipes=recipe_names() if every else recipes or [],
         out=out,
@@ -93,6 +107,27 @@ def compare(
         typer.echo(json.dumps(found, indent=1))
     else:
         _print(found, screen(), out)
+
+
+def _study(
+    claims: str, start: Path, out: Path, *, seeds: int, limit: int | None, scenes: Path | None, share: tuple[int, int]
+) -> dict[str, Any]:
+    """Claims as experiments, with progress; what was found."""
+    from quintet.cli.progress import CompareBars
+    from quintet.cli.screen import screen
+    from quintet.lab.claims import CLAIMS, Study, study
+    from quintet.training.loop import Interrupted
+
+    names = list(CLAIMS) if claims == "all" else [name.strip() for name in claims.split(",") if name.strip()]
+    asked = Study(
+        claims=names, start=start, out=out, seeds=range(seeds), limit=limit or 200, scenes=scenes, share=share
+    )
+    try:
+        with CompareBars(screen(stderr=True)) as bars:
+            return study(asked, bars)
+    except Interrupted:
+        typer.secho("stopped; the same command goes on where this was", fg="yellow", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def papers(
