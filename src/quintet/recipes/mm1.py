@@ -63,7 +63,6 @@ def recipe() -> Recipe:
                 steps=10_000,
             ),
         ),
-        starter=0.84,
         paper=Paper(
             title="MM1: Methods, Analysis & Insights from Multimodal LLM Pre-training",
             authors="McKinzie et al.",
