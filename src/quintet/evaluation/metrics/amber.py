@@ -39,7 +39,8 @@ class Amber(Metric):
     not there though one would expect it, and reference captions (for the majority control only).
 
     `associated` names other words for an object: one of them stands for the object, or for the first of several, where
-    it is none of the picture's itself. `safe` words are mentions and never made up; as in the script, they cover nothing.
+    it is none of the picture's itself. `safe` words are mentions that are never made up and, as in the script, cover
+    nothing.
     """
 
     name = "CHAIR"

@@ -109,8 +109,9 @@ def _answered(truth: Mapping[str, Any], text: str, content: Sequence[Claim]) -> 
 def _values(kind: str, text: str) -> set[str]:
     """The values of a kind that a text names and does not deny; of an object, else its colours and shapes."""
     if kind in ("count", "digit"):
-        none = {"0"} if kind == "count" and re.search(r"\b(?:no|none)\b", text) else set[str]()
-        return none.union(_NUMBERS.get(each, each) for each in re.findall(rf"\b(?:\d+|{'|'.join(_NUMBERS)})\b", text))
+        said = re.findall(rf"\b(?:\d+|{'|'.join(_NUMBERS)})\b", text)
+        none = kind == "count" and re.search(r"\b(?:no|none)\b", text) is not None
+        return {_NUMBERS[each] if each in _NUMBERS else str(each) for each in said} | ({"0"} if none else set())
     found = _named(CANDIDATES[kind], text)
     return found if found or kind != "object" else _named((*COLOURS, *SHAPES), text)
 
