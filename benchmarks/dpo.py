@@ -21,13 +21,13 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tiny_llava import PATCH
-from tiny_pairs import ALPHA, BETA, LINEAR, RANK, RATE, Pairs, TrainName, make_pairs, make_stage, write_reference
+from dpo_gradients import gradients
+from dpo_sides import Case, kept, peft_name, trainer
+from tiny_pairs import make_pairs, write_reference
 from turns import WARMUP, Side, Turns, ask, first_losses, precisions, step_seconds, take_turns
 
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
@@ -37,49 +37,7 @@ GRADIENT_TOLERANCE = 1e-4
 orders, over a thousand and more tokens a step."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is compared."""
-
-    folder: str
-    tokens: int
-    train: TrainName
-    precision: str
-    steps: int
-    batch: int
-    threads: int
-    row: int
-    micro: int
-    packing: bool
-
-    @property
-    def pairs(self) -> Pairs:
-        return Pairs(Path(self.folder), side=round(self.tokens**0.5) * PATCH)
-
-    @property
-    def stage(self) -> Any:
-        return make_stage(
-            self.train, batch=self.batch, steps=self.steps, row=self.row, micro=self.micro, packing=self.packing
-        )
-
-
-# ---- ours --------------------------------------------------------------------------------------------------------
-def kept(case: Case, model: Any, source: Any, reader: Any) -> Any:
-    """The reference's log-probabilities, computed where they are not there."""
-    from quintet.lab.references import keep_references
-    from quintet.training.loop import Settings
-
-    return keep_references(
-        model,
-        case.stage,
-        source,
-        reader,
-        settings=Settings(precision=case.precision),  # type: ignore[arg-type]
-        folder=Path(case.folder) / "references",
-        note=lambda text: None,
-    )
-
-
+# ---- the two sides, each in a process of its own -------------------------------------------------------------------
 def ours(case: Case, turns: Turns) -> None:
     """Our loop, as `quintet align dpo` runs it."""
     import time
@@ -90,13 +48,13 @@ def ours(case: Case, turns: Turns) -> None:
     from quintet.model.convert import import_model
     from quintet.training.folder import RunFolder
     from quintet.training.hardware import prepare_cpu
-    from quintet.training.loop import Settings, train_stage
+    from quintet.training.loop import Given, Settings, train_stage
 
     prepare_cpu()
     model, _ = import_model(case.pairs.model)
     source, reader = open_source(case.pairs.rows), tokenizer()
     begun, begun_cpu = time.perf_counter(), time.process_time()
-    references = kept(case, model, source, reader)
+    references = kept(case, model, source, reader, place=Path(case.folder))
     passed = {"seconds": time.perf_counter() - begun, "cpu": time.process_time() - begun_cpu} if references else {}
     with tempfile.TemporaryDirectory(dir=case.folder) as folder:
         turns.ready(reference=passed)
@@ -107,116 +65,9 @@ def ours(case: Case, turns: Turns) -> None:
             reader,
             run=RunFolder(Path(folder)),
             settings=Settings(precision=case.precision),  # type: ignore[arg-type]
-            references=references,
+            given=Given(references=references),
             progress=lambda row: turns.step(row["loss"]),
         )
-
-
-def our_gradients(case: Case, place: Path) -> float:
-    """One step's loss; the policy and its gradients go to `place`, as transformers or peft save them."""
-    import torch
-    from tiny_llava import tokenizer
-
-    from quintet.components import lora
-    from quintet.components.llms.weights import hf_name
-    from quintet.data.pipeline import MediaLoader, batches
-    from quintet.data.sources import open_source
-    from quintet.model.convert import export_model, import_model
-    from quintet.training.objectives import COUNTS, OBJECTIVES
-    from quintet.training.optim import set_trainable, trainable
-    from quintet.training.planning import planner
-
-    model, facts = import_model(case.pairs.model)
-    source, reader, stage = open_source(case.pairs.rows), tokenizer(), case.stage
-    references = kept(case, model, source, reader)
-    torch.manual_seed(1)
-    set_trainable(model, stage.train)
-    learnt = [parameter for _, parameter in trainable(model)]
-    # Adapters that add nothing yet have no gradient behind them; and equal models have the same loss on any pair.
-    with torch.no_grad():
-        for parameter in learnt:
-            parameter.add_(torch.randn_like(parameter) * 0.02)
-
-    def save(name: str) -> None:
-        if case.train == "lora":
-            lora.save(
-                model.llm, place / name, rename=lambda n: hf_name(n).replace("model.", "model.language_model.", 1)
-            )
-        else:
-            export_model(model, place / name, facts)
-
-    save("policy")
-    plans = planner(model, stage, source, reader, seed=0, references=references)
-    load = MediaLoader({kind: model.config.spec(kind) for kind in model.config.encoders})
-    ((_, micro),) = batches(iter([plans.step(0)]), load, pad=reader.pad_id)
-    count = sum(COUNTS[stage.objective](m.batch) for m in micro if m.batch)
-    loss = sum(OBJECTIVES[stage.objective](model, m.batch, stage.settings)[0] for m in micro if m.batch) / count
-    loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            # In the weights' place, so that they are written under the weights' published names.
-            parameter.copy_(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
-    save("gradients")
-    return float(loss)
-
-
-# ---- TRL ---------------------------------------------------------------------------------------------------------
-def trainer(case: Case, policy: Path, callbacks: list[Any]) -> Any:
-    """The trainer on the weights in `policy`, with the model that transformers saved first as its reference."""
-    from datasets import Dataset, Image, Sequence
-    from peft import LoraConfig
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
-    from trl import DPOConfig, DPOTrainer
-
-    rows = json.loads(case.pairs.reference.read_text(encoding="utf-8"))
-    table = {name: [row[name] for row in rows] for name in ("prompt", "chosen", "rejected")}
-    data = Dataset.from_dict(table | {"images": [[row["image"]] for row in rows]})
-    lora = case.train == "lora"
-    model = LlavaForConditionalGeneration.from_pretrained(case.pairs.model if lora else policy)
-    model.requires_grad_(False)
-    if not lora:
-        for part in (model.model.multi_modal_projector, model.model.language_model, model.lm_head):
-            part.requires_grad_(True)
-    # By itself the trainer loads the folder that the model came from.
-    beside = None if lora or policy == case.pairs.model else case.pairs.model
-    arguments = DPOConfig(
-        output_dir=str(Path(case.folder) / "trainer"),
-        beta=BETA,
-        max_length=None,
-        gradient_checkpointing=False,
-        per_device_train_batch_size=case.batch,
-        max_steps=case.steps,
-        learning_rate=RATE,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        max_grad_norm=1.0,
-        bf16=case.precision == "bf16",
-        use_cpu=True,
-        train_sampling_strategy="sequential",
-        dataloader_num_workers=0,
-        dataloader_pin_memory=False,
-        logging_steps=1,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
-    made = DPOTrainer(
-        model=model,
-        ref_model=LlavaForConditionalGeneration.from_pretrained(beside) if beside else None,
-        args=arguments,
-        train_dataset=data.cast_column("images", Sequence(Image())),
-        processing_class=AutoProcessor.from_pretrained(case.pairs.model),
-        peft_config=LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=LINEAR) if lora else None,
-        callbacks=callbacks,
-    )
-    if lora:
-        from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        adapter = case.pairs.adapter if policy == case.pairs.model else policy
-        told = set_peft_model_state_dict(made.model, load_file(adapter / "adapter_model.safetensors"))
-        assert not told.unexpected_keys, told
-    return made
 
 
 def theirs(case: Case, turns: Turns) -> None:
@@ -228,24 +79,9 @@ def theirs(case: Case, turns: Turns) -> None:
             if "loss" in logs:
                 turns.step(logs["loss"])
 
-    made = trainer(case, case.pairs.model, [Telling()])
+    made = trainer(case, case.pairs.adapter if case.train == "lora" else case.pairs.model, [Telling()])
     turns.ready()
     made.train()
-
-
-def their_gradients(case: Case, place: Path) -> float:
-    """As `our_gradients`, with the policy that lies there."""
-    import torch
-
-    made = trainer(case, place / "policy", [])
-    model = made.model.train()
-    loss = made.compute_loss(model, made._prepare_inputs(next(iter(made.get_train_dataloader()))))
-    loss.backward()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
-    model.save_pretrained(place / "their gradients")
-    return float(loss)
 
 
 # ---- what a process does -----------------------------------------------------------------------------------------
@@ -271,44 +107,16 @@ def material(case: Case) -> list[dict[str, int]]:
     import torch
 
     from quintet.components import lora
-    from quintet.components.llms.weights import hf_name
     from quintet.model.convert import import_model
     from quintet.training.optim import set_trainable
 
-    if not case.pairs.model.exists():
-        make_pairs(case.pairs, rows=case.steps * case.batch)
+    make_pairs(case.pairs, rows=case.steps * case.batch)
     if case.train == "lora":
         model, _ = import_model(case.pairs.model)
         torch.manual_seed(0)  # as the loop does before it makes adapters
         set_trainable(model, case.stage.train)
-        lora.save(
-            model.llm,
-            case.pairs.adapter,
-            rename=lambda name: hf_name(name).replace("model.", "model.language_model.", 1),
-        )
+        lora.save(model.llm, case.pairs.adapter, rename=peft_name)
     return write_reference(case.pairs, case.stage, seed=0)
-
-
-def gradients(case: Case) -> dict[str, Any]:
-    """Both sides' loss and gradients of one step, compared."""
-    from safetensors.torch import load_file
-
-    case = replace(case, precision="fp32", steps=1)
-    with tempfile.TemporaryDirectory(dir=case.folder) as folder:
-        losses = our_gradients(case, Path(folder)), their_gradients(case, Path(folder))
-        name = "adapter_model.safetensors" if case.train == "lora" else "model.safetensors"
-        mine, others = (load_file(Path(folder) / side / name) for side in ("gradients", "their gradients"))
-    assert mine.keys() == others.keys(), sorted(mine.keys() ^ others.keys())
-    learnt = {name: value for name, value in others.items() if not name.startswith("vision_tower.")}
-    largest = max(float(value.abs().max()) for value in learnt.values())
-    gaps = {name: float((mine[name] - value).abs().max()) / largest for name, value in learnt.items()}
-    return {
-        "losses": losses,
-        "compared": sum(value.numel() for value in learnt.values()),
-        "largest": largest,
-        "gap": max(gaps.values()),
-        "where": max(gaps, key=lambda name: gaps[name]),
-    }
 
 
 # ---- the comparison ----------------------------------------------------------------------------------------------
@@ -361,21 +169,20 @@ def _figures(case: Case, sides: dict[str, Side], peaks: dict[str, int], passed: 
     }
 
 
-def table(results: list[dict[str, Any]]) -> str:
+def lines(found: dict[str, Any]) -> str:
     """The figures for people."""
-    lines = [f"{'tokens':>6} {'train':5} {'':5} {'side':7} {'step':>9} {'pairs/s':>8} {'memory':>9}"]
-    for r in results:
-        for name in ("theirs", "ours"):
-            side = r[name]
-            lines.append(
-                f"{r['tokens']:6} {r['train']:5} {r['precision']:5} {name:7} {side['step_seconds'] * 1e3:6.0f} ms "
-                f"{side['pairs_per_second']:8.2f} {side['peak_mib']:5} MiB"
-            )
-        lines.append(
-            f"{'':12} ratio {r['ratio']:.2f} ({r['ratio_with_reference']:.2f} with the reference's pass), first losses "
-            f"differ by {r['first_loss_gap']:.1g}, gradients by {r['gradient_gap']:.1g} of the largest"
-        )
-    return "\n".join(lines)
+    made = [
+        f"{found['tokens']:6} {found['train']:5} {found['precision']:5} {name:7} "
+        f"{found[name]['step_seconds'] * 1e3:6.0f} ms {found[name]['pairs_per_second']:8.2f} "
+        f"{found[name]['peak_mib']:5} MiB"
+        for name in ("theirs", "ours")
+    ]
+    spread = f" ({found['ratio_with_reference']:.2f} with the reference's pass)" if found["train"] == "full" else ""
+    made.append(
+        f"{'':12} ratio {found['ratio']:.2f}{spread}, first losses differ by {found['first_loss_gap']:.1g}, gradients "
+        f"by {found['gradient_gap']:.1g} of the largest"
+    )
+    return "\n".join(made)
 
 
 def main() -> None:
@@ -392,17 +199,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--row", type=int, default=2048, help="columns of a row of ours")
     parser.add_argument("--micro", type=int, default=8192, help="columns of a micro-batch of ours")
-    parser.add_argument("--packing", action=argparse.BooleanOptionalAction, default=True, help="several pairs in a row")
     asked = vars(parser.parse_args())
     tokens = (64, 576) if (t := asked.pop("tokens")) == "both" else (int(t),)
     trains = ("full", "lora") if (t := asked.pop("train")) == "both" else (t,)
     results = []
+    print(f"{'tokens':>6} {'train':5} {'':5} {'side':7} {'step':>9} {'pairs/s':>8} {'memory':>9}", flush=True)
     for columns, train, precision in (
         (c, t, p) for p in precisions(asked.pop("precision")) for c in tokens for t in trains
     ):
         with tempfile.TemporaryDirectory() as folder:
             results.append(compare(Case(folder=folder, tokens=columns, train=train, precision=precision, **asked)))
-    print(table(results))
+            print(lines(results[-1]), flush=True)
     print(
         json.dumps(
             {

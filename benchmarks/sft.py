@@ -61,7 +61,7 @@ def ours(case: Case, turns: Turns) -> None:
     from quintet.model.convert import import_model
     from quintet.training.folder import RunFolder
     from quintet.training.hardware import prepare_cpu
-    from quintet.training.loop import Settings, train_stage
+    from quintet.training.loop import Given, Settings, train_stage
 
     prepare_cpu()
     model, _ = import_model(case.material.model)
@@ -89,7 +89,7 @@ def ours(case: Case, turns: Turns) -> None:
             tokenizer(),
             run=RunFolder(Path(folder)),
             settings=settings,
-            cache=cache,
+            given=Given(cache=cache),
             progress=lambda row: turns.step(row["loss"]),
         )
 

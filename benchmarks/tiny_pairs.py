@@ -93,7 +93,7 @@ def _write_processor(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def make_stage(train: TrainName, *, batch: int, steps: int, row: int, micro: int, packing: bool) -> Any:
+def make_stage(train: TrainName, *, batch: int, steps: int, row: int, micro: int) -> Any:
     """DPO with β 0.1, of the connector and the LLM, or of adapters on the LLM."""
     from quintet.components.lora import Lora
     from quintet.training.objectives.preference import Preference
@@ -113,7 +113,6 @@ def make_stage(train: TrainName, *, batch: int, steps: int, row: int, micro: int
         preference=Preference(beta=BETA),
         row=row,
         micro=micro,
-        packing=packing,
     )
 
 

@@ -273,6 +273,19 @@ def test_false_premises_are_false_and_only_a_denial_is_right(folder: Path, truth
         assert task.score(items, [lie] * len(items)).score == 0
 
 
+def test_a_comparison_needs_both_objects(folder: Path, truths: dict[str, Truth]) -> None:
+    """Without its size the phrase fits two objects, which differ in what is asked; with it one."""
+    items = [item for item in scenes_task("scenes.mmhal", folder).items() if item.kind == "comparison"]
+    for item in items:
+        found = re.search(r"the (small|large) ((?:\w+ )?\w+)\?", item.prompt)
+        assert found, item.prompt
+        words = set(found[2].split()) - {"object"}
+        fits = [each for each in truths[item.id.split("/")[0]].scene.objects if words <= set(each.name.split())]
+        [meant] = [each for each in fits if each.size == found[1]]
+        assert len({getattr(each, item.truth["kind"]) for each in fits}) > 1
+        assert item.truth["answer"] == getattr(meant, item.truth["kind"])
+
+
 def test_everything_at_once_is_a_hallucination_wherever_objects_are_meant(folder: Path) -> None:
     task = scenes_task("scenes.mmhal", folder)
     items = task.items()
@@ -309,6 +322,9 @@ EMPTY = known("caption", "The picture is empty.", content=[])
         (COLOUR, "Red, beside a blue star.", 6),  # the star's blue is no answer, and more that is true
         (COLOUR, "red or blue", 2),  # two answers
         (COLOUR, "red, beside a green cross", 2),  # there is none
+        (COLOUR, "Red. There is a large blue star on the right.", 6),
+        (COLOUR, "Red. There is a large blue star at the top.", 2),  # it is on the right
+        (COLOUR, "Red. The digit 8 is shown.", 2),
         (COLOUR, "blue", 0),
         (COLOUR, "not blue, red", 5),
         (COLOUR, "magenta", 0),  # no colour of Scenes, and an answer all the same
@@ -354,6 +370,7 @@ EMPTY = known("caption", "The picture is empty.", content=[])
         (WHOLE, "The picture is empty.", 0),
         (WHOLE, "a red circle, a blue star and a green cross", 2),
         (WHOLE, "There is a large red circle at the top left.", 1),  # it is small
+        (WHOLE, "There is a small red circle on the left.", 1),  # it is at the top left
         (WHOLE, "a green cross", 0),
         (WHOLE, "There is no green cross, but a red circle and a blue star.", 5),
         (EMPTY, "The picture is empty.", 5),

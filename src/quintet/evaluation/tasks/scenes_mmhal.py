@@ -81,7 +81,7 @@ def _comparison(scene: Scene, tempting: Sequence[str], rng: random.Random) -> Pr
         for two in scene.objects:
             for shared, other in (("shape", "colour"), ("colour", "shape")):
                 alike = getattr(one, shared) == getattr(two, shared) and getattr(one, other) != getattr(two, other)
-                if alike and one.size != two.size and _alone(one, shared, scene):
+                if alike and _alone(one, shared, scene):
                     noun = one.shape if shared == "shape" else f"{one.colour} object"
                     text = _FORMS[other].format(f"{one.size} {noun}")
                     found.append(Probe(other, text, getattr(one, other), (one.name, two.name)))
@@ -89,7 +89,7 @@ def _comparison(scene: Scene, tempting: Sequence[str], rng: random.Random) -> Pr
 
 
 def _alone(one: Object, shared: str, scene: Scene) -> bool:
-    """Whether no other object has its size and what is shared."""
+    """Whether no other object has its size and what is shared: so the other one is of another size."""
     same = [each for each in scene.objects if each.size == one.size and getattr(each, shared) == getattr(one, shared)]
     return same == [one]
 
