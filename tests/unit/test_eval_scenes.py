@@ -65,6 +65,7 @@ def run(name: str, folder: Path, knows: Knows = right) -> Result:
 
 def test_the_tasks_have_their_names() -> None:
     names = {"vqa", "pope", "caption", "chair", "grounding", "referring", "retrieval", "ocr", "digits", "fewshot"}
+    names |= {"amber", "amber_questions", "mmhal", "objhal"}
     assert set(NAMES) == {f"scenes.{name}" for name in names}
 
 
