@@ -191,6 +191,19 @@ def test_a_line_of_progress_speaks_of_the_time_only_where_it_is_known() -> None:
     assert console.file.getvalue() == "plans: 1 of 2\nplans: 2 of 2; all runs, about 3 min left\n"  # pyright: ignore
 
 
+def test_runs_that_were_there_already_do_not_shorten_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("quintet.cli.progress.time.monotonic", lambda: now)
+    bars = CompareBars(Console(file=io.StringIO()))
+    for done in (0, 1, 2, 3):
+        bars.runs(done, 5)
+        now += 0.1
+    assert bars.left == ""
+    now += 120
+    bars.runs(4, 5)
+    assert bars.left == ", about 2 min left"
+
+
 def test_progress_never_goes_back_and_ends_at_all(scenes: Path, tmp_path: Path) -> None:
     watch = Quiet()
     compare(comparison(scenes, tmp_path / "out", tasks={"scenes.pope": 3}), watch, command="")

@@ -118,6 +118,10 @@ class TrainingBars:
         return text
 
 
+QUICK = 2.0
+"""Seconds: a run that takes less was done before."""
+
+
 class CompareBars:
     """How a comparison looks: one bar for all runs with the time left, and one for what is being done.
 
@@ -153,12 +157,14 @@ class CompareBars:
 
     def runs(self, done: float, total: int) -> None:
         """So many runs are done, and of the one that is on such a share."""
-        if self.first is None:
-            self.first = time.monotonic(), done
-        begun, at = self.first
+        now = time.monotonic()
+        begun, at = self.first or (now, done)
         # By what this call has done: runs that were there already took no time.
-        if done - at > 0.05 and (spent := time.monotonic() - begun) > 1:
-            self.left = f", about {_minutes(spent / (done - at) * (total - done))} left"
+        if now - begun < QUICK * (done - at):
+            begun, at = now, done
+        self.first = begun, at
+        if done - at > 0.05 and now - begun > 1:
+            self.left = f", about {_minutes((now - begun) / (done - at) * (total - done))} left"
         self.progress.update(self.all, completed=done, total=total, facts=f"{int(done)} of {total}{self.left}")
 
     def count(self, what: str, done: int, total: int) -> None:

@@ -180,7 +180,7 @@ class _Loop:
         self.pad = tokenizer.pad_id
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics(run.metrics)
-        self.seconds = 0.0
+        self.seconds, self.tokens = 0.0, 0
         self.losses: list[float] = []
 
     # ---- the run ------------------------------------------------------------------------------------------------
@@ -189,12 +189,11 @@ class _Loop:
         log.info("stage %s: steps %d to %d, %s", self.stage.name, start, self.steps, self._facts())
         self.step.train()
         saved, begun = time.monotonic(), time.monotonic()
-        tokens = 0
         plans = (self.planner.step(n) for n in range(start, self.steps))
         for plan, micro in batches(plans, self.load, pad=self.pad, workers=self.workers):
             now = time.monotonic()
             row = self._one(plan, micro)
-            tokens += plan.tokens
+            self.tokens += plan.tokens
             self.seconds += time.monotonic() - begun
             begun = time.monotonic()
             row |= {"seconds": round(self.seconds, 3), "step_seconds": round(begun - now, 4), "steps": self.steps}
@@ -213,7 +212,7 @@ class _Loop:
         self.metrics.close()
         self.drops.judge()
         first, last = (self.losses[0], self.losses[-1]) if self.losses else (float("nan"), float("nan"))
-        return Result(self.steps, self.seconds, first, last, tokens, self.drops.faults, self.drops.left_out)
+        return Result(self.steps, self.seconds, first, last, self.tokens, self.drops.faults, self.drops.left_out)
 
     def _one(self, plan: StepPlan, micro: list[Micro]) -> dict[str, Any]:
         """One optimizer step; returns its line of metrics."""
@@ -296,6 +295,7 @@ class _Loop:
             "steps": self.steps,
             "rows": self.rows,
             "seconds": self.seconds,
+            "tokens": self.tokens,
             "losses": self.losses[:1],
             "drops": {k: v for k, v in asdict(self.drops).items() if k != "limit"},
         }
@@ -320,7 +320,7 @@ class _Loop:
                 moments = self.optimizer.moments(parameter)
                 if "step" in moments:
                     moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
-        self.seconds, self.losses = facts["seconds"], facts["losses"]
+        self.seconds, self.tokens, self.losses = facts["seconds"], facts["tokens"], facts["losses"]
         self.drops = Drops(self.drops.limit, **facts["drops"])
         self.metrics.rewind(self.stage.name, found.step)
         return found.step

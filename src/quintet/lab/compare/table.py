@@ -204,7 +204,10 @@ def _facts(system: System, shown: Shown | None) -> dict[str, Any]:
 
 
 def _cost(system: System, comparison: Comparison, shown: Shown | None) -> dict[str, Any]:
-    """What each stage trained and spent, the mean over the seeds that finished it, and what they sum to."""
+    """What each stage trained and spent, the mean over the seeds that finished it, and what they sum to.
+
+    Seconds are those of the quickest seed: what else a machine does can only add to them.
+    """
     stages: dict[str, dict[str, Any]] = {}
     for stage in shown.stages if shown else ():
         places = [comparison.out / f"{system.name}-{seed}" / "stages" / stage.name for seed in comparison.seeds]
@@ -221,7 +224,7 @@ def _cost(system: System, comparison: Comparison, shown: Shown | None) -> dict[s
                 "samples": samples,
                 "tokens": round(float(np.mean([each["tokens"] for each in done]))),
                 "flops": samples * stage.flops_per_sample,
-                "seconds": float(np.mean([each["seconds"] for each in done])),
+                "seconds": min(each["seconds"] for each in done),
                 "loss": float(np.mean([each["last_loss"] for each in done])),
                 "dropped": sum(sum(each["dropped"].values()) for each in done),
             }

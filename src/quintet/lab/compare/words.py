@@ -50,9 +50,10 @@ _NOTES = (
     "n is how many items a score is of. Where more were asked it is of one kind of them: POPE's of its random setting.",
     "Every interval stands for itself: among many comparisons some will differ by luck.",
     "Tokens are what the LLM reads, pictures and text. FLOPs are arithmetic, forward and backward, for one picture and "
-    "128 tokens of text in the last stage. Time is that of training steps on the machine above; a frozen encoder's "
-    "features are kept on disk where that pays, and making them is not counted. Where experts tell of a picture in "
-    "words, what they compute is in no figure; their words are among the tokens read.",
+    "128 tokens of text in the last stage. Time is that of training steps on the machine above, with "
+    "the quickest seed of each stage; a frozen encoder's features are kept on disk where that pays, and making them is "
+    "not counted. Where experts tell of a picture in words, what they compute is in no figure; their words are among "
+    "the tokens read.",
 )
 
 
