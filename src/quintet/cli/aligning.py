@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quintet.cli.describe import JSON
+from quintet.cli.describe import JSON, print_methods
 
 if TYPE_CHECKING:
     from quintet.lab.align import Start
@@ -57,11 +57,11 @@ def align(
     from quintet.cli.screen import screen
     from quintet.cli.training import bars, files, noted, stoppable
     from quintet.lab import run as lab
-    from quintet.lab.align import Start, method_names
+    from quintet.lab.align import Start
     from quintet.training.loop import Settings
 
     if list_:
-        typer.echo("\n".join(method_names()))
+        print_methods(as_json=as_json)
         return
     if not method or start is None:
         raise typer.BadParameter("name a method and a run: quintet align dpo --from RUN")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["register"]
+__all__ = ["print_methods", "register"]
 
 RECIPE = Annotated[str, typer.Argument(help="A recipe's name, or the path of a file of yours.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
@@ -28,6 +28,7 @@ def recipes(
         typer.Option(help="Write that table between its markers in this file.", exists=True, dir_okay=False),
     ] = None,
     parts: Annotated[bool, typer.Option("--parts", help="List parts instead: role, part, who uses it.")] = False,
+    methods: Annotated[bool, typer.Option("--methods", help="List the ways to align a tuned model instead.")] = False,
 ) -> None:
     """List every system: what it reads, its encoder, connector, fusion and LLM, what trains per stage, its paper."""
     from rich.table import Table
@@ -37,6 +38,11 @@ def recipes(
 
     if (parts or as_json) and (markdown or into):
         raise typer.BadParameter("--markdown and --into are for the table of systems; --parts and --json print others")
+    if methods:
+        if parts or into:
+            raise typer.BadParameter("--methods prints a table of its own, as text, --json or --markdown")
+        print_methods(as_json=as_json, markdown=markdown)
+        return
     if parts:
         _print_parts(as_json=as_json)
         return
@@ -95,6 +101,29 @@ def doctor(
         found.render(screen())
     if not found.ok:
         raise typer.Exit(1)
+
+
+def print_methods(*, as_json: bool = False, markdown: bool = False) -> None:
+    """The table of alignment methods."""
+    from rich.table import Table
+
+    from quintet.cli.screen import screen
+    from quintet.lab import methods
+
+    found = methods.methods()
+    if as_json:
+        typer.echo(json.dumps([entry.to_json() for entry in found], indent=1, ensure_ascii=False))
+        return
+    if markdown:
+        typer.echo(methods.markdown(found))
+        return
+    table = Table(box=None, pad_edge=False)
+    for head in ("method", "what it is", "stages: learns by, what learns", "pairs of its own", "paper"):
+        table.add_column(head, overflow="fold")
+    for e in found:
+        paper = f"{e.paper.authors} {e.paper.year}, arXiv:{e.paper.arxiv}"
+        table.add_row(f"[bold]{e.name}", e.says, " → ".join(e.learns), e.pairs, paper)
+    screen().print(table)
 
 
 def _print_parts(*, as_json: bool) -> None:

@@ -21,10 +21,13 @@ from quintet.recipes._scale import aligned_at_scale
 from quintet.serving.engine import Engine
 from quintet.training.stage import Stage
 
-__all__ = ["Start", "load_method", "method_names", "own_rows", "pairs_of"]
+__all__ = ["ANY", "Start", "load_method", "method_names", "own_rows", "pairs_of"]
 
 ROWS = {"full": 10_000, "starter": 2_000, "tiny": 32}
 """Rows that a stage makes for itself, by scale."""
+
+ANY = Template(name="any", end="")
+"""In which a method is told of without a model."""
 
 
 def method_names() -> list[str]:
@@ -45,7 +48,7 @@ def load_method(name: str, processor: Processor) -> Method:
 
 def pairs_of(name: str) -> str:
     """How a method's first stage makes its pairs."""
-    made = importlib.import_module(f"quintet.recipes.align.{name}").method(Template(name="any"))
+    made = importlib.import_module(f"quintet.recipes.align.{name}").method(ANY)
     return str(made.stages[0].data.pairs)
 
 

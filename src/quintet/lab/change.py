@@ -9,7 +9,8 @@ nothing up either. Intervals are of paired items (`quintet.evaluation.bootstrap`
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import torch
 
 from quintet.data.collate import collate
+from quintet.data.scenes import Truth, caption, read_truth
 from quintet.data.scenes.questions import CANDIDATES
-from quintet.data.sources import open_source
 from quintet.evaluation.bootstrap import percentiles, resampled
 from quintet.evaluation.metrics.metric import Floats
 from quintet.evaluation.run import evaluate
@@ -28,14 +29,14 @@ from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import judge
 from quintet.model.checkpoint import read_json, write_json
 from quintet.serving.engine import Engine
-from quintet.values import Media, Node, Sample, Turn
+from quintet.values import Node, Sample, Text, Turn
 
 __all__ = ["CAPABILITIES", "Change", "Row", "change", "measure"]
 
 HALLUCINATION = ("scenes.chair", "scenes.pope")
 CAPABILITIES = ("scenes.vqa", "scenes.caption")
-TEXTS = 100
-"""Captions that text alone is measured on."""
+TEXTS, QUESTIONS = 100, 3
+"""Pictures told in words that text alone is measured on, and questions about each."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -112,19 +113,31 @@ def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: f
 
 @torch.no_grad()
 def perplexity(engine: Engine, scenes: Path) -> float:
-    """Of held-out captions that are asked for without a picture: e to the mean negative log-likelihood per token."""
-    source = open_source(scenes / "test_captions.json")
+    """Of the answers to questions about held-out pictures that are told in words and not shown: what the LLM knew of text.
+
+    e to the mean negative log-likelihood per token.
+    """
     total, count = 0.0, 0
-    for index in range(min(TEXTS, len(source))):
-        turns = (
-            Turn(t.role, tuple(p for p in t.parts if not isinstance(p, Media)), t.weight)
-            for t in source.sample(index).root.turns
-        )
-        tokens = engine.processor.tokens(Sample(Node(tuple(turns))))
-        batch = collate([[tokens]], {}, pad=engine.processor.tokenizer.pad_id).to(engine.device)
+    for sample in _told(read_truth(scenes / "test.truth.jsonl")[:TEXTS]):
+        batch = collate([[engine.processor.tokens(sample)]], {}, pad=engine.processor.tokenizer.pad_id)
+        batch = batch.to(engine.device)
         logps = engine.model.target_logps(engine.model(batch, only_targets=True), batch.targets)
         total, count = total - float(logps.sum()), count + len(logps)
     return math.exp(total / count)
+
+
+def _told(truths: Sequence[Truth]) -> Iterator[Sample]:
+    """A picture in words, and its first questions."""
+    for truth in truths:
+        rng = random.Random(truth.image.stem)
+        said = [q for q in truth.questions if not q.regions][:QUESTIONS]
+        turns: list[Turn] = []
+        for number, question in enumerate(said):
+            words = "" if number else f"{caption(truth.scene, rng, 'long')}\n"
+            turns.append(Turn("user", (Text(f"{words}{question.text}"),)))
+            turns.append(Turn("assistant", (Text(question.answer),)))
+        if turns:
+            yield Sample(Node(tuple(turns)))
 
 
 def _row(name: str, task: Task, one: Floats, two: Floats, *, guarded: bool, margin: float) -> Row:

@@ -52,7 +52,7 @@ STARTER_EPOCHS = 2.0
 for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
-ALIGNED_RATE, ADAPTER_RATE = 1e-4, 1e-3
+ALIGNED_RATE, ADAPTER_RATE = 1e-4, 2e-4
 """Of alignment: of whole weights, and of adapters."""
 
 PAGES = 0.5
