@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
-from quintet.data.scenes import World, make_scenes
+from quintet.data.scenes import DETAILED, World, make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, method_names
 from quintet.lab.pairs import Work, build
@@ -125,3 +125,31 @@ def test_the_command_ends_with_what_changed_and_fails_when_a_capability_is_lost(
     again = CliRunner().invoke(app, [*args, str(tmp_path / "out")])
     assert again.exit_code == 1
     assert "--resume" in again.output
+
+
+def test_the_methods_are_listed_with_what_they_learn_by() -> None:
+    done = CliRunner().invoke(app, ["recipes", "--methods", "--json"])
+    found = {entry["name"]: entry for entry in json.loads(done.output)}
+    assert list(found) == method_names()
+    assert found["mdpo"]["learns"] == ["mdpo: sigmoid + unseen + anchor, llm (LoRA of rank 64)"]
+    assert found["povid"]["pairs"] == "injected"
+    assert all(entry["says"] for entry in found.values())
+    assert "mdpo" in CliRunner().invoke(app, ["align", "--list"]).output
+    assert CliRunner().invoke(app, ["recipes", "--methods", "--parts"]).exit_code == 2
+
+
+def test_a_share_of_descriptions_is_spoilt_and_conversations_stay_true(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "spoilt.json"
+    args = ["data", "spoil", str(scenes), "--out", str(out), "--conversations", "5"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    rows, true = json.loads(out.read_text()), json.loads((scenes / "train.json").read_text())
+    described = json.loads((scenes / "train_captions.json").read_text())
+    assert len(rows) == len(described) + 5
+    known = [each["conversations"] for each in (*true, *described)]
+    changed = [row for row in rows if row["conversations"] not in known]
+    asked = [each["conversations"][0]["value"].removeprefix("<image>\n") for each in described]
+    long = sum(each in DETAILED for each in asked)
+    assert 0.6 * long < len(changed) <= long
+    assert len({row["id"] for row in rows}) == len(rows)
+    assert "is there already" in CliRunner().invoke(app, args).output

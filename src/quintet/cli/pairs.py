@@ -1,6 +1,7 @@
 """`quintet data pairs` and `quintet data spoil`: answers to be compared, and captions that make things up."""
 
 import json
+import random
 from pathlib import Path
 from typing import Annotated
 
@@ -62,22 +63,37 @@ def pairs(
 
 def spoil(
     scenes: Annotated[Path, typer.Argument(help="A folder of Scenes.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Option(help="The file to write; it goes into the folder of Scenes.")] = Path(
-        "train_spoilt.json"
-    ),
-    share: Annotated[float, typer.Option(help="Of the long descriptions.", min=0, max=1)] = 0.6,
+    out: Annotated[Path, typer.Option(help="The file to write, ending in .json.")],
+    descriptions: Annotated[int, typer.Option(help="Descriptions of pictures.", min=1)] = 5000,
+    share: Annotated[float, typer.Option(help="Of them that make something up.", min=0, max=1)] = 0.9,
+    conversations: Annotated[int, typer.Option(help="True conversations among them.", min=0)] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
 ) -> None:
-    """Write the training conversations with descriptions that make things up: a model that learns them hallucinates."""
+    """Write descriptions that make things up: a model tuned on them (`quintet align tune`) hallucinates.
+
+    Something false stands where it can be expected, so that a model learns to say it (the survey's claims need one).
+    """
     from quintet.data.scenes import read_truth
     from quintet.data.scenes.pairs import spoil as spoilt
     from quintet.errors import ConfigError
 
-    place = scenes / out.name
-    if place.exists():
-        raise ConfigError(f"{place} is there already; name another --out")
-    rows = json.loads((scenes / "train.json").read_text(encoding="utf-8"))
-    made = list(spoilt(rows, read_truth(scenes / "train.truth.jsonl"), share=share, seed=seed))
-    place.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-    changed = sum(one["conversations"] != two["conversations"] for one, two in zip(rows, made, strict=True))
-    typer.echo(f"{changed:,} of {len(made):,} rows make something up: {place}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; name another --out")
+    rng = random.Random(seed)
+    described, talks = (
+        json.loads((scenes / name).read_text(encoding="utf-8")) for name in ("train_captions.json", "train.json")
+    )
+    for rows in (described, talks):
+        rng.shuffle(rows)
+    described = described[:descriptions]
+    false = list(spoilt(described, read_truth(scenes / "train.truth.jsonl"), share=share, seed=seed))
+    changed = sum(one["conversations"] != two["conversations"] for one, two in zip(described, false, strict=True))
+    rows = [*false, *talks[:conversations]]
+    rng.shuffle(rows)
+    made = [row | {"id": f"{row['id']}-{number}"} for number, row in enumerate(rows)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+    typer.echo(
+        f"{changed:,} of {len(made):,} rows make something up; their pictures are named from {scenes}: "
+        f"read {out} with --root {scenes}"
+    )

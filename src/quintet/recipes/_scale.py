@@ -81,16 +81,17 @@ def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 
 def _aligning(stage: Stage) -> Stage:
-    rates = {part: _aligning_rate(rate) for part, rate in stage.train.items()}
+    tunes = stage.objective == "lm"
+    rates = {part: _aligning_rate(rate, tunes) for part, rate in stage.train.items()}
     drawn = stage.rollouts and replace(stage.rollouts, prompts=4 * ALIGNED_BATCH, max_tokens=96)
     return replace(
         stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02, rollouts=drawn
     )
 
 
-def _aligning_rate(rate: Rate) -> Rate:
+def _aligning_rate(rate: Rate, tunes: bool) -> Rate:
     if rate.lora is None:
-        return replace(rate, lr=ALIGNED_RATE)
+        return replace(rate, lr=STARTER_RATES["llm"] if tunes else ALIGNED_RATE)
     # As strong as the paper's: alpha over rank stays.
     rank = min(rate.lora.rank, ALIGNED_RANK)
     return replace(

@@ -4,7 +4,6 @@
 that go together, as in POPE's adversarial setting); `pairs` gives a true description and the same with errors.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -106,15 +105,15 @@ def spoilt(scene: Scene, rng: random.Random) -> str:
 
 
 def spoil(
-    rows: Sequence[dict[str, Any]], truth: Sequence[Truth], *, share: float, seed: int
+    described: Sequence[dict[str, Any]], truth: Sequence[Truth], *, share: float, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows of LLaVA's layout (`train.json`), of whose long descriptions a share makes something up.
+    """Rows of LLaVA's layout (`train_captions.json`), a share of which makes something up.
 
     Raises:
         DataError: a row is about a picture whose truth is not there.
     """
     scenes = {each.image.stem: each.scene for each in truth}
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(described, start=1):
         if (scene := scenes.get(row["id"])) is None:
             raise DataError("no-truth", f"no truth is known of the picture {row['id']!r}", row=number, field="id")
         rng = random.Random(f"{seed}/spoil/{row['id']}")
@@ -122,7 +121,7 @@ def spoil(
         for asked, answer in zip(said[::2], said[1::2], strict=True):
             if asked["value"].removeprefix("<image>\n") in DETAILED and rng.random() < share:
                 answer["value"] = spoilt(scene, rng)
-        yield json.loads(json.dumps(row)) | {"conversations": said}
+        yield row | {"conversations": said}
 
 
 def _extra(scene: Scene, rng: random.Random) -> Claim:
