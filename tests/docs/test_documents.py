@@ -14,6 +14,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
+from quintet.lab import methods
 from quintet.lab.listing import listing, markdown
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,13 @@ def test_the_table_of_systems_is_the_one_that_the_command_prints() -> None:
     found = re.search(r"<!-- recipes: start.*?-->\n(.*?)\n<!-- recipes: end -->", text, re.DOTALL)
     assert found, "README.md has lost its markers"
     assert found[1] == markdown(listing()), "put in the output of `quintet recipes --markdown`"
+
+
+def test_the_table_of_methods_is_the_one_that_the_command_prints() -> None:
+    text = (ROOT / "docs" / "alignment.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- methods: start.*?-->\n(.*?)\n<!-- methods: end -->", text, re.DOTALL)
+    assert found, "docs/alignment.md has lost its markers"
+    assert found[1] == methods.markdown(methods.methods()), "put in the output of `quintet recipes --methods --markdown`"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

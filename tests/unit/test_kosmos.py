@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from quintet.components.connectors.resampler import AttentivePooling
 from quintet.components.llms.magneto import Magneto
 from quintet.components.roles import Context
+from quintet.lab.pretrained import build_model, load_tokenizer, spread_bins
+from quintet.lab.recipe import load_recipe
+from quintet.recipes._scale import at_scale
 from quintet.training.optim import set_trainable
 from quintet.values import Features, Layout
 from systems import Small, asked, count, full
@@ -52,6 +55,28 @@ def test_kosmos2_has_a_token_for_each_of_1024_places() -> None:
     places = [small.processor.tokenizer.specials[f"<patch_index_{n:04}>"] for n in range(1024)]
     assert len(set(places)) == 1024
     assert max(places) < small.model.llm.vocab
+
+
+def test_at_starter_scale_the_tokens_of_near_places_begin_alike() -> None:
+    recipe = at_scale(load_recipe("kosmos2")[1], "starter")
+    bins: Any = recipe.stages[0].template.regions
+    tokenizer = load_tokenizer(recipe.model, added=recipe.added_tokens)
+    ids = [tokenizer.id(token) for token in bins.bins]
+    added = [tokenizer.id(token) for token in recipe.added_tokens]
+    model = build_model(recipe.model, vocab=tokenizer.vocab, added=added)
+    before = model.llm.tables()[0].detach().clone()
+    assert float(before[ids].std(0).max()) == 0, "as the mean of all"
+    spread_bins(model, bins, tokenizer)
+    rows = model.llm.tables()[0].detach()
+    here = bins.side * 5 + 5
+    near, far = (float((rows[ids[here]] - rows[ids[n]]).norm()) for n in (here + 1, here + 8))
+    assert 0 < near < 0.7 * far
+    torch.testing.assert_close(rows[ids].mean(0), before[ids[0]], atol=1e-5, rtol=0)
+    assert float((rows[ids].std(0) / rows[: min(ids)].std(0)).square().mean().sqrt()) == pytest.approx(
+        bins.apart, rel=0.05
+    )
+    others = [n for n in range(len(rows)) if n not in set(ids)]
+    assert torch.equal(rows[others], before[others])
 
 
 @pytest.mark.parametrize("positions", ["sinusoid", "xpos"])

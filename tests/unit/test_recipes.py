@@ -154,8 +154,12 @@ def test_a_scale_swaps_parts_and_amounts_and_never_the_structure(recipe: Recipe,
         regions = theirs.template.regions.starter() if scale == "starter" else theirs.template.regions
         assert mine.template == replace(theirs.template, regions=regions)
         assert (mine.name, mine.data, mine.objective) == (theirs.name, theirs.data, theirs.objective)
-        assert mine.train.keys() == theirs.train.keys()
-        assert [r.lora for r in mine.train.values()] == [r.lora for r in theirs.train.values()]
+        # A frozen LLM of the hub knows how an answer ends in its own template, the starter's learns that one token.
+        learns = (
+            {"tokens"} if (recipe.paper.arxiv, scale, mine.name) == ("2308.12966", "starter", "pretrain") else set()
+        )
+        assert mine.train.keys() == theirs.train.keys() | learns
+        assert [mine.train[part].lora for part in theirs.train] == [r.lora for r in theirs.train.values()]
 
 
 def test_a_recipe_may_take_less_of_the_starter_scale_s_amounts_and_nothing_else_changes() -> None:
@@ -181,6 +185,8 @@ def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_mat
     assert rates("flamingo")[0] == {"connectors": deep, "fusion": deep, "tokens": STARTER_RATES["tokens"]}
     assert rates("cogvlm")[0] == {"connectors": matrix, "fusion": deep}, "experts are the LLM's own layers"
     assert rates("kosmos1")[0]["connectors"] == STARTER_RATES["connectors"], "one layer is no transformer"
+    assert [stage.get("encoders") for stage in rates("qwen_vl")] == [3e-5, 3e-5, None], "its own, where it learns"
+    assert rates("sharegpt4v")[1]["encoders"] == STARTER_RATES["encoders"]
 
 
 @pytest.mark.parametrize(("scale", "most"), [("starter", 10_000_000), ("tiny", 300_000)])

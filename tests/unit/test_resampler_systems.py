@@ -101,6 +101,25 @@ def test_the_resampler_knows_where_a_patch_is() -> None:
         made.config.layout(Layout((4, 4), extra=1))
 
 
+def test_queries_may_begin_by_looking_at_their_own_place() -> None:
+    """At starter scale: of 8 × 8 patches each of 4 × 4 queries sees mostly the four that it stands for."""
+    torch.manual_seed(0)
+    shares = {}
+    for config in (Resampler.Config(), Resampler.Config().starter()):
+        config = replace(config, side=4, heads=6)
+        made: Any = config.build(d_in=192, d_out=192)
+        patches = torch.randn(64, 192, requires_grad=True)
+        found = made(Features(patches, (Layout((8, 8)),))).values
+        own = torch.tensor([[row // 2 * 4 + col // 2 for col in range(8)] for row in range(8)]).flatten()
+        felt = torch.zeros(16, 64)
+        for query in range(16):
+            (grad,) = torch.autograd.grad(found[query].square().sum(), patches, retain_graph=True)
+            felt[query] = grad.norm(dim=1)
+        shares[config.local] = float((felt * (own[None] == torch.arange(16)[:, None])).sum() / felt.sum())
+    assert shares[0.0] < 0.1, "four of 64 are a sixteenth"
+    assert shares[8.0] > 0.3
+
+
 def test_qwen_vl_numbers_the_pictures_of_a_conversation() -> None:
     small = Small("qwen_vl")
     assert small.spelt(asked(), stage=0)[1] == "<img><4></img>A circle.<|endoftext|>"

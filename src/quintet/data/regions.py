@@ -164,15 +164,25 @@ class Bins(RegionFormat):
     side: int = 32
     token: str = "<patch_index_{:04d}>"
     """How a bin's number is spelt, counted in raster order from 0."""
+    apart: float = 0.0
+    """How far apart their rows of the vocabulary begin, near bins alike; in deviations of others. 0: all the same."""
 
     def starter(self) -> Self:
-        """A bin is four of 64 pixels: a box as it reads shares at least half with its own, and a token is met often."""
-        return replace(self, side=min(self.side, 16))
+        """A bin is four of 64 pixels: a box as it reads shares at least half with its own, and a token is met often.
+
+        In minutes 256 rows that begin the same do not come apart (docs/log.md).
+        """
+        return replace(self, side=min(self.side, 16), apart=1.0)
+
+    @property
+    def bins(self) -> tuple[str, ...]:
+        """A token a bin, in raster order."""
+        return tuple(self.token.format(i) for i in range(self.side**2))
 
     @property
     def added_tokens(self) -> tuple[str, ...]:
         """The format's tags, and a token a bin."""
-        return (*self.added, *(self.token.format(i) for i in range(self.side**2)))
+        return (*self.added, *self.bins)
 
     def _write(self, points: tuple[float, ...]) -> str:
         n = self.side

@@ -113,7 +113,7 @@ def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: f
 
 @torch.no_grad()
 def perplexity(engine: Engine, scenes: Path) -> float:
-    """Of the answers to questions about held-out pictures that are told in words and not shown: what the LLM knew of text.
+    """Of the answers to questions about held-out pictures that are told in words and not shown: text alone.
 
     e to the mean negative log-likelihood per token.
     """

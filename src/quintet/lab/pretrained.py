@@ -8,8 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from quintet.components.connectors.qformer import QFormer
+from quintet.components.connectors.resampler import sincos
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import load_hf_folder
 from quintet.components.llms.decoder import Decoder
@@ -18,6 +20,7 @@ from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.llms.weights import SafetensorsFolder, load_hf_state
 from quintet.components.roles import EncoderConfig
 from quintet.components.starter import asset
+from quintet.data.regions import Bins
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.log import logger
@@ -25,7 +28,7 @@ from quintet.model.mllm import MLLM
 from quintet.model.qformer_source import begin_as
 from quintet.training.stage import Stage
 
-__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "stage_tokenizer"]
+__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "spread_bins", "stage_tokenizer"]
 
 log = logger(__name__)
 
@@ -89,6 +92,18 @@ def build_model(
         if begin := getattr(part, "begin", None):
             begin(model.llm)
     return model
+
+
+@torch.no_grad()
+def spread_bins(model: MLLM, bins: Bins, tokenizer: Tokenizer) -> None:
+    """Gives the tokens of a grid's bins rows by their places (`Bins.apart`)."""
+    ids = [tokenizer.id(token) for token in bins.bins]
+    for table in model.llm.tables():
+        places = sincos(bins.side, table.shape[1] // 4 * 4)
+        places = places - places.mean(0)
+        places = F.pad(places / places.square().mean().sqrt(), (0, table.shape[1] % 4))
+        others = table[: min(ids)].float()
+        table[ids] += (bins.apart * others.std(0) * places).to(table)
 
 
 def load_published(model: MLLM, names: Collection[str], *, download: bool = False) -> None:

@@ -20,6 +20,7 @@ from quintet import dist
 from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
+from quintet.data.regions import Bins
 from quintet.data.scenes import LAYOUT, World, make_scenes
 from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
@@ -27,7 +28,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, own_rows
 from quintet.lab.features import Note, keep_features
-from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, stage_tokenizer
+from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, spread_bins, stage_tokenizer
 from quintet.lab.recipe import load_recipe
 from quintet.lab.references import keep_references
 from quintet.lab.rewards import reward_of
@@ -255,7 +256,11 @@ def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
             model.with_score()
         return model
     added = [tokenizer.id(token) for token in recipe.added_tokens]
-    return build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
+    model = build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
+    for regions in dict.fromkeys(stage.template.regions for stage in recipe.stages):
+        if isinstance(regions, Bins) and regions.apart:
+            spread_bins(model, regions, tokenizer)
+    return model
 
 
 def _facts(job: Job, name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
@@ -388,10 +393,10 @@ def _save(
 def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     """What of a recipe's JSON says how it trains.
 
-    That is all but its paper, whose figures may be mended without harm, and its share of a scale's amounts, which its
+    That is all but its paper, whose figures may be mended without harm, and its amounts and rates at a scale, which its
     stages have taken already.
     """
-    return {key: value for key, value in (recipe or {}).items() if key not in ("paper", "starter")}
+    return {key: value for key, value in (recipe or {}).items() if key not in ("paper", "starter", "starter_rates")}
 
 
 def resolved(run: Path) -> dict[str, Any]:

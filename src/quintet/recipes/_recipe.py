@@ -70,6 +70,8 @@ class Recipe(Config):
     starter: float = 1.0
     """Share of the starter scale's samples that it learns from: where each costs more, fewer keep a recipe within
     four minutes on two cores."""
+    starter_rates: Mapping[str, float] = field(default_factory=dict)
+    """Part → peak rate at the starter scale, where that is not the scale's own."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in (*self.before, *self.stages)]

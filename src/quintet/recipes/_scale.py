@@ -67,7 +67,11 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
         raise ConfigError(f"no scale {scale!r}; there are {', '.join(SCALES)}")
     small = _starter_model(recipe.model) if scale == "starter" else _tiny_model(recipe.model)
     epochs = STARTER_EPOCHS * recipe.starter
-    stages = (*_small(recipe.before, small, scale, epochs), *_small(recipe.stages, small, scale, epochs))
+    stages = tuple(
+        each
+        for part in (recipe.before, recipe.stages)
+        for each in _small(part, small, scale, epochs, recipe.starter_rates)
+    )
     chat = recipe.chat and (_starter_template(recipe.chat) if scale == "starter" else recipe.chat)
     return replace(recipe, model=small, stages=stages, before=(), chat=chat)
 
@@ -99,10 +103,16 @@ def _aligning_rate(rate: Rate, tunes: bool) -> Rate:
     )
 
 
-def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str, epochs: float) -> Iterator[Stage]:
+def _small(
+    stages: Sequence[Stage], model: MLLM.Config, scale: str, epochs: float, rates: Mapping[str, float]
+) -> Iterator[Stage]:
     epochs = epochs / max(1, len(stages))
     for stage in stages:
-        yield _starter_stage(stage, model, epochs) if scale == "starter" else _tiny_stage(stage)
+        yield (
+            _starter_stage(stage, model, epochs, rates, stage is stages[0])
+            if scale == "starter"
+            else _tiny_stage(stage)
+        )
 
 
 def _starter_model(model: MLLM.Config) -> MLLM.Config:
@@ -132,10 +142,14 @@ def _tiny_model(model: MLLM.Config) -> MLLM.Config:
     )
 
 
-def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float) -> Stage:
+def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float, rates: Mapping[str, float], first: bool) -> Stage:
     # Where the LLM does not read, words are learnt from nothing, which ALIGNMENT_RATE is too fast for.
     aligns = stage.reads and not any(part.startswith(("llm", "encoders")) for part in stage.train)
     train = {part: _starter_rate(part, rate, model, aligns) for part, rate in stage.train.items()}
+    train |= {part: replace(train[part], lr=lr) for part, lr in rates.items() if part in train}
+    if first and stage.template.end in stage.template.added and not any(p.startswith(("llm", "tokens")) for p in train):
+        # The published LLM, which is frozen here, knows how an answer ends in its template; the starter's does not.
+        train["tokens"] = Rate(lr=STARTER_RATES["tokens"])
     return replace(
         stage,
         template=_starter_template(stage.template),

@@ -7,7 +7,8 @@ queries.
 
 The paper writes <p> and <box><loc_k>; the released code and transformers <phrase> and <object><patch_index_k>, as here.
 The released decoder has sinusoids where Kosmos-1's paper has xPos. Rates and amounts of instruction tuning are not
-given: those of Kosmos-1 are used. The starter scale has 16 × 16 bins: its pictures have 64 pixels a side.
+given: those of Kosmos-1 are used. The starter scale has 16 × 16 bins, for pictures of 64 pixels a side, whose tokens
+begin alike where they are near; and of the paper's mixture the pairs.
 """
 
 from dataclasses import replace
@@ -25,7 +26,7 @@ def recipe() -> Recipe:
     """Kosmos-2, 1.6B."""
     pretrain = Stage(
         name="pretrain",
-        data=Data(name="grit-text-pairs-interleaved", kind="interleaved", rows=91_000_000),
+        data=Data(name="grit-text-pairs-interleaved", kind="captions", rows=91_000_000),
         template=KOSMOS2_CAPTION,
         train={part: Rate(lr=2e-4) for part in ("encoders", "connectors", "llm")},
         batch=4_000,  # 419K tokens an update, of which pairs of about 100 take half
@@ -55,6 +56,7 @@ def recipe() -> Recipe:
                 warmup=375 / 10_000,
             ),
         ),
+        starter_rates={"encoders": 3e-5},
         paper=Paper(
             title="Kosmos-2: Grounding Multimodal Large Language Models to the World",
             authors="Peng et al.",

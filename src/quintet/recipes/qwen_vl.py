@@ -7,6 +7,7 @@ then all but the encoder.
 
 The first stage has pictures of 224 px, the model here has one size, 448: its features are those of the later stages.
 The encoder is OpenCLIP's bigG without the class token. The released fine-tuning also learns the markers of every turn.
+At the starter scale every query begins by looking at its own place, and the LLM learns the template's end marker.
 Schedules' ends, warm-ups, and the batches of the last two stages are given from memory. Qwen-7B is read through our
 decoder; its released files have other names.
 """
@@ -70,7 +71,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="instruct",
-                data=Data(name="qwen-vl-chat-350k", kind="instructions", rows=350_000),
+                data=Data(name="qwen-vl-chat-350k", kind="regions", rows=350_000),
                 template=QWEN_VL,
                 train={"connectors": Rate(lr=1e-5), "llm": Rate(lr=1e-5)},
                 batch=128,
@@ -81,5 +82,6 @@ def recipe() -> Recipe:
                 weight_decay=0.05,
             ),
         ),
+        starter_rates={"encoders": 3e-5},
         paper=PAPER,
     )

@@ -53,13 +53,17 @@ class Resampler(nn.Module):
         """Of the square of queries."""
         heads: int = 32
         eps: float = 1e-6
+        places: int | None = None
+        """Side of the square whose fixed positions are resized to the queries'; None is the queries' own."""
+        local: float = 0.0
+        """How sharply queries begin by looking at their own place; 0 begins at random, as published."""
 
         @property
         def deep(self) -> bool:
             return False  # one layer
 
         def starter(self) -> "Resampler.Config":
-            return replace(self, side=min(self.side, 4), heads=6)
+            return replace(self, side=min(self.side, 4), heads=6, places=self.side, local=8.0)
 
         def tiny(self) -> "Resampler.Config":
             return replace(self, side=min(self.side, 2), heads=4)
@@ -84,6 +88,11 @@ class Resampler(nn.Module):
         self.enter = nn.Linear(d_in, d_out, bias=False)
         self.norm_query, self.norm_key = nn.LayerNorm(d_out, eps=config.eps), nn.LayerNorm(d_out, eps=config.eps)
         self.attend = _Attention(d_out, heads=config.heads)
+        if config.local:
+            self.attend.liken(config.local)
+            # What is seen is little beside where it is; of values this is undone by the norm behind the attention.
+            for norm in (self.norm_query, self.norm_key):
+                nn.init.constant_(norm.weight, 0.1)
         self.norm = nn.LayerNorm(d_out, eps=config.eps)
         self.project = nn.Linear(d_out, d_out, bias=False)
 
@@ -93,12 +102,13 @@ class Resampler(nn.Module):
         pieces: list[tuple[Layout, list[int], Tensor]] = []
         queries = self.norm_query(self.queries)
         side, dim = self.config.side, queries.shape[-1]
-        asked = queries + sincos(side, dim).to(queries)
+        table = self.config.places or side
+        asked = queries + sincos(table, dim, grid=(side, side)).to(queries)
         for layout, items, values in features.groups():
             after = self.config.layout(layout)
             rows, cols = layout.grid
             keys = self.norm_key(self.enter(values))
-            places = sincos(side, dim, grid=(rows, cols)).to(keys)
+            places = sincos(table, dim, grid=(rows, cols)).to(keys)
             found = self.attend(asked.expand(len(items), -1, -1), keys + places, keys)
             pieces.append((after, items, self.project(self.norm(found))))
         return Features.join(pieces)
@@ -169,6 +179,12 @@ class _Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(dim, dim) for _ in range(4))
+
+    @torch.no_grad()
+    def liken(self, sharp: float) -> None:
+        """Queries and keys begin as turned copies of what they are made of: who is alike looks at each other."""
+        nn.init.orthogonal_(self.q_proj.weight, gain=sharp**0.5)
+        self.k_proj.weight.copy_(self.q_proj.weight)
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Queries float[N, Q, D] look at float[N, S, D]."""
