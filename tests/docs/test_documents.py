@@ -75,7 +75,9 @@ def test_the_table_of_methods_is_the_one_that_the_command_prints() -> None:
     text = (ROOT / "docs" / "alignment.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- methods: start.*?-->\n(.*?)\n<!-- methods: end -->", text, re.DOTALL)
     assert found, "docs/alignment.md has lost its markers"
-    assert found[1] == methods.markdown(methods.methods()), "put in the output of `quintet recipes --methods --markdown`"
+    assert found[1] == methods.markdown(methods.methods()), (
+        "put in the output of `quintet recipes --methods --markdown`"
+    )
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from conftest import picture
 from quintet.cli.app import app
-from quintet.cli.runs import _files, _lost
+from quintet.cli.training import _lost, files
 from quintet.data.scenes import make_scenes
 from quintet.errors import ConfigError, QuintetError
 from quintet.lab.listing import listing, markdown
@@ -223,12 +223,12 @@ def test_settings_that_do_not_exist_are_refused(tmp_path: Path) -> None:
 
 def test_data_is_for_the_last_stage_or_for_one_by_name(tmp_path: Path) -> None:
     stages = ["pretrain", "instruct"]
-    assert _files(["a.json", "pretrain=b.json"], stages) == {"": Path("a.json"), "pretrain": Path("b.json")}
+    assert files(["a.json", "pretrain=b.json"], stages) == {"": Path("a.json"), "pretrain": Path("b.json")}
     odd = tmp_path / "pretrain=c.json"
     odd.touch()
-    assert _files([str(odd)], stages) == {"": odd}
+    assert files([str(odd)], stages) == {"": odd}
     with pytest.raises(ConfigError, match="twice"):
-        _files(["a.json", "b.json"], stages)
+        files(["a.json", "b.json"], stages)
 
 
 def test_ctrl_c_writes_a_checkpoint_and_exits_with_130(scenes: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_at_starter_scale_the_tokens_of_near_places_begin_alike() -> None:
     model = build_model(recipe.model, vocab=tokenizer.vocab, added=added)
     before = model.llm.tables()[0].detach().clone()
     assert float(before[ids].std(0).max()) == 0, "as the mean of all"
-    spread_bins(model, bins, tokenizer)
+    spread_bins(model, recipe, tokenizer)
     rows = model.llm.tables()[0].detach()
     here = bins.side * 5 + 5
     near, far = (float((rows[ids[here]] - rows[ids[n]]).norm()) for n in (here + 1, here + 8))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from quintet.components.visible import visible
 from quintet.values import (
     Batch,
     Features,
@@ -18,7 +19,6 @@ from quintet.values import (
     Text,
     Tokens,
     Turn,
-    visible,
 )
 
 

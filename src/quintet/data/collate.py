@@ -97,10 +97,12 @@ def _targets(t: Tokens, *, base: int, nodes: int) -> Targets:
 def _merged(pieces: list[Targets]) -> Targets:
     [names] = {frozenset(piece.known) for piece in pieces}  # of all samples of a batch the same is known
     known = {name: torch.cat([piece.known[name] for piece in pieces]) for name in sorted(names)}
-    joined = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("slots", "ids", "weights", "node"))
+    slots, ids, weights, node = (
+        torch.cat([getattr(piece, name) for piece in pieces]) for name in ("slots", "ids", "weights", "node")
+    )
     marked = any(piece.mark is not None for piece in pieces)
     marks = [torch.zeros_like(piece.ids) if piece.mark is None else piece.mark for piece in pieces]
-    return Targets(*joined, known, torch.cat(marks) if marked else None)
+    return Targets(slots, ids, weights, node, known, torch.cat(marks) if marked else None)
 
 
 def _answers(found: list[tuple[int, int, int, int, Answer]]) -> Answers | None:

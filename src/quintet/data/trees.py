@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ def beside(trees: Sequence[Tokens]) -> Tokens:
         ]
         answers += [(at + node, answer) for at, answer in tree.answers]
         column, node = column + len(tree), node + tree.nodes
-    vectors = {
+    vectors: dict[str, Any] = {
         name: torch.cat([getattr(tree, name) for tree in placed])
         for name in ("ids", "weight", "enter", "exit", "order", "position", "parent", "mark")
     }

@@ -105,9 +105,10 @@ def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: f
             if key in one.result["measures"]
         ]
     kept = [_in_form(folder) for folder in (before, after)]
-    rows.append(_guarded(Row("answers in form", *map(_mean, kept), True, _paired(*kept)), margin))
-    texts = [read_json(folder / "eval" / "text.json")["perplexity"] for folder in (before, after)]
-    rows.append(_guarded(Row("perplexity of text", *texts, False, None), margin))
+    one, two = map(_mean, kept)
+    rows.append(_guarded(Row("answers in form", one, two, True, _paired(*kept)), margin))
+    one, two = (float(read_json(folder / "eval" / "text.json")["perplexity"]) for folder in (before, after))
+    rows.append(_guarded(Row("perplexity of text", one, two, False, None), margin))
     return Change(tuple(rows), margin)
 
 

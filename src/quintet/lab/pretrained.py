@@ -26,6 +26,7 @@ from quintet.errors import CheckpointError, ConfigError
 from quintet.log import logger
 from quintet.model.mllm import MLLM
 from quintet.model.qformer_source import begin_as
+from quintet.recipes._recipe import Recipe
 from quintet.training.stage import Stage
 
 __all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "spread_bins", "stage_tokenizer"]
@@ -95,15 +96,17 @@ def build_model(
 
 
 @torch.no_grad()
-def spread_bins(model: MLLM, bins: Bins, tokenizer: Tokenizer) -> None:
-    """Gives the tokens of a grid's bins rows by their places (`Bins.apart`)."""
-    ids = [tokenizer.id(token) for token in bins.bins]
-    for table in model.llm.tables():
-        places = sincos(bins.side, table.shape[1] // 4 * 4)
-        places = places - places.mean(0)
-        places = F.pad(places / places.square().mean().sqrt(), (0, table.shape[1] % 4))
-        others = table[: min(ids)].float()
-        table[ids] += (bins.apart * others.std(0) * places).to(table)
+def spread_bins(model: MLLM, recipe: Recipe, tokenizer: Tokenizer) -> None:
+    """Gives the tokens of a grid's bins rows by their places, if the recipe has such (`Bins.apart`)."""
+    for bins in dict.fromkeys(stage.template.regions for stage in recipe.stages):
+        if not isinstance(bins, Bins) or not bins.apart:
+            continue
+        ids = [tokenizer.id(token) for token in bins.bins]
+        for table in model.llm.tables():
+            places = sincos(bins.side, table.shape[1] // 4 * 4)
+            places = places - places.mean(0)
+            places = F.pad(places / places.square().mean().sqrt(), (0, table.shape[1] % 4))
+            table[ids] += (bins.apart * table[: min(ids)].float().std(0) * places).to(table)
 
 
 def load_published(model: MLLM, names: Collection[str], *, download: bool = False) -> None:

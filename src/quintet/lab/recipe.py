@@ -20,7 +20,7 @@ __all__ = ["load_recipe", "recipe_names", "recipe_notes"]
 
 def recipe_names() -> list[str]:
     """The recipes of this package."""
-    return sorted(m.name for m in pkgutil.iter_modules(recipes.__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(recipes.__path__) if not (m.ispkg or m.name[0] == "_"))
 
 
 def load_recipe(name: str) -> tuple[str, Recipe]:

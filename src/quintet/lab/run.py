@@ -20,7 +20,6 @@ from quintet import dist
 from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
-from quintet.data.regions import Bins
 from quintet.data.scenes import LAYOUT, World, make_scenes
 from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
@@ -226,21 +225,21 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
         )
     folder = _pictures(job)
     out = run.path / "pairs" / f"{stage.name}.jsonl"
-    for turn in (True, False):
-        if dist.is_first() == turn:
-            made = own_rows(
-                stage, model, Processor(tokenizer, recipe.template, recipe.model), out=out, scenes=folder,
-                scale=job.scale, seed=job.settings.seed, note=job.note,
-            )  # fmt: skip
+    if not dist.is_first():
+        dist.barrier()
+    made = own_rows(
+        stage, model, Processor(tokenizer, recipe.template, recipe.model), out=out, scenes=folder,
+        scale=job.scale, seed=job.settings.seed, note=job.note,
+    )  # fmt: skip
+    if dist.is_first():
         dist.barrier()
     return made
 
 
 def _reward(job: Job, stage: Stage) -> RewardOf | None:
     """What a stage's own answers are worth."""
-    if stage.rollouts is None:
-        return None
-    return reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job))
+    drawn = stage.rollouts
+    return reward_of(job.reward or drawn.reward, scenes=_pictures(job)) if drawn else None
 
 
 def _pictures(job: Job) -> Path:
@@ -257,9 +256,7 @@ def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
         return model
     added = [tokenizer.id(token) for token in recipe.added_tokens]
     model = build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
-    for regions in dict.fromkeys(stage.template.regions for stage in recipe.stages):
-        if isinstance(regions, Bins) and regions.apart:
-            spread_bins(model, regions, tokenizer)
+    spread_bins(model, recipe, tokenizer)
     return model
 
 

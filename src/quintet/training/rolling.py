@@ -11,7 +11,7 @@ answers: sharded weights must be gathered by all of them together.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from quintet.errors import DataError, TrainingError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.generate import Sampling, generate
 from quintet.model.mllm import MLLM
-from quintet.training.hardware import Precision, autocast
+from quintet.training.hardware import autocast
 from quintet.training.objectives import rewards
 from quintet.training.stage import Stage
 from quintet.values import Batch, Node, Sample, Tokens
@@ -61,13 +61,14 @@ class Rolling(Planner):
         *,
         folder: Path,
         reward: RewardOf,
-        precision: Precision,
+        precision: Literal["fp32", "bf16"],
         processor: Processor,
     ) -> None:
         super().__init__(base.source, base.template, base.tokenizer, base.measure, base.plan)
         assert stage.rollouts is not None, "a stage of rollouts"
         self.model, self.stage, self.how = model, stage, stage.rollouts
-        self.folder, self.reward, self.precision = folder, reward, precision
+        self.folder, self.reward = folder, reward
+        self.precision: Literal["fp32", "bf16"] = precision
         self.stops, self.text = processor.stops(), processor.text
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.load = MediaLoader(specs)
