@@ -238,8 +238,7 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
 
 def _reward(job: Job, stage: Stage) -> RewardOf | None:
     """What a stage's own answers are worth."""
-    drawn = stage.rollouts
-    return reward_of(job.reward or drawn.reward, scenes=_pictures(job)) if drawn else None
+    return stage.rollouts and reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job))
 
 
 def _pictures(job: Job) -> Path:
