@@ -13,7 +13,7 @@ from quintet.components.encoders.presets import CLIP_L, OPENCLIP_BIGG
 from quintet.components.encoders.vision import Vision
 from quintet.data.template import Template
 from quintet.errors import ConfigError, QuintetError
-from quintet.lab.recipe import load_recipe, recipe_names
+from quintet.lab.recipe import load_recipe, recipe_names, trains_as
 from quintet.lab.show import Check, checks_of
 from quintet.model.mllm import MLLM
 from quintet.recipes import llava15
@@ -286,3 +286,14 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_rate_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="leave the part out of `train` to freeze it"):
         Rate(lr=0.0)
+
+
+def test_a_run_of_an_older_version_trains_as_the_recipe_does() -> None:
+    """Its recipe.json lacks settings that came since; their defaults are what it did."""
+    now = load_recipe("llava15")[1].to_json()
+    older = {key: value for key, value in now.items() if key not in ("starter_rates", "before")}
+    older["stages"] = [{k: v for k, v in each.items() if k not in ("optimizer", "too_long")} for each in now["stages"]]
+    assert trains_as(older) == trains_as(now)
+    older["stages"][0]["batch"] = 7
+    assert trains_as(older) != trains_as(now)
+    assert trains_as(None) == {}

@@ -6,16 +6,17 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType, ModuleType
+from typing import Any
 
 from quintet import recipes
 from quintet.errors import ConfigError, QuintetError, nearest
 from quintet.recipes._recipe import Recipe
 
-__all__ = ["load_recipe", "recipe_names", "recipe_notes"]
+__all__ = ["load_recipe", "recipe_names", "recipe_notes", "trains_as"]
 
 
 def recipe_names() -> list[str]:
@@ -47,6 +48,19 @@ def recipe_notes(name: str) -> str:
         ConfigError: there is no such file.
     """
     return (inspect.getdoc(_module(name.partition(":")[0])) or "").partition("\n")[2].strip()
+
+
+def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What of a recipe's JSON says how it trains.
+
+    That is all but its paper, whose figures may be mended without harm, and its amounts and rates at a scale, which its
+    stages have taken already. A setting that was not there yet when the JSON was written has its default.
+    """
+    try:
+        whole = Recipe.from_json(recipe).to_json()
+    except ConfigError:  # of a version that we cannot read, or with parts of a file that is not there
+        whole = dict(recipe or {})
+    return {key: value for key, value in whole.items() if key not in ("paper", "starter", "starter_rates")}
 
 
 def _module(name: str) -> ModuleType:

@@ -28,7 +28,7 @@ from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, own_rows
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, spread_bins, stage_tokenizer
-from quintet.lab.recipe import load_recipe
+from quintet.lab.recipe import load_recipe, trains_as
 from quintet.lab.references import keep_references
 from quintet.lab.rewards import reward_of
 from quintet.log import logger
@@ -52,7 +52,6 @@ __all__ = [
     "scenes_rows",
     "stage_source",
     "train",
-    "trains_as",
 ]
 
 log = logger(__name__)
@@ -384,15 +383,6 @@ def _save(
             shutil.copyfile(learnt, aside / CAPTIONS / TRAINED)
         replace_folder(aside, run.model)
     dist.barrier()
-
-
-def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What of a recipe's JSON says how it trains.
-
-    That is all but its paper, whose figures may be mended without harm, and its amounts and rates at a scale, which its
-    stages have taken already.
-    """
-    return {key: value for key, value in (recipe or {}).items() if key not in ("paper", "starter", "starter_rates")}
 
 
 def resolved(run: Path) -> dict[str, Any]:

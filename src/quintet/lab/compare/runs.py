@@ -32,8 +32,8 @@ from quintet.lab.compare.folder import alone, check_folder, fingerprint, hold, s
 from quintet.lab.compare.machine import MACHINE, machine
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.quickstart import TASKS as PLAIN
-from quintet.lab.recipe import load_recipe
-from quintet.lab.run import STARTER_PICTURES, Job, resolved, scenes_folder, stage_source, train, trains_as
+from quintet.lab.recipe import load_recipe, trains_as
+from quintet.lab.run import STARTER_PICTURES, Job, resolved, scenes_folder, stage_source, train
 from quintet.lab.show import show
 from quintet.log import logger
 from quintet.model.checkpoint import read_json, write_json
