@@ -1,85 +1,22 @@
 """A run that was killed goes on bit for bit: same bytes in RUN/model, same losses, no step missing or doubled.
 
-A nursery process imports the library once and forks a child for every job, so a real process trains and really dies.
-The child counts two kinds of moments and gets its signal at a chosen one: `write`, before every change on the disk
-inside RUN (an audit hook sees opens, renames and removals), and `forward`, before every micro-batch. Four micro-batches
-make a step, so three of four forwards are in the middle of an accumulation. About 45 s.
+Runs die in a nursery (`tests/nursery.py`). Four micro-batches make a step, so three of four forwards are in the middle
+of an accumulation. About 45 s.
 """
 
 import json
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import picture_rows
+from nursery import DIED, Nursery, Outcome, nursery_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-NURSERY = r"""
-import json, os, signal, sys
-from pathlib import Path
-import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
-from quintet.errors import QuintetError
-from quintet.lab.run import Job, train
-from quintet.training.loop import Interrupted, Settings
-from quintet.training.parallel import Step
-
-torch.set_num_threads(1)
-CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "open"}
-
-
-def job(order):
-    os.environ["QUINTET_CACHE"] = order["cache"]
-    data = {stage: Path(order["data"]) for stage in ("pretrain", "instruct")}
-    settings = Settings(**order["settings"])
-    return Job(recipe="llava15", out=Path(order["out"]), scale="tiny", data=data, sets=order["sets"],
-               resume=order["resume"], settings=settings)
-
-
-def live(order):
-    counts, run = {"write": 0, "forward": 0}, order["out"]
-
-    def moment(kind):
-        counts[kind] += 1
-        if [kind, counts[kind]] == order["at"]:
-            os.kill(os.getpid(), order["signal"])
-
-    def hook(event, args):
-        if event not in CHANGES or not isinstance(args[0], (str, os.PathLike)):
-            return
-        if os.path.realpath(args[0]).startswith(run) and not (event == "open" and args[2] & 3 == os.O_RDONLY):
-            moment("write")
-
-    sys.addaudithook(hook)
-    register_module_forward_pre_hook(lambda module, args: moment("forward") if isinstance(module, Step) else None)
-    try:
-        train(job(order))
-        code = 0
-    except Interrupted:
-        code = 130
-    except QuintetError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        code = 1
-    Path(order["counts"]).write_text(json.dumps(counts))
-    return code
-
-
-# What is imported and set up at first use is so once, and not in every child.
-train(job(json.loads(sys.stdin.readline())))
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(live(json.loads(line)))
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
 
 SETS = (
     "stages.pretrain.batch=4",
@@ -95,71 +32,18 @@ SETS = (
 )
 """Micro-batches of one sample: four of them make a step."""
 
-DIED = -signal.SIGKILL
-
-
-@dataclass
-class Nursery:
-    """Asks the process for one life after the other."""
-
-    process: subprocess.Popen[str]
-    data: Path
-
-    def live(
-        self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any
-    ) -> int:
-        """Trains in `folder`, or goes on; the exit code, negative for a signal."""
-        self.send(folder, at=at, number=number, **settings)
-        assert self.process.stdout
-        return int(self.process.stdout.readline())
-
-    def send(
-        self, folder: Path, *, at: tuple[str, int] | None = None, number: int = signal.SIGKILL, **settings: Any
-    ) -> None:
-        folder.mkdir(exist_ok=True)
-        order = {
-            "out": str(folder / "run"),
-            "cache": str(folder / "cache"),
-            "data": str(self.data),
-            "counts": str(folder / "counts"),
-            "sets": SETS,
-            "resume": True,
-            "at": at,
-            "signal": number,
-            "settings": {"save_steps": 2, "precision": "fp32"} | settings,
-        }
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-
 
 @pytest.fixture(scope="module")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     folder = tmp_path_factory.mktemp("data")
     data = picture_rows(folder, 9, text_only=2)
     (folder / "pictures" / "4.png").write_bytes(b"")  # one row that every run must drop, and count once
-    with subprocess.Popen(
-        [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        made = Nursery(process, data)
-        made.send(folder / "warm")
+    with nursery_of(job(data), folder) as made:
         yield made
-        process.kill()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What must be equal: bytes of the model, and every line of the metrics but what a clock or the system said."""
-
-    model: dict[str, bytes]
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, folder: Path) -> "Outcome":
-        files = {p.name: p.read_bytes() for p in sorted((folder / "run" / "model").iterdir())}
-        rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
-        told = {"seconds", "step_seconds", "memory"}
-        return cls(files, [{k: v for k, v in row.items() if k not in told} for row in rows])
+def job(data: Path) -> dict[str, Any]:
+    return {"recipe": "llava15", "sets": SETS, "data": {"pretrain": str(data), "instruct": str(data)}}
 
 
 @pytest.fixture(scope="module")
@@ -256,5 +140,5 @@ def test_another_seed_or_other_rows_are_refused(nursery: Nursery, tmp_path: Path
     """Equality would prove nothing if a run paid no attention to where it stands."""
     assert nursery.live(tmp_path, at=("forward", 11)) == DIED
     assert nursery.live(tmp_path, seed=1) == 1
-    fewer = Nursery(nursery.process, picture_rows(tmp_path / "fewer", 3))
+    fewer = Nursery(nursery.process, job(picture_rows(tmp_path / "fewer", 3)))
     assert fewer.live(tmp_path) == 1
