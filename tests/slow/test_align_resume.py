@@ -64,7 +64,7 @@ def test_killed_at_random_moments_it_is_equal_to_the_last_bit(nursery: Nursery, 
 
 
 def test_killed_before_any_change_of_what_it_keeps_it_is_equal(nursery: Nursery, tmp_path: Path) -> None:
-    """Before every fourth of the first forty changes: those in which pairs, references and the first rollouts are written."""
+    """Before every fourth of the first forty: in those pairs, references and the first rollouts are written."""
     whole = tmp_path / "whole"
     assert nursery.live(whole) == 0
     outcome, counts = Outcome.of(whole), json.loads((whole / "counts").read_text())

@@ -1,6 +1,7 @@
 """Claims as experiments: arms are run once, asked the same, and each claim gets its verdict. About 20 s."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from quintet.lab.align import method_names
 from quintet.lab.claims import CLAIMS, Study, study
 from quintet.lab.claims.claim import Expected
 from quintet.lab.claims.pools import POOLS
-from quintet.lab.claims.run import _tested
+from quintet.lab.claims.run import _asking, _tested
 from quintet.lab.pairs import Work
 from quintet.lab.run import Job, train
+from quintet.values import Node, Sample, Text, Turn
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +125,17 @@ def test_a_difference_counts_only_where_its_interval_lies_on_one_side(
     assert not of("b", "c")["holds"]
     assert of("b", "c", apart=False, room=0.15)["holds"]
     assert json.dumps(of("a", "b"))
+
+
+def test_a_condition_stands_behind_every_question_of_an_arm() -> None:
+    heard: list[str] = []
+
+    def answer(samples: Sequence[Sample]) -> list[str]:
+        heard.extend("".join(part.text for part in s.root.turns[-1].parts if isinstance(part, Text)) for s in samples)
+        return ["yes"] * len(samples)
+
+    asked = [Sample(Node((Turn("user", (Text("One?"),)),))), Sample(Node((Turn("user", (Text("Two?"),)),)))]
+    assert _asking(answer, "Rating 4.")(asked) == ["yes", "yes"]
+    assert heard == ["One? Rating 4.", "Two? Rating 4."]
+    assert _asking(answer, "") is answer
+    assert CLAIMS["P19"].arms["conditioned"].asks.startswith("Rating 4.")

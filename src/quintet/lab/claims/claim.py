@@ -18,6 +18,8 @@ class Arm:
     pairs: str = "truth"
     """Who makes the pairs (`quintet.lab.pairs`); one file for all arms and seeds that name it."""
     rows: int = 2_000
+    asks: str = ""
+    """What stands behind every question when the arm is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ OUT/claims.json, .md     each claim: supported, not supported or not testable, w
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from quintet.data.template import Template
 from quintet.errors import ConfigError, QuintetError, nearest
 from quintet.evaluation.bootstrap import percentiles, resampled
-from quintet.evaluation.run import evaluate
+from quintet.evaluation.run import Answer, evaluate
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.align import Start
 from quintet.lab.claims.claim import Arm, Claim, Expected
@@ -32,6 +32,7 @@ from quintet.lab.run import Job, scenes_folder, train
 from quintet.model.checkpoint import read_json, write_json
 from quintet.serving.engine import Engine
 from quintet.training.loop import Interrupted, Settings
+from quintet.values import Sample, Text
 
 __all__ = ["Study", "study"]
 
@@ -127,8 +128,21 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
         task = scenes_task(name, scenes)
         progress = partial(watch.count, f"{_name(arm)}: {name}")
         evaluate(
-            engine.answers(task), task, read=engine.processor.regions, limit=asked.limit, out=out, progress=progress
+            _asking(engine.answers(task), arm.asks), task, read=engine.processor.regions, limit=asked.limit, out=out,
+            progress=progress,
+        )  # fmt: skip
+
+
+def _asking(answer: Answer, words: str) -> Answer:
+    """Asks with these words behind every question."""
+
+    def more(sample: Sample) -> Sample:
+        *turns, last = sample.root.turns
+        return replace(
+            sample, root=replace(sample.root, turns=(*turns, replace(last, parts=(*last.parts, Text(f" {words}")))))
         )
+
+    return (lambda samples: answer([more(sample) for sample in samples])) if words else answer
 
 
 def _pool(asked: Study, arm: Arm, scenes: Path, watch: Watcher) -> Path:

@@ -158,7 +158,7 @@ _CLAIMS = (
         arms={
             "good": Arm(method="dress", pairs="feedback-good"),
             "all": Arm(method="dress", pairs="feedback-bare"),
-            "conditioned": Arm(method="dress", pairs="feedback"),
+            "conditioned": Arm(method="dress", pairs="feedback", asks="Rating 4. All of it is there."),
         },
         expects=(
             Expected(better="conditioned", than="good", measure=CHAIR, lower=True),

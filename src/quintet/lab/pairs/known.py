@@ -12,10 +12,13 @@ __all__ = ["injected", "phrases", "truth"]
 
 
 def truth(work: Work) -> Iterator[dict[str, Any]]:
-    """One or two errors: a sentence about what is not there, one changed, one left out; scores are severities."""
+    """One or two errors: a sentence left out, one changed, one about what is not there; scores are severities.
+
+    Half of them are left out: with as many added as left out a model learns to say less (docs/log.md).
+    """
     for truth in work.truths:
         rng = random.Random(f"{work.seed}/truth/{truth.image.stem}")
-        if pair := pair_of(truth.scene, rng, edits=rng.randint(1, 2), added=1 / 3, omitted=1 / 3):
+        if pair := pair_of(truth.scene, rng, edits=rng.randint(1, 2), added=1 / 5, omitted=1 / 2):
             severity = round(pair.severity(truth.scene), 4)
             yield work.row(truth, pair.chosen, pair.rejected, chosen_score=0.0, rejected_score=severity)
 
