@@ -153,3 +153,42 @@ def test_a_share_of_descriptions_is_spoilt_and_conversations_stay_true(scenes: P
     assert 0.6 * long < len(changed) <= long
     assert len({row["id"] for row in rows}) == len(rows)
     assert "is there already" in CliRunner().invoke(app, args).output
+
+
+def aligned(*args: str) -> tuple[int, str, str]:
+    """Exit code, what is printed, and what is said beside it."""
+    done = CliRunner().invoke(app, ["align", *args, "--no-measure"])
+    return done.exit_code, done.stdout, " ".join(done.stderr.split())
+
+
+def test_a_file_is_for_every_stage_of_preferences(
+    run: Path, scenes: Path, pairs: dict[str, Path], tmp_path: Path
+) -> None:
+    args = ("povid", "--from", str(run), "--data", str(pairs["truth"]), "--root", str(scenes), "--json")
+    code, said, _ = aligned(*args, "--out", str(tmp_path / "out"))
+    assert code == 0
+    assert json.loads(said) == {"model": str(tmp_path / "out" / "model")}
+    facts = json.loads((tmp_path / "out" / "recipe.json").read_text())
+    assert set(facts["data"]) == {"text", "noise"}
+    assert not (tmp_path / "out" / "pairs").exists()
+
+
+def test_what_cannot_be_compared_or_rewarded_is_refused_before_anything_is_written(
+    run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    out = ("--from", str(run), "--scenes", str(scenes), "--out", str(tmp_path / "out"))
+    for args, words in (
+        (("dpo", "--data", str(scenes / "train.json")), "train.json have none to compare"),
+        (("llava_rlhf",), "nothing says what they are worth; name a reward: --reward RUN"),
+        (("dpo", "--reward", "exact"), "--reward is for methods that learn from answers of their own"),
+        (("dpo", "--set", 'stages.dpo.preference.terms={"sigmoid": -1}'), "terms.sigmoid is -1"),
+        (("dpo", "--set", 'stages.dpo.preference.terms={"ipoo": 1}'), "did you mean 'ipo'"),
+    ):
+        code, _, said = aligned(*args, *out)
+        assert code == 1, args
+        assert words in said, said
+        assert not (tmp_path / "out").exists(), args
+    assert aligned("dpo", "--from", str(run), "--margin", "nan")[0] == 2
+    code, _, said = aligned("dpo", "--from", str(run), "--scenes", str(tmp_path), "--out", str(tmp_path / "out"))
+    assert code == 1
+    assert "is no folder of Scenes" in said

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from quintet.cli.describe import JSON, print_methods
 if TYPE_CHECKING:
     from quintet.lab.align import Start
     from quintet.lab.change import Change
+    from quintet.training.stage import Stage
 
 __all__ = ["register"]
 
@@ -28,7 +30,10 @@ def align(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="A file of preferences, or STAGE=PATH. Default: pairs of Scenes.", metavar="[STAGE=]PATH"),
+        typer.Option(
+            help="A file for all stages of preferences, or STAGE=PATH. Default: pairs of Scenes.",
+            metavar="[STAGE=]PATH",
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Folder that the file's pictures are named from. Default: its own.")
@@ -46,7 +51,8 @@ def align(
     seed: Annotated[int, typer.Option(help="Of pairs, data order and noise.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=1)] = 300,
     margin: Annotated[
-        float, typer.Option(help="Share of itself that a capability may lose before the run is marked failed.")
+        float,
+        typer.Option(help="Share of itself that a capability may lose before the run is marked failed.", min=0, max=1),
     ] = 0.05,
     measure: Annotated[bool, typer.Option(help="Measure before and after.")] = True,
     list_: Annotated[bool, typer.Option("--list", help="List the methods and do nothing.")] = False,
@@ -55,7 +61,7 @@ def align(
     """Align a tuned model by preferences; ends with what changed, and fails when a capability was lost."""
     from quintet import dist
     from quintet.cli.screen import screen
-    from quintet.cli.training import bars, files, noted, stoppable
+    from quintet.cli.training import bars, noted, print_results, stoppable
     from quintet.lab import run as lab
     from quintet.lab.align import Start
     from quintet.training.loop import Settings
@@ -65,31 +71,44 @@ def align(
         return
     if not method or start is None:
         raise typer.BadParameter("name a method and a run: quintet align dpo --from RUN")
+    if not 0 <= margin < 1:
+        raise typer.BadParameter(f"{margin} is no share", param_hint="--margin")
     begin = Start(start)
     folder = out if out is not None else start.with_name(f"{start.name}-{method}")
     recipe = begin.aligned(method)
     given = begin.facts.get("scenes")
     job = lab.Job(
-        recipe=method, out=folder, scale=begin.scale, data=files(data or [], [s.name for s in recipe.stages]),
+        recipe=method, out=folder, scale=begin.scale, data=_files(data or [], recipe.stages),
         sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
         reward=reward, root=root,
         settings=Settings(seed=seed),
     )  # fmt: skip
-    console = screen()
+    console = screen(stderr=as_json)
     with dist.group(), stoppable(), bars(console, lab.resolve(job)[1]) as shown:
-        lab.train(noted(job, shown), progress=shown.step)
+        results = lab.train(noted(job, shown), progress=shown.step)
     if not dist.is_first():
         return
-    typer.echo(f"The model: {folder / 'model'}")
-    if measure:
-        found = _measured(begin, folder, job.scenes, limit=limit, margin=margin)
-        if as_json:
-            typer.echo(json.dumps(found.to_json(), indent=1))
-        else:
-            _print_change(found)
-        if found.failed:
-            raise typer.Exit(1)
-    typer.echo(f"Next: quintet chat {shlex.quote(str(folder))}")
+    print_results(console, results)
+    console.print(f"The model: {folder / 'model'}", highlight=False)
+    found = _measured(begin, folder, job.scenes, limit=limit, margin=margin) if measure else None
+    if as_json:
+        typer.echo(json.dumps({"model": str(folder / "model")} | (found.to_json() if found else {}), indent=1))
+    elif found:
+        _print_change(found)
+    if found and found.failed:
+        raise typer.Exit(1)
+    console.print(f"Next: quintet chat {shlex.quote(str(folder))}", highlight=False)
+
+
+def _files(given: list[str], stages: Sequence["Stage"]) -> dict[str, Path]:
+    """A file without a name is for all stages that learn from what the first one does; `files` has the others."""
+    from quintet.cli.training import files
+
+    found = files(given, [stage.name for stage in stages])
+    if "" in found:
+        everywhere = found.pop("")
+        found = {s.name: everywhere for s in stages if s.data.kind == stages[0].data.kind} | found
+    return found
 
 
 def _measured(begin: "Start", folder: Path, scenes: Path | None, *, limit: int, margin: float) -> "Change":
@@ -121,7 +140,7 @@ def _print_change(found: "Change") -> None:
         table.add_column(head, justify="right")
     table.add_column("")
     for row in found.rows:
-        name = row.name if row.higher_is_better else f"{row.name} (lower is better)"
+        name = f"{row.name} (lower is better)" if row.higher_is_better is False else row.name
         interval = f"{row.interval[0]:+.3f} – {row.interval[1]:+.3f}" if row.interval else ""
         verdict = "[red]lost[/]" if row.lost else "[green]kept[/]" if row.guarded else ""
         table.add_row(

@@ -12,8 +12,9 @@ from quintet.cli.describe import RECIPE, SCALE
 
 if TYPE_CHECKING:
     from quintet.cli.progress import TrainingBars
+    from quintet.training.loop import Result
 
-__all__ = ["bars", "files", "noted", "register", "stoppable"]
+__all__ = ["bars", "files", "noted", "print_results", "register", "stoppable"]
 
 INTERRUPTED = 130
 
@@ -85,15 +86,7 @@ def train(
         first = dist.is_first()
         results = run.train(noted(job, shown if first else None), progress=shown.step if first else None)
     if dist.is_first():
-        for stage, result in results.items():
-            lost = _lost(result.dropped, "samples dropped")
-            lost += _lost(result.left_out, "pictures left out of their documents")
-            console.print(
-                f"{stage}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.first_loss:.3f} → "
-                f"{result.last_loss:.3f}{lost}",
-                highlight=False,
-                markup=False,
-            )
+        print_results(console, results)
         own = f" --recipe {shlex.quote(recipe)}" if recipe.endswith(".py") else ""
         console.print(
             f"The model: [bold]{folder / 'model'}[/]. Next: quintet eval {shlex.quote(str(folder))}{own}",
@@ -130,6 +123,19 @@ def bars(console: Any, recipe: Any, *, precision: str = "auto") -> Iterator["Tra
     flops = {stage.name: llm_flops(recipe, stage) for stage in recipe.stages}
     with TrainingBars(console, flops=flops, peak=peak) as shown:
         yield shown
+
+
+def print_results(console: Any, results: Mapping[str, "Result"]) -> None:
+    """What each stage did, and what it lost."""
+    for stage, result in results.items():
+        lost = _lost(result.dropped, "samples dropped")
+        lost += _lost(result.left_out, "pictures left out of their documents")
+        console.print(
+            f"{stage}: {result.steps:,} steps in {result.seconds:.0f} s, loss {result.first_loss:.3f} → "
+            f"{result.last_loss:.3f}{lost}",
+            highlight=False,
+            markup=False,
+        )
 
 
 def _lost(counts: Mapping[str, int], what: str) -> str:

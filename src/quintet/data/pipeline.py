@@ -82,10 +82,9 @@ class Drops:
     limit: float
     seen: int = 0
     faults: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-    """Pictures that are not in their documents, by the rule that left them out."""
-    shown: int = 0
-    """Media that are in their samples."""
+    left_out: dict[str, int] = field(default_factory=dict)  # pictures not in their documents, by the rule
+    shown: int = 0  # media that are in their samples
+    told: set[str] = field(default_factory=set)  # a row that is met again is counted, and not named again
 
     @property
     def dropped(self) -> int:
@@ -133,7 +132,9 @@ class Drops:
             TrainingError: more than `limit` of at least 100 samples were dropped.
         """
         self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
-        log.warning("sample dropped: %s", error)
+        if (text := str(error)) not in self.told:
+            log.warning("sample dropped: %s", text)
+        self.told.add(text)
         if self.seen >= _ENOUGH and self.dropped > self.limit * self.seen:
             counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
             raise TrainingError(

@@ -2,15 +2,16 @@
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quintet.data.pipeline import Source as Rows
 from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
-from quintet.errors import CheckpointError, ConfigError, nearest
+from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.lab.pairs import Work, build
 from quintet.model.checkpoint import load_model, read_json
 from quintet.model.mllm import MLLM
@@ -21,10 +22,13 @@ from quintet.recipes._scale import aligned_at_scale
 from quintet.serving.engine import Engine
 from quintet.training.stage import Stage
 
-__all__ = ["ANY", "Start", "load_method", "method_names", "own_rows", "pairs_of"]
+__all__ = ["ANY", "Start", "load_method", "look_at_preferences", "method_names", "own_rows", "pairs_of"]
 
 ROWS = {"full": 10_000, "starter": 2_000, "tiny": 32}
 """Rows that a stage makes for itself, by scale."""
+
+LOOKED = 50
+"""Rows that are looked at before a stage begins."""
 
 ANY = Template(name="any", end="")
 """In which a method is told of without a model."""
@@ -132,3 +136,44 @@ def own_rows(
         )
         note(f"{build(stage.data.pairs, work, out):,} rows in {out}")
     return open_source(out, root=scenes)
+
+
+def look_at_preferences(recipe: Recipe, sources: Mapping[str, Rows], *, files: Mapping[str, Path], reward: str) -> None:
+    """Whether stages have what they compare, before anything long.
+
+    Raises:
+        ConfigError: a file without compared answers, a reward that is missing, or one that no stage asks for.
+    """
+    drawn = [stage for stage in recipe.stages if stage.rollouts]
+    if reward and not drawn:
+        raise ConfigError("--reward is for methods that learn from answers of their own: grpo, llava_rlhf")
+    for stage in drawn:
+        if stage.rollouts and not (reward or stage.rollouts.reward):
+            raise ConfigError(
+                f"stage {stage.name!r} draws answers, and nothing says what they are worth; name a reward: "
+                "--reward RUN, of a model that `quintet align reward` made, or --reward truth on Scenes"
+            )
+    for stage in recipe.stages:
+        source = sources.get(stage.name)
+        if source is not None and stage.objective in ("preference", "reward") and not _compares(source):
+            raise ConfigError(
+                f"stage {stage.name!r} compares answers, and the first rows of {_named(files, stage)} have none to "
+                "compare: no chosen and rejected, no scores. docs/alignment.md says which files are read, "
+                "`quintet data check FILE` what it is taken for"
+            )
+
+
+def _named(files: Mapping[str, Path], stage: Stage) -> str:
+    return str(files.get(stage.name) or files.get("") or "its file")
+
+
+def _compares(source: Rows) -> bool:
+    """Whether one of the first rows that can be read has answers that are compared."""
+    for index in range(min(LOOKED, len(source))):
+        try:
+            sample = source.sample(index)
+        except DataError:
+            continue
+        if any(node.answer is not None for tree in (sample.root, *sample.others) for node in tree.walk()):
+            return True
+    return False

@@ -48,7 +48,8 @@ class Row:
     name: str
     before: float
     after: float
-    higher_is_better: bool
+    higher_is_better: bool | None
+    """None where neither is."""
     interval: tuple[float, float] | None
     """95 %, of the difference; None where items cannot be drawn again."""
     guarded: bool = False
@@ -100,7 +101,13 @@ def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: f
         guarded = name in CAPABILITIES
         rows.append(_row(name, task, one.own, two.own, guarded=guarded, margin=margin))
         rows += [
-            Row(f"{name}: {key}", one.result["measures"][key], two.result["measures"][key], key != "words", None)
+            Row(
+                f"{name}: {key}",
+                one.result["measures"][key],
+                two.result["measures"][key],
+                None if key == "words" else True,
+                None,
+            )
             for key in ("recall", "words")
             if key in one.result["measures"]
         ]

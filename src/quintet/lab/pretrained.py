@@ -29,7 +29,15 @@ from quintet.model.qformer_source import begin_as
 from quintet.recipes._recipe import Recipe
 from quintet.training.stage import Stage
 
-__all__ = ["build_model", "folder_of", "load_published", "load_tokenizer", "spread_bins", "stage_tokenizer"]
+__all__ = [
+    "build_model",
+    "folder_of",
+    "load_published",
+    "load_tokenizer",
+    "look_at_experts",
+    "spread_bins",
+    "stage_tokenizer",
+]
 
 log = logger(__name__)
 
@@ -107,6 +115,16 @@ def spread_bins(model: MLLM, recipe: Recipe, tokenizer: Tokenizer) -> None:
             places = places - places.mean(0)
             places = F.pad(places / places.square().mean().sqrt(), (0, table.shape[1] % 4))
             table[ids] += (bins.apart * table[: min(ids)].float().std(0) * places).to(table)
+
+
+def look_at_experts(recipe: Recipe, *, download: bool = False) -> None:
+    """Their programs first, then their weights: what is missing is said before anything long."""
+    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
+    for expert in experts:
+        expert.check()
+    for expert in experts:
+        if expert.source:
+            folder_of(expert.source, download=download)
 
 
 def load_published(model: MLLM, names: Collection[str], *, download: bool = False) -> None:

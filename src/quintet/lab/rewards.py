@@ -41,7 +41,10 @@ def reward_of(name: str, *, scenes: Path) -> RewardOf:
             [_truth(each, known(sample)) for each in said] for sample, said in zip(samples, answers, strict=True)
         ]
     if not Path(name).is_dir():
-        raise ConfigError(f"no reward {name!r}{nearest(name, ('exact', 'truth'))}, and no run of a reward model there")
+        raise ConfigError(
+            f"no reward {name!r}{nearest(name, ('exact', 'truth'))}; there are exact, truth, and the "
+            "folder of a reward model's run"
+        )
     return _model(Engine.open(Path(name)), _scenes(scenes))
 
 

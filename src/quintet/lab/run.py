@@ -25,9 +25,15 @@ from quintet.data.sources import open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.align import Start, own_rows
+from quintet.lab.align import Start, look_at_preferences, own_rows
 from quintet.lab.features import Note, keep_features
-from quintet.lab.pretrained import build_model, folder_of, load_tokenizer, spread_bins, stage_tokenizer
+from quintet.lab.pretrained import (
+    build_model,
+    load_tokenizer,
+    look_at_experts,
+    spread_bins,
+    stage_tokenizer,
+)
 from quintet.lab.recipe import load_recipe, trains_as
 from quintet.lab.references import keep_references
 from quintet.lab.rewards import reward_of
@@ -132,7 +138,8 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     _check(run, job, facts)
     waiting = [stage for stage in chosen if not run.finished(stage.name)]
     sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
-    _look_at_experts(job, recipe)
+    look_at_experts(recipe, download=job.download)
+    look_at_preferences(recipe, sources, files=job.data, reward=job.reward)
     tokenizer, spelt = _spellings(job, recipe)
     model = _model(job, recipe, tokenizer)
     _begin(run, facts)
@@ -163,16 +170,6 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     learnt = run.stage(match.name) / TRAINED if match and match is not finished[-1] else None
     _save(model, Processor(tokenizer, recipe.template, recipe.model), run, captions=captions, learnt=learnt)
     return results
-
-
-def _look_at_experts(job: Job, recipe: Recipe) -> None:
-    """Their programs first, then their weights: what is missing is said before anything long."""
-    experts = [expert for each in recipe.model.experts.values() for expert in each.values()]
-    for expert in experts:
-        expert.check()
-    for expert in experts:
-        if expert.source:
-            folder_of(expert.source, download=job.download)
 
 
 def _spellings(job: Job, recipe: Recipe) -> tuple[Tokenizer, dict[str, Tokenizer]]:

@@ -260,7 +260,9 @@ class MLLM(nn.Module):
             ConfigError: the model has no such head.
         """
         if self.score is None:
-            raise ConfigError("this model has no score head; build it with `score`, and train the part 'score'")
+            raise ConfigError(
+                "this model has no score head, so it is no reward model; `quintet align reward` makes one"
+            )
         return self.score(hidden).float().squeeze(-1)
 
     def target_logps(self, output: Output, targets: Targets) -> Tensor:

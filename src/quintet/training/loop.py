@@ -297,7 +297,7 @@ class _Loop:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "losses": self.losses[:1],
-            "drops": {k: v for k, v in asdict(self.drops).items() if k != "limit"},
+            "drops": {k: v for k, v in asdict(self.drops).items() if k not in ("limit", "told")},
         }
         self.run_folder.commit(aside, state)
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)

@@ -126,7 +126,17 @@ def split_sizes(n: int) -> dict[str, int]:
 
 
 def read_truth(path: Path) -> list[Truth]:
-    """The lines of a `<split>.truth.jsonl`; image paths are complete."""
+    """The lines of a `<split>.truth.jsonl`; image paths are complete.
+
+    Raises:
+        DataError: no such file, or a line that cannot be read.
+    """
+    if not Path(path).is_file():
+        raise DataError(
+            "missing-file",
+            f"{Path(path).parent} holds no {Path(path).name}, so it is no folder of Scenes; `quintet data make scenes "
+            "--out FOLDER` makes one",
+        )
     return list(_read_truth(Path(path)))
 
 

@@ -19,7 +19,7 @@ from quintet.answers import Answers
 from quintet.components import lora
 from quintet.config.base import Config
 from quintet.data.contrast import KEPT, UNSEEN
-from quintet.errors import ConfigError, DataError, TrainingError
+from quintet.errors import ConfigError, DataError, TrainingError, nearest
 from quintet.model.mllm import MLLM, Output
 from quintet.training.objectives import pair_losses as losses
 from quintet.training.objectives.lm import Notes
@@ -70,11 +70,15 @@ class Preference(Config):
         known = get_args(Term)
         for term in self.terms:
             if term not in known:
-                raise ConfigError(f"no term {term!r}; there are {', '.join(known)}")
+                raise ConfigError(f"no term {term!r}{nearest(term, known)}; there are {', '.join(known)}")
         if not self.terms:
             raise ConfigError("terms is empty; a preference minimises at least one")
-        if self.beta <= 0 or self.gamma <= 0:
-            raise ConfigError(f"beta is {self.beta} and gamma {self.gamma}; they must be over 0")
+        for term, weight in self.terms.items():
+            if not weight > 0:
+                raise ConfigError(f"terms.{term} is {weight}; a term counts more than 0, or is left out")
+        for name in ("beta", "gamma"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
 
     @property
     def needs_reference(self) -> bool:
