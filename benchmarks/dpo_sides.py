@@ -7,23 +7,17 @@ from typing import Any
 
 from tiny_llava import PATCH
 from tiny_pairs import ALPHA, BETA, LINEAR, RANK, RATE, Pairs, TrainName, make_stage
+from turns import Conditions
 
 __all__ = ["Case", "kept", "peft_name", "trainer"]
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(Conditions):
     """What is compared."""
 
-    folder: str
     tokens: int
     train: TrainName
-    precision: str
-    steps: int
-    batch: int
-    threads: int
-    row: int
-    micro: int
 
     @property
     def pairs(self) -> Pairs:

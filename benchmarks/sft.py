@@ -24,25 +24,18 @@ from statistics import median
 from typing import Any
 
 from tiny_llava import PICTURE, SHAPE, VOCAB, Material, StageName
-from turns import WARMUP, Side, Turns, ask, first_losses, precisions, step_seconds, take_turns
+from turns import WARMUP, Conditions, Side, Turns, ask, first_losses, precisions, step_seconds, take_turns
 
 ROWS = 768
 LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 """Of the first step's loss, in nats per token. bf16 keeps 8 bits, and the sides round in different places."""
 
 
-@dataclass(frozen=True)
-class Case:
+@dataclass(frozen=True, kw_only=True)
+class Case(Conditions):
     """What is compared."""
 
-    folder: str
     stage: StageName
-    precision: str
-    steps: int
-    batch: int
-    threads: int
-    row: int
-    micro: int
 
     @property
     def material(self) -> Material:

@@ -12,10 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Protocol
+from typing import Any
 
 WARMUP = 3
 """Steps at the beginning that are not counted."""
@@ -23,18 +23,17 @@ TURN = 3
 """Steps that a side takes before it is the other's turn."""
 
 
-class Case(Protocol):
-    """What is compared: a dataclass of plain values, the same for both sides."""
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What is compared: plain values, the same for both sides."""
 
-    @property
-    def steps(self) -> int:
-        """Steps of each side."""
-        ...
-
-    @property
-    def threads(self) -> int:
-        """Threads of each side."""
-        ...
+    folder: str
+    precision: str
+    steps: int
+    batch: int
+    threads: int
+    row: int
+    micro: int
 
 
 # ---- the end inside a side's process -----------------------------------------------------------------------------

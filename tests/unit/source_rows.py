@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,19 @@ def llava(question: str = "<image>\nWhat is it?", answer: str = "A cat.", **more
 def messages(content: Any = "<image>What is it?", **more: Any) -> dict[str, Any]:
     said = [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}]
     return {"messages": said, "images": ["a.png"]} | more
+
+
+def write(path: Path, data: Any) -> Path:
+    """As JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data), encoding="utf-8")
+    return path
+
+
+def write_lines(path: Path, rows: Iterable[Any]) -> Path:
+    """As lines of JSON."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def wrote(folder: Path, rows: list[Any], name: str = "data.json") -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from source_rows import write, write_lines
 
 from quintet.data.sources import CocoCaptions, Reading, Source, Vqa
 from quintet.errors import ConfigError, DataError
@@ -15,16 +16,6 @@ from quintet.evaluation.tasks.catalogue import TASKS, find_task
 from quintet.evaluation.tasks.conversations import conversations_task
 from quintet.evaluation.tasks.files import caption_task, pope_task, questions_task, vqav2_task
 from quintet.values import Media, Node, Origin, Ref, Sample, Text, Turn
-
-
-def write(path: Path, data: Any) -> Path:
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return path
-
-
-def write_lines(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def says(answers: dict[str, str]) -> Answer:

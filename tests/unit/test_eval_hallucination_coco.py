@@ -1,29 +1,18 @@
 """CHAIR and Object HalBench from COCO's files in their published layouts, and faults with their places."""
 
 import base64
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from source_rows import write, write_lines
 
 from quintet.errors import DataError
 from quintet.evaluation.run import Answer, evaluate
 from quintet.evaluation.tasks.catalogue import find_task
 from quintet.evaluation.tasks.coco_files import CHAIR_PROMPT
 from quintet.values import Sample
-
-
-def write(path: Path, data: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return path
-
-
-def write_lines(path: Path, rows: Sequence[Any]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def says(answers: dict[str, str]) -> Answer:

@@ -1,11 +1,11 @@
 """AMBER and MMHal-Bench from files in their published layouts, and faults with their places."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from source_rows import write
 
 from quintet.errors import ConfigError, DataError
 from quintet.evaluation.run import Answer, evaluate
@@ -13,12 +13,6 @@ from quintet.evaluation.tasks.catalogue import TASKS, find_task
 from quintet.evaluation.tasks.hallucination_files import FILES
 from quintet.evaluation.tasks.scenes_mmhal import TYPES
 from quintet.values import Sample, Text
-
-
-def write(path: Path, data: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data), encoding="utf-8")
-    return path
 
 
 def says(answers: dict[str, str]) -> Answer:

@@ -9,7 +9,7 @@ OUT/claims.json, .md     each claim: supported, not supported or not testable, w
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,8 @@ def _name(arm: Arm) -> str:
     """Equal arms of different claims have one folder."""
     if not arm.method:
         return "tuned"
-    digest = hashlib.sha256(json.dumps(asdict(arm), sort_keys=True).encode()).hexdigest()[:8]
+    facts = {each.name: getattr(arm, each.name) for each in fields(arm) if getattr(arm, each.name) != each.default}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{arm.method}-{arm.pairs}-{digest}"
 
 
