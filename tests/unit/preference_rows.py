@@ -39,6 +39,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "id": "000000033471", "image": "a.png", "conversations": ASKED, "hallucination": True,
         "output_1": turn("llava", BAD), "output_2": turn("llava", GOOD), "preference": 2,
     },
+    "llava-rlhf-prompts": {
+        "id": "p", "image": "a.png", "conversations": [*ASKED, turn("gpt", GOOD)], "caption_type": 3,
+        "length_bonus": 0.5,
+    },
     "rlhf-v": {
         "ds_name": "RLHF-V", "image": "a.png", "origin_dataset": "LLaVA", "origin_split": "x", "idx": 3,
         "image_path": "elsewhere.jpg", "text": json.dumps({"question": QUESTION, "chosen": GOOD, "rejected": BAD}),

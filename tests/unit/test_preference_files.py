@@ -37,6 +37,7 @@ PAIR = [(1.0, "", {}, GOOD), (0.0, "", {}, BAD)]
 EXPECTED: dict[str, tuple[list[Any], list[Any]]] = {
     **{name: (PROMPT, PAIR) for name in ROWS},
     "llava-rlhf": (PROMPT, PAIR[::-1]),
+    "llava-rlhf-prompts": (PROMPT, [(None, "", {"caption_type": 3.0, "length_bonus": 0.5}, GOOD)]),
     "hsa-dpo": ([("user", f"[a.jpg]{QUESTION}")],
                 [(1.0, "", {"severity": 0.2}, GOOD), (0.0, "", {"severity": 1.8}, BAD)]),
     "halva": (PROMPT, [(1.0, "", {}, "A {1: cup} and a {2: spoon}."),

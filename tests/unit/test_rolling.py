@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from quintet.answers import Answer
 from quintet.data.scenes import World, make_scenes
-from quintet.errors import ConfigError, TrainingError
+from quintet.data.sources import open_source
+from quintet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from quintet.lab.align import Start
 from quintet.lab.pairs import Work, build
 from quintet.lab.rewards import reward_of
@@ -21,6 +22,7 @@ from quintet.training.objectives import rewards
 from quintet.training.objectives.policy import Policy
 from quintet.training.rolling import continued
 from quintet.training.rollout import Rollouts
+from quintet.training.symbolic import correct, symbolic
 from quintet.values import Node, Sample
 from systems import Small, says, shown, user
 
@@ -41,7 +43,7 @@ def judged(scenes: Path, run: Path) -> Path:
     """A reward model."""
     build("truth", Work(scenes=scenes, rows=20), scenes / "truth.jsonl")
     job = Job(recipe="reward", scale="tiny", out=scenes.parent / "reward", data={"": scenes / "truth.jsonl"},
-              start=Start(run))  # fmt: skip
+              start=Start(run), scenes=scenes)  # fmt: skip
     train(job)
     return job.out
 
@@ -120,6 +122,75 @@ def test_a_reward_model_learns_and_is_asked(judged: Path, scenes: Path) -> None:
     assert rows[0]["loss"] == pytest.approx(0.6931, abs=0.1)
     assert (judged / "model" / "score.safetensors").is_file()
     assert callable(reward_of(str(judged), scenes=scenes))
+
+
+def test_a_reward_model_is_told_what_it_was_told_when_it_learnt(
+    judged: Path, scenes: Path, run: Path, tmp_path: Path
+) -> None:
+    """Facts stand behind the answers of one that read facts; without them it finds them worth something else."""
+    plain = Job(recipe="reward", scale="tiny", out=tmp_path / "plain", data={"": scenes / "truth.jsonl"},
+                start=Start(run), scenes=scenes, sets=["stages.reward.reward.facts=false"])  # fmt: skip
+    train(plain)
+    sample = open_source(scenes / "train.json").sample(0)
+    name = Path(sample.media()[0].ref.name).stem
+    captions = tmp_path / "captions.json"
+    for model, tells in ((judged, True), (plain.out, False)):
+        found = []
+        for said in (["Nothing is here."], "There is a red ball."):
+            captions.write_text(json.dumps({name: said}), encoding="utf-8")
+            found.append(reward_of(str(model), scenes=scenes, facts=captions)([sample], [["A circle.", "A star."]])[0])
+        assert (found[0] != found[1]) is tells
+    captions.write_text('{"other": "A cat."}', encoding="utf-8")
+    asked = reward_of(str(judged), scenes=scenes, facts=captions)
+    with pytest.raises(DataError, match=r"nothing is known of 'images.*captions.json holds 1 pictures"):
+        asked([sample], [["A circle."]])
+    with pytest.raises(CheckpointError, match="is no reward model, it has no score head"):
+        reward_of(str(run), scenes=scenes)
+
+
+def test_facts_that_are_none_are_refused_before_a_reward_model_learns(
+    scenes: Path, run: Path, judged: Path, tmp_path: Path
+) -> None:
+    job = Job(recipe="reward", scale="tiny", out=tmp_path / "out", data={"": scenes / "truth.jsonl"}, start=Start(run),
+              scenes=scenes, facts=tmp_path / "captions.json")  # fmt: skip
+    for text, message in (
+        ("[]", "an object of captions by picture is expected, this is a list"),
+        ('{"a": [1]}', r"captions.json, 'a': \[1\] is no caption and no list of captions"),
+        ('{"a": "A cat."}', "nothing is known of 'images.*--facts FILE, or judge without facts"),
+        ("{", "no JSON of captions by picture"),
+    ):
+        (tmp_path / "captions.json").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=message):
+            train(job)
+        assert not job.out.exists()
+
+
+def test_rules_add_to_a_reward_what_the_rows_say(run: Path, scenes: Path, tmp_path: Path) -> None:
+    """LLaVA-RLHF's: a right choice earns, and length costs; both are written beside the reward model's number."""
+    rows = [json.loads(line) for line in open_rows(scenes, tmp_path)]
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(json.dumps(r | {"length_bonus": 0.5}) + "\n" for r in rows), encoding="utf-8")
+    job = Job(recipe="llava_rlhf", scale="tiny", out=tmp_path / "out", data={"": data}, root=scenes, scenes=scenes,
+              start=Start(run), reward="truth")  # fmt: skip
+    train(job)
+    facts = json.loads(next((tmp_path / "out" / "rollouts").glob("*.json")).read_text())
+    lengths = load_file(next((tmp_path / "out" / "rollouts").glob("*.safetensors")))["lengths"]
+    most = Start(run).aligned("llava_rlhf").stages[0].rollouts
+    assert most is not None
+    assert most.length == 10
+    expected = (-10 * 0.5 * lengths / most.max_tokens).flatten().tolist()
+    assert [each for row in facts["symbolic"] for each in row] == pytest.approx(expected, rel=1e-5)
+    for answer, kind, worth in (
+        ("B. It is red.", 3, 1.0), ("The correct option is B.", 3, 1.0), ("A. It is red.", 3, 0.0), ("B.", 1, 0.0),
+        ("No, it is not.", 6, 0.5), ("Yes.", 6, -0.5), ("Perhaps.", 6, 0.0), ("Yes.", 7, 0.0), ("No.", 7, 0.0),
+    ):  # fmt: skip
+        assert correct(answer, {"caption_type": kind}) == worth
+    assert symbolic("B.", 0.25, {"caption_type": 3, "length_bonus": 2.0}, most) == 2 * 1.0 - 10 * 2.0 * 0.25
+
+
+def open_rows(scenes: Path, folder: Path) -> list[str]:
+    build("descriptions", Work(scenes=scenes, rows=20), folder / "descriptions.jsonl")
+    return (folder / "descriptions.jsonl").read_text(encoding="utf-8").splitlines()
 
 
 def test_what_is_worth_nothing_is_named(scenes: Path, run: Path, tmp_path: Path) -> None:

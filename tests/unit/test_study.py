@@ -3,20 +3,23 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from compare_fixtures import Quiet
 
 from quintet.data.scenes import World, make_scenes
+from quintet.data.sources import open_source
 from quintet.errors import ConfigError
 from quintet.lab.align import method_names
 from quintet.lab.claims import CLAIMS, Study, study
 from quintet.lab.claims.claim import Expected
 from quintet.lab.claims.pools import POOLS
-from quintet.lab.claims.run import _asking, _tested
+from quintet.lab.claims.run import _asking, _name, _tested
 from quintet.lab.pairs import Work
 from quintet.lab.run import Job, train
+from quintet.model.checkpoint import read_json
 from quintet.values import Node, Sample, Text, Turn
 
 
@@ -53,6 +56,28 @@ def test_a_study_says_of_every_claim_whether_it_holds_and_by_how_much(run: Path,
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
 
 
+def test_policies_of_a_study_share_their_reward_models(
+    run: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A tiny model says nothing that could be compared.
+    monkeypatch.setitem(cast(dict[str, Any], POOLS), "preferred", POOLS["truth"])
+    found = study(asked(run, scenes, tmp_path / "out", "P12", "P13"), Quiet())
+    assert [claim["verdict"] in ("supported", "not supported") for claim in found["claims"]] == [True, True]
+    models = sorted((tmp_path / "out").glob("reward-*"))
+    assert len(models) == 2 * 2, "with facts and without, two seeds"
+    told = {}
+    for model in models:
+        [stage] = read_json(model / "recipe.json")["recipe"]["stages"]
+        told[model] = stage["reward"]["facts"]
+        assert not (model / "eval").exists(), "a reward model is asked nothing"
+    assert sorted(told.values()) == [False, False, True, True]
+    for label, facts in (("plain", False), ("facts", True)):
+        arm = CLAIMS["P12"].arms[label]
+        used = read_json(tmp_path / "out" / f"{_name(arm)}-0" / "recipe.json")["reward"]
+        assert told[Path(used)] is facts
+        assert {"judge:accuracy", "rollouts:truth"} <= found["claims"][0]["arms"][label].keys()
+
+
 def test_shares_of_a_study_make_one_and_what_is_not_there_is_not_testable(
     run: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +104,7 @@ def test_an_arm_that_fails_makes_its_claim_not_testable_and_stops_nothing(
 def test_claims_name_methods_pools_and_arms_that_exist() -> None:
     for claim in CLAIMS.values():
         assert len(claim.arms) > 1
-        for arm in claim.arms.values():
+        for arm in (arm for each in claim.arms.values() for arm in (each, each.reward) if arm):
             assert not arm.method or arm.method in method_names()
             assert arm.pairs in POOLS
         for each in claim.expects:
@@ -93,7 +118,10 @@ def test_pools_of_the_claims_differ_from_the_method_s_in_one_thing(scenes: Path)
     plain, blind, equal, shuffled = (
         list(POOLS[name](work))[:20] for name in ("truth", "blind", "truth-equal", "truth-shuffled")
     )
-    assert [{k: v for k, v in row.items() if k != "image"} for row in plain] == blind
+    assert [{k: v for k, v in row.items() if k not in ("id", "image")} for row in plain] == blind
+    place = scenes / "blind.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in blind), encoding="utf-8")
+    assert not any(open_source(place).sample(index).media() for index in range(len(blind)))
     assert {row["rejected_score"] for row in equal} == {1.0}
     assert sorted(row["rejected_score"] for row in shuffled) == sorted(row["rejected_score"] for row in plain)
     assert [row["rejected"] for row in shuffled] == [row["rejected"] for row in plain]

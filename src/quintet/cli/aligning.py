@@ -47,6 +47,14 @@ def align(
     reward: Annotated[
         str, typer.Option(help="What the model's own answers are worth: exact, truth, or a reward model's run.")
     ] = "",
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help='What a reward model is told: {"picture": ["caption", …]}. Default: the truth of Scenes.',
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Of pairs, data order and noise.", min=0)] = 0,
     limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=1)] = 300,
@@ -80,7 +88,7 @@ def align(
     job = lab.Job(
         recipe=method, out=folder, scale=begin.scale, data=_files(data or [], recipe.stages),
         sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
-        reward=reward, root=root,
+        reward=reward, facts=facts, root=root,
         settings=Settings(seed=seed),
     )  # fmt: skip
     console = screen(stderr=as_json)

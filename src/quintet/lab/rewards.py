@@ -10,24 +10,24 @@ from pathlib import Path
 
 import torch
 
+from quintet.answers import Answer
 from quintet.data.scenes import Scene, read_truth
-from quintet.data.scenes.claims import claims, severity, told, truths
-from quintet.errors import ConfigError, DataError, nearest
+from quintet.data.scenes.claims import claims, severity, truths
+from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.evaluation.metrics.exact import ExactMatch
+from quintet.lab.facts import Facts, known_facts
+from quintet.model.checkpoint import read_json
 from quintet.serving.engine import Engine
 from quintet.training.rolling import RewardOf
 from quintet.values import Node, Sample, Text, Turn
 
-__all__ = ["FACTS", "judging_turn", "reward_of"]
-
-FACTS = "Everything that is said must be supported by: {}"
-"""What a reward model is told of a picture (LLaVA-RLHF, section 2.2: factual augmentation), in words of our own."""
+__all__ = ["reward_of", "worth"]
 
 BATCH = 32
 
 
-def reward_of(name: str, *, scenes: Path) -> RewardOf:
-    """A reward by its name.
+def reward_of(name: str, *, scenes: Path, facts: Path | None = None) -> RewardOf:
+    """A reward by its name; `facts` are what a reward model is told of pictures that are not Scenes'.
 
     Raises:
         ConfigError: there is none of that name.
@@ -38,19 +38,24 @@ def reward_of(name: str, *, scenes: Path) -> RewardOf:
     if name == "truth":
         known = _scenes(scenes)
         return lambda samples, answers: [
-            [_truth(each, known(sample)) for each in said] for sample, said in zip(samples, answers, strict=True)
+            [worth(each, known(sample)) for each in said] for sample, said in zip(samples, answers, strict=True)
         ]
     if not Path(name).is_dir():
         raise ConfigError(
             f"no reward {name!r}{nearest(name, ('exact', 'truth'))}; there are exact, truth, and the "
             "folder of a reward model's run"
         )
-    return _model(Engine.open(Path(name)), _scenes(scenes))
+    engine = Engine.open(Path(name))
+    if engine.model.score is None:
+        raise CheckpointError(f"{name} is no reward model, it has no score head; `quintet align reward` makes one")
+    return _model(engine, known_facts(facts, scenes=scenes) if _with_facts(Path(name)) else None)
 
 
-def judging_turn(facts: str) -> Turn:
-    """What stands behind an answer that a reward model is asked about; empty facts say nothing of the picture."""
-    return Turn("user", (Text(FACTS.format(facts) if facts else "How good is that?"),))
+def _with_facts(run: Path) -> bool:
+    """Whether a reward model read facts when it learnt."""
+    place = run / "recipe.json"
+    stages = read_json(place)["recipe"]["stages"] if place.exists() else []
+    return any((stage.get("reward") or {}).get("facts", False) for stage in stages)
 
 
 def _exact(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -61,7 +66,8 @@ def _exact(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[
     return made
 
 
-def _truth(answer: str, scene: Scene) -> float:
+def worth(answer: str, scene: Scene) -> float:
+    """`truth`: the share of what is there that is named, less a third of each claim's severity."""
     said = claims(answer)
     named = {(each.kind, each.what) for each in truths(scene)}
     found = len(named & {(each.kind, each.what) for each in said}) / len(named) if named else 1.0
@@ -82,19 +88,16 @@ def _scenes(folder: Path) -> Callable[[Sample], Scene]:
     return of
 
 
-def _model(engine: Engine, scene: Callable[[Sample], Scene]) -> RewardOf:
+def _model(engine: Engine, facts: Facts | None) -> RewardOf:
     """A reward model's numbers; one that was taught with facts is told them."""
 
     @torch.no_grad()
     def score(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
-        from quintet.answers import Answer
-
         asked = []
         for sample, said in zip(samples, answers, strict=True):
-            facts = judging_turn(told(truths(scene(sample))))
-            prompt = sample.root.turns[:-1]
+            behind = (facts.turn(sample),) if facts else ()
             for each in said:
-                turns = (*prompt, Turn("assistant", (Text(each or " "),)), facts)
+                turns = (*sample.root.turns[:-1], Turn("assistant", (Text(each or " "),)), *behind)
                 asked.append(Sample(Node(turns, answer=Answer(0.0)), sample.origin))
         found: list[float] = []
         for start in range(0, len(asked), BATCH):

@@ -26,6 +26,7 @@ from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, look_at_preferences, own_rows
+from quintet.lab.facts import known_facts, with_facts
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import (
     build_model,
@@ -112,6 +113,8 @@ class Job:
     """A run whose model this one goes on from; `recipe` names an alignment method then."""
     reward: str = ""
     """What answers are worth in stages that learn from their own, instead of what the stage says."""
+    facts: Path | None = None
+    """Captions by picture, which a reward model is told; None is the truth of Scenes."""
     stages: Sequence[str] = ()
     """Only these; all if empty."""
     sets: Sequence[str] = ()
@@ -229,12 +232,18 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
     )  # fmt: skip
     if dist.is_first():
         dist.barrier()
-    return made
+    return _judged(job, stage, made)
+
+
+def _judged(job: Job, stage: Stage, source: Source) -> Source:
+    """With facts behind every answer, where a reward model is told them."""
+    told = stage.reward and stage.reward.facts
+    return with_facts(source, known_facts(job.facts, scenes=_pictures(job))) if told else source
 
 
 def _reward(job: Job, stage: Stage) -> RewardOf | None:
     """What a stage's own answers are worth."""
-    return stage.rollouts and reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job))
+    return stage.rollouts and reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job), facts=job.facts)
 
 
 def _pictures(job: Job) -> Path:
@@ -271,6 +280,8 @@ def _facts(job: Job, name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any
         "seed": job.settings.seed,
         "precision": job.settings.precision,
         **({"from": job.start.identity()} if job.start else {}),
+        **({"reward": job.reward} if job.reward else {}),
+        **({"facts": _fingerprint(job.facts)} if job.facts else {}),
         "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }
 
@@ -299,7 +310,9 @@ def _check(run: RunFolder, job: Job, facts: Mapping[str, Any]) -> None:
         raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
     old = read_json(run.recipe)
     wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
-    wrong += [key for key in ("scale", "seed", "precision", "from") if old.get(key) != facts.get(key)]
+    wrong += [
+        key for key in ("scale", "seed", "precision", "from", "reward", "facts") if old.get(key) != facts.get(key)
+    ]
     wrong += [
         f"data of stage {stage}"
         for stage, file in old.get("data", {}).items()
@@ -331,7 +344,7 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:
-        return _told(open_source(path, root=job.root, pages=stage.data.pages), recipe)
+        return _told(_judged(job, stage, open_source(path, root=job.root, pages=stage.data.pages)), recipe)
     if job.scale == "full":
         raise ConfigError(
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "

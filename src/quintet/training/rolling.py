@@ -1,14 +1,14 @@
 """A stage's samples, drawn from the model as it is: prompts → answers → rewards → advantages → tokens to learn from.
 
     RUN/rollouts/STAGE-K.safetensors    the K-th iteration: the ids of every answer and what is known of each token
-    RUN/rollouts/STAGE-K.json           its prompts' rows, rewards, lengths, KL
+    RUN/rollouts/STAGE-K.json           its prompts' rows, rewards, what rules add to them, KL, the answers' words
 
 An iteration is written whole before its first step and read back by a run that goes on, so a run that was killed makes
 the same steps from the same answers. The n-th sample belongs to iteration n // (prompts · epochs). Every rank draws all
 answers: sharded weights must be gathered by all of them together.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +31,7 @@ from quintet.model.mllm import MLLM
 from quintet.training.hardware import autocast
 from quintet.training.objectives import rewards
 from quintet.training.stage import Stage
+from quintet.training.symbolic import symbolic
 from quintet.values import Batch, Node, Sample, Tokens
 
 __all__ = ["RewardOf", "Rolling", "continued"]
@@ -106,7 +107,7 @@ class Rolling(Planner):
         """The n-th prompt of the run with its row, and its tokens up to the answers to come."""
         index = self.index(n)
         try:
-            sample = self.source.sample(index)
+            sample = _straight(self.source.sample(index))
             turns = sample.root.turns
             if sample.root.children or len(turns) < 2 or turns[-1].role != "assistant":
                 raise DataError("no-answer", "a prompt is a conversation that ends in its true answer")
@@ -124,12 +125,18 @@ class Rolling(Planner):
         texts = [[self.text(ids) for ids in each] for each in answers]
         found = self.reward([sample for sample, _ in prompts], texts)
         ended = [[self.stops(ids) for ids in each] for each in answers]
-        worth = torch.tensor(found) * how.times + how.unended * (1.0 - torch.tensor(ended).float())
+        lengths = torch.tensor([[len(ids) for ids in each] for each in answers])
+        ruled = [
+            [symbolic(text, len(ids) / how.max_tokens, _numbers(sample), how) for text, ids in zip(*each, strict=True)]
+            for (sample, _), *each in zip(prompts, texts, answers, strict=True)
+        ]
+        worth = (torch.tensor(found) + torch.tensor(ruled)) * how.times
+        worth += how.unended * (1.0 - torch.tensor(ended).float())
         drawn = [continued(t, ids) for (_, t), ids in zip(prompts, answers, strict=True)]
         known, apart = self._known(drawn, worth)
         self.cost.update(apart, worth.numel()) if how.target else None
         tensors = {
-            "lengths": torch.tensor([[len(ids) for ids in each] for each in answers]),
+            "lengths": lengths,
             "ids": torch.tensor([i for each in answers for ids in each for i in ids]),
             **known,
         }
@@ -137,6 +144,7 @@ class Rolling(Planner):
             "iteration": iteration,
             "rows": [sample.origin.row for sample, _ in prompts],
             "rewards": found,
+            "symbolic": ruled,
             "mean_reward": float(torch.tensor(found).mean()),
             "mean_length": float(tensors["lengths"].float().mean()),
             "ended": float(torch.tensor(ended).float().mean()),
@@ -244,6 +252,19 @@ class Rolling(Planner):
             scored = tuple((node, Answer(score)) for (node, _), score in zip(tokens.answers, found, strict=True))
             made.append(Drawn(replace(tokens, known=known, answers=scored), tuple(found)))
         return made
+
+
+def _straight(sample: Sample) -> Sample:
+    """A prompt whose one answer is a branch, as rows with numbers of their own have it, as a conversation."""
+    root = sample.root
+    if len(root.children) != 1 or root.children[0].children:
+        return sample
+    [answer] = root.children
+    return replace(sample, root=Node((*root.turns, *answer.turns), answer=answer.answer))
+
+
+def _numbers(sample: Sample) -> Mapping[str, float]:
+    return sample.root.answer.numbers if sample.root.answer else {}
 
 
 def continued(prompt: Tokens, answers: Sequence[Sequence[int]]) -> Tokens:

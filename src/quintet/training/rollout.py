@@ -44,6 +44,10 @@ class Rollouts(Config):
     """Whether advantages are whitened over an iteration's tokens."""
     times: float = 1.0
     """What rewards are multiplied by (LLaVA-RLHF's code: 10)."""
+    correct: float = 0.0
+    """What a right answer to a closed question adds, by the row's `caption_type` (LLaVA-RLHF: 2)."""
+    length: float = 0.0
+    """What an answer of `max_tokens` costs, shorter ones less, times the row's `length_bonus` (LLaVA-RLHF: 10)."""
     unended: float = 0.0
     """Added to the reward of an answer that did not end within `max_tokens` (LLaVA-RLHF: −8)."""
 

@@ -3,6 +3,7 @@
 | layout | told by | the prompt | the answers |
 |---|---|---|---|
 | LLaVA-RLHF | `output_1`, `output_2` | `conversations`, `image` | the two; `preference`, 1 or 2, is the better one |
+| its prompts | `caption_type` or `length_bonus` | `conversations` but for its last turn | that one, with both numbers |
 | RLHF-V | `text`, JSON of three keys | its `question`; `image` or `image_path` | its `chosen`, `rejected` |
 | HSA-DPO | the next, and `rejected_score` | `question`, and `<id>.jpg` | text; each score is its `severity` |
 | RLAIF-V | `question`, `chosen`, `rejected` | `question`, `image` | text |
@@ -38,7 +39,7 @@ from typing import Any
 from quintet.answers import Answer
 from quintet.data.sources.base import Faults
 from quintet.data.sources.keys import unread
-from quintet.data.sources.preference_rows import Pictures, Row, Saying, Taking, Told, pair, said, two
+from quintet.data.sources.preference_rows import Path, Pictures, Row, Saying, Taking, Told, pair, said, two
 from quintet.data.sources.preference_scores import bpo, lvlm_nlf, vlfeedback
 from quintet.data.sources.root import Root
 from quintet.data.sources.rows import parse
@@ -70,6 +71,17 @@ def _llava_rlhf(at: Taking) -> Told:
         unread(turn, at.faults, known=frozenset({"from", "value"}), where=key)
         answers.append(said(turn.get("value"), f"{key}.value", answer=Answer(float(preferred == n))))
     return pair(at.turns("conversations"), *answers, shown=at.pictures())
+
+
+def _llava_rlhf_prompts(at: Taking) -> Told:
+    kinds = {"caption_type": (1, 7), "length_bonus": (0, 1e300)}
+    numbers = {
+        key: at.number(at.row[key], key, fault="bad-score", least=low, most=high)
+        for key, (low, high) in kinds.items()
+        if key in at.row
+    }
+    *before, last = at.turns("conversations")
+    return Told((Path((*before, replace(last, answer=Answer(numbers=numbers))), at.pictures()),))
 
 
 def _rlhf_v(at: Taking) -> Told:
@@ -309,11 +321,15 @@ _IMAGE = _keys("image", "images", "img_path", "image_path")
 _ORIGIN = _keys("ds_name", "origin_dataset", "origin_split")
 _CHOICE = _keys("chosen", "rejected")
 _REJECTED = _keys("rejected_response", "rejected_messages", "rejected_images")
+_PROMPTED = _keys("caption_type", "length_bonus")
 _MASKED = _keys("correct_answer_masked", "hallucinated_answer_masked")
 
 LAYOUTS: Mapping[str, Layout] = {
     "llava-rlhf": Layout(
         _keys("output_1", "output_2"), _llava_rlhf, _IMAGE | {"conversations", "preference"}, _keys("hallucination")
+    ),
+    "llava-rlhf-prompts": Layout(
+        _keys("conversations"), _llava_rlhf_prompts, _IMAGE | _PROMPTED, fits=lambda row: bool(row.keys() & _PROMPTED)
     ),
     "rlhf-v": Layout(
         _keys("text"), _rlhf_v, _IMAGE, _ORIGIN,

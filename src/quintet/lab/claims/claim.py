@@ -1,8 +1,7 @@
 """What a claim is as an experiment: arms that differ in one thing, what is measured, and what is expected of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 __all__ = ["Arm", "Claim", "Expected"]
 
@@ -20,6 +19,8 @@ class Arm:
     rows: int = 2_000
     asks: str = ""
     """What stands behind every question when the arm is measured."""
+    reward: "Arm | None" = None
+    """What is made first, and says what answers are worth: a reward model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Expected:
     better: str
     than: str
     measure: str
-    """`scenes.chair`, or with a colon one of its measures: `scenes.chair:recall`; or `reward_won` of training."""
+    """`scenes.chair`, or with a colon one of its measures: `scenes.chair:recall`; or `reward_won` of training; or
+    `judge:accuracy` of the reward model's training; or `rollouts:truth`, how rewards go with the truth."""
     lower: bool = False
     """Whether less is better."""
     apart: bool = True
@@ -48,6 +50,3 @@ class Claim:
     expects: tuple[Expected, ...]
     shows: tuple[str, ...] = ("scenes.chair", "scenes.vqa")
     """Tasks that are asked."""
-    kind: Literal["alignment", "rewards"] = "alignment"
-    notes: str = ""
-    controls: Mapping[str, str] = field(default_factory=dict)

@@ -13,11 +13,14 @@ from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.evaluation.metrics.metric import Floats, ratio
 from quintet.evaluation.tasks.scenes import scenes_task
+from quintet.lab.claims.claim import Arm
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import judge
+from quintet.lab.rewards import worth
+from quintet.model.checkpoint import read_json
 from quintet.training.folder import Metrics, RunFolder
 
-__all__ = ["Measured", "measured"]
+__all__ = ["Measured", "fits", "measured"]
 
 LAST = 0.2
 """Share of a training's steps, its last ones, that its numbers are the mean of."""
@@ -36,15 +39,26 @@ class Measured:
         return float(np.mean([self.value(sums.sum(axis=0)) for sums in self.runs]))
 
 
+def fits(name: str, arm: Arm) -> bool:
+    """Whether an arm has the measure: what is noted while training, only one that trains."""
+    kind = name.partition(":")[0]
+    return name.startswith("scenes.") or bool(arm.reward if kind in ("judge", "rollouts") else arm.method)
+
+
 def measured(name: str, runs: list[Path], *, scenes: Path, template: Template) -> Measured:
-    """A measure of runs that were asked: `TASK`, `TASK:recall`, `TASK:words`, `TASK:severity`, or a note of training.
+    """A measure of runs, as `Expected.measure` names it.
 
     Raises:
         ConfigError: no such measure.
     """
-    if not name.startswith("scenes."):
-        return Measured([np.array([[_noted(run, name), 1.0]]) for run in runs], _ratio(0, 1))
     task_name, _, part = name.partition(":")
+    if not name.startswith("scenes."):
+        notes = {
+            "judge": lambda run: _noted(Path(read_json(RunFolder(run).recipe)["reward"]), part),
+            "rollouts": lambda run: _true(run, scenes),
+        }
+        note = notes.get(task_name, lambda run: _noted(run, name))
+        return Measured([np.array([[note(run), 1.0]]) for run in runs], _ratio(0, 1))
     if part == "severity":
         truth = {each.image.stem: each.scene for each in read_truth(scenes / "test.truth.jsonl")}
         return Measured([_severities(run, task_name, truth) for run in runs], _ratio(0, 1))
@@ -72,6 +86,24 @@ def _noted(run: Path, name: str) -> float:
         raise ConfigError(f"{run}: its training notes no {name!r}")
     last = rows[-max(1, round(LAST * len(rows))) :]
     return float(np.mean([row[name] for row in last]))
+
+
+def _true(run: Path, scenes: Path) -> float:
+    """How the rewards of the last iterations' answers go with the truth about them: Pearson's correlation."""
+    known = {each.image.stem: each.scene for each in read_truth(scenes / "train.truth.jsonl")}
+    [data] = read_json(RunFolder(run).recipe)["data"].values()
+    names = [
+        Path(json.loads(line)["image"]).stem for line in Path(data["path"]).read_text(encoding="utf-8").splitlines()
+    ]
+    files = sorted((run / "rollouts").glob("*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
+    pairs: list[tuple[float, float]] = []
+    for facts in map(read_json, files[-max(1, round(LAST * len(files))) :]):
+        for row, rewards, said in zip(facts["rows"], facts["rewards"], facts["answers"], strict=True):
+            scene = known[names[row - 1]]
+            pairs += [(reward, worth(answer, scene)) for reward, answer in zip(rewards, said, strict=True)]
+    rewards, truths = np.array(pairs).T
+    # What is always the same goes with nothing.
+    return float(np.corrcoef(rewards, truths)[0, 1]) if rewards.std() > 0 and truths.std() > 0 else 0.0
 
 
 def _severities(run: Path, task: str, truth: dict[str, Scene]) -> Floats:

@@ -19,9 +19,9 @@ Rows = Iterator[dict[str, Any]]
 
 
 def _blind(work: Work) -> Rows:
-    """The pairs without their pictures (P2)."""
+    """The pairs without their pictures (P2); an `id` would name one, as HSA-DPO's does."""
     for row in BUILDERS["truth"](work):
-        yield {key: value for key, value in row.items() if key != "image"}
+        yield {key: value for key, value in row.items() if key not in ("id", "image")}
 
 
 def _equal(work: Work) -> Rows:
@@ -88,6 +88,12 @@ def _longer_balanced(work: Work) -> Rows:
     yield from balanced(_found(work))
 
 
+def _priced(work: Work) -> Rows:
+    """Prompts whose answers cost something by their length (P13): all that may be said costs as much as 1 of reward."""
+    for row in BUILDERS["descriptions"](work):
+        yield row | {"length_bonus": 0.1}
+
+
 def _good(work: Work) -> Rows:
     """Good answers alone, without feedback (P19)."""
     for row in _bare(work):
@@ -114,6 +120,7 @@ POOLS: Mapping[str, Callable[[Work], Rows]] = {
     "noisy-whole": lambda work: _noisy(work, whole=True),
     "longer": _longer,
     "longer-balanced": _longer_balanced,
+    "priced": _priced,
     "feedback-good": _good,
     "feedback-bare": lambda work: ({k: v for k, v in row.items() if k != "good"} for row in _bare(work)),
 }

@@ -9,7 +9,7 @@ OUT/claims.json, .md     each claim: supported, not supported or not testable, w
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from quintet.evaluation.run import Answer, evaluate
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.align import Start
 from quintet.lab.claims.claim import Arm, Claim, Expected
-from quintet.lab.claims.measure import measured
+from quintet.lab.claims.measure import fits, measured
 from quintet.lab.claims.pools import POOLS
 from quintet.lab.claims.table import CLAIMS
 from quintet.lab.compare.folder import alone, check_folder
@@ -99,7 +99,8 @@ def _name(arm: Arm) -> str:
     """Equal arms of different claims have one folder."""
     if not arm.method:
         return "tuned"
-    facts = {each.name: getattr(arm, each.name) for each in fields(arm) if getattr(arm, each.name) != each.default}
+    plain, given = asdict(Arm()), asdict(arm)
+    facts = {key: value for key, value in given.items() if value != plain[key]}
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     return f"{arm.method}-{arm.pairs}-{digest}"
 
@@ -110,13 +111,18 @@ def _folder(asked: Study, arm: Arm, seed: int) -> Path:
 
 def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, watch: Watcher) -> None:
     out, start = _folder(asked, arm, seed), Start(asked.start)
+    if arm.reward:
+        # Whoever needs it first makes it.
+        with alone(asked.out / "rewards"):
+            _run(asked, arm.reward, seed, (), scenes, watch)
     if arm.method and not (out / "model" / "config.json").exists():
         pool = _pool(asked, arm, scenes, watch)
         stages = start.aligned(arm.method).stages
         steps = [f"stages.{stage.name}.steps={max(1, asked.steps // len(stages))}" for stage in stages]
         job = Job(
             recipe=arm.method, out=out, scale=start.scale, scenes=scenes, start=start, sets=(*steps, *arm.sets),
-            data={stage.name: pool for stage in stages}, root=scenes, resume=(out / "recipe.json").exists(),
+            data={stage.name: pool for stage in stages}, root=scenes,
+            reward=str(_folder(asked, arm.reward, seed)) if arm.reward else "", resume=(out / "recipe.json").exists(),
             settings=Settings(seed=seed, save_seconds=60.0),
         )  # fmt: skip
         title = f"{_name(arm)}, seed {seed}"
@@ -182,7 +188,7 @@ def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed
     for label, runs in folders.items():
         of_arm = {}
         for name in dict.fromkeys(names):
-            if name.startswith("scenes.") or claim.arms[label].method:
+            if fits(name, claim.arms[label]):
                 made = measured(name, runs, scenes=scenes, template=template)
                 of_arm[name] = {"mean": made.mean, "interval": percentiles(resampled([made.runs], made.value)[0])}
         facts["arms"][label] = of_arm

@@ -11,6 +11,9 @@ _DPO = "stages.dpo."
 _MDPO = "stages.mdpo."
 CHAIR, RECALL, VQA = "scenes.chair", "scenes.chair:recall", "scenes.vqa"
 
+_FACTS = Arm(method="reward", pairs="preferred")
+_PLAIN = Arm(method="reward", pairs="preferred", sets=("stages.reward.reward.facts=false",))
+
 
 def _terms(stage: str, terms: str) -> str:
     return f"stages.{stage}.preference.terms={terms}"
@@ -124,6 +127,37 @@ _CLAIMS = (
         ),
     ),
     Claim(
+        id="P12",
+        says="facts in the reward model keep it from being pleased by what is not there",
+        source="LLaVA-RLHF",
+        arms={
+            "tuned": Arm(),
+            "plain": Arm(method="llava_rlhf", pairs="descriptions", reward=_PLAIN),
+            "facts": Arm(method="llava_rlhf", pairs="descriptions", reward=_FACTS),
+        },
+        expects=(
+            Expected(better="facts", than="plain", measure="judge:accuracy"),
+            Expected(better="facts", than="plain", measure="rollouts:truth"),
+            Expected(better="facts", than="plain", measure=CHAIR, lower=True),
+        ),
+    ),
+    Claim(
+        id="P13",
+        says="a price on length keeps answers short and as right",
+        source="LLaVA-RLHF",
+        arms={
+            "free": Arm(
+                method="llava_rlhf", pairs="descriptions", reward=_FACTS, sets=("stages.ppo.rollouts.unended=0",)
+            ),
+            "priced": Arm(method="llava_rlhf", pairs="priced", reward=_FACTS),
+        },
+        expects=(
+            Expected(better="priced", than="free", measure="scenes.chair:words", lower=True),
+            Expected(better="priced", than="free", measure=CHAIR, lower=True, apart=False, room=0.02),
+            Expected(better="priced", than="free", measure=VQA, apart=False, room=0.02),
+        ),
+    ),
+    Claim(
         id="P14",
         says="claim by claim, a noisy labeler tells answers apart better than by whole-answer scores",
         source="RLAIF-V",
@@ -168,4 +202,4 @@ _CLAIMS = (
 )
 
 CLAIMS = {claim.id: claim for claim in _CLAIMS}
-"""By their number in methods.md. P12 and P13 are of rewards and need PPO."""
+"""By their number in methods.md."""

@@ -29,7 +29,6 @@ BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "questions": prompts.questions,
     "descriptions": prompts.descriptions,
     "preferred": prompts.preferred,
-    "facts": prompts.facts,
 }
 """`Data.pairs` → what makes the rows."""
 

@@ -1,4 +1,4 @@
-"""Rows for reward models and policies: prompts with their true answers, and answers compared with facts behind them."""
+"""Rows for reward models and policies: prompts with their true answers, and answers that are compared."""
 
 import random
 from collections.abc import Iterator
@@ -6,11 +6,10 @@ from itertools import combinations
 from typing import Any
 
 from quintet.data.scenes import caption
-from quintet.data.scenes.claims import claims, severity, told, truths
+from quintet.data.scenes.claims import claims, severity
 from quintet.lab.pairs.work import Work
-from quintet.lab.rewards import FACTS
 
-__all__ = ["descriptions", "facts", "preferred", "questions"]
+__all__ = ["descriptions", "preferred", "questions"]
 
 
 def questions(work: Work) -> Iterator[dict[str, Any]]:
@@ -28,26 +27,13 @@ def descriptions(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def preferred(work: Work) -> Iterator[dict[str, Any]]:
-    """Two answers of the model, of which the one with fewer and lesser errors is preferred; nothing is told."""
-    for truth, pair in _compared(work):
-        yield work.row(truth, *pair)
-
-
-def facts(work: Work) -> Iterator[dict[str, Any]]:
-    """The same, and behind each answer what is true of the picture, in random order (LLaVA-RLHF)."""
-    for truth, pair in _compared(work):
-        rng = random.Random(f"{work.seed}/facts/{truth.image.stem}")
-        known = FACTS.format(told(rng.sample(said := truths(truth.scene), len(said))))
-        yield work.row(truth, *pair, judged=known)
-
-
-def _compared(work: Work) -> Iterator[tuple[Any, tuple[str, str]]]:
+    """Two answers of the model, of which the one with fewer and lesser errors is preferred."""
     for truth, answers in work.answers(work.truths, 4, temperature=1.0):
         distinct = [each for each in dict.fromkeys(answers) if claims(each)]
         wrong = {each: sum(severity(claim, truth.scene) for claim in claims(each)) for each in distinct}
         pairs = [(a, b) for a, b in combinations(sorted(distinct, key=lambda a: wrong[a]), 2) if wrong[a] < wrong[b]]
         if pairs:
-            yield truth, random.Random(f"{work.seed}/preferred/{truth.image.stem}").choice(pairs)
+            yield work.row(truth, *random.Random(f"{work.seed}/preferred/{truth.image.stem}").choice(pairs))
 
 
 def _row(name: str, image: str, question: str, answer: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """LLaVA-RLHF: PPO against a reward model that is told the facts of the picture (Sun et al. 2023, arXiv:2309.14525).
 
-Notable: the reward model (`quintet align reward`, then `--reward RUN`) reads the picture's captions behind the answer;
-−8 for an answer that does not end; KL costs κ = 0.1 a token. Where paper and code differ the paper is the default; the
-code's per-token floor at 0 and its rewards times ten are settings (`--set stages.ppo.rollouts.floor=true …times=10`).
-The value head reads the policy's own hidden states; in the release policy, value and reward are adapters of one base.
+Notable: the reward model (`quintet align reward`, then `--reward RUN`) reads the picture's captions behind the answer.
+Its number is not all: 2 for a right choice or half for a right "No", up to 10 off for length, as the rows say
+(`caption_type`, `length_bonus`), and −8 for an answer that does not end; KL costs κ = 0.1 a token. Where paper and code
+differ the paper is the default; the code's per-token floor at 0 and its rewards times ten are settings
+(`--set stages.ppo.rollouts.floor=true …times=10`). The value head reads the policy's own hidden states; in the release
+policy, value and reward are adapters of one base.
 """
 
 from collections.abc import Mapping
@@ -41,6 +43,8 @@ def method(template: Template) -> Method:
                     kl=0.1,
                     gamma=1.0,
                     lam=1.0,
+                    correct=2.0,
+                    length=10.0,
                     unended=-8.0,
                 ),
             ),

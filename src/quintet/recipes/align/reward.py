@@ -1,7 +1,8 @@
 """A reward model: which of two answers is better, read off their last token (Ouyang et al. 2022, arXiv:2203.02155).
 
-Notable: a linear head of one number on the LLM, its bias 0; pairs of the model's own answers. With facts behind the
-answer (`--set stages.reward.data.pairs=facts`) it is LLaVA-RLHF's, which cannot be pleased by what is not there.
+Notable: a linear head of one number on the LLM, its bias 0; pairs of the model's own answers. Behind each answer stand
+the facts of its picture, as in LLaVA-RLHF: Scenes' truth, or captions (`--facts FILE`). Without them it is an ordinary
+reward model (`--set stages.reward.reward.facts=false`).
 """
 
 from collections.abc import Mapping
@@ -20,13 +21,13 @@ def method(template: Template) -> Method:
         stages=(
             Stage(
                 name="reward",
-                data=Data(name="LLaVA-Human-Preference-10K", kind="preferences", rows=9_422, pairs="facts"),
+                data=Data(name="LLaVA-Human-Preference-10K", kind="preferences", rows=9_422, pairs="preferred"),
                 template=template,
                 train=train,
                 batch=32,
                 schedule="constant",
                 objective="reward",
-                reward=Reward(centering=1e-3, center="mean"),
+                reward=Reward(centering=1e-3, center="mean", facts=True),
             ),
         ),
         paper=Paper(

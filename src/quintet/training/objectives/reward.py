@@ -1,7 +1,7 @@
 """A reward model: of two answers the better one gets the higher number, read off its last token.
 
 Sources: Bradley–Terry as in Ouyang et al. 2022 (arXiv:2203.02155, section 3.5); the facts that LLaVA-RLHF gives its
-reward model (Sun et al. 2023, arXiv:2309.14525) are words of the data (`quintet.lab.pairs`).
+reward model (Sun et al. 2023, arXiv:2309.14525) are put behind the answers where rows are read (`quintet.lab.facts`).
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,9 @@ class Reward(Config):
     """How much rewards are pulled to 0; 0.01 is common, LLaVA-RLHF has 0.001."""
     center: Literal["square", "mean"] = "square"
     """What is pulled: each pair's squared sum, or the size of the batch's mean sum (LLaVA-RLHF's code)."""
+
+    facts: bool = False
+    """Whether every answer is read with the facts of its picture behind it (LLaVA-RLHF)."""
 
     def __post_init__(self) -> None:
         if self.centering < 0:
