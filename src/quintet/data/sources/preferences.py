@@ -17,8 +17,8 @@ Which keys of a row mean what is told in `preference_layouts.py`; here are the t
 | `bad-mark`, `phrase-count` | marked phrases are not well written, or do not stand in pairs |
 | `rendered-prompt` | the prompt is a whole conversation in the spelling of another system's template |
 
-`kept` and `judged` are keys of our own that any layout may have: a conversation beside the pair that shall stay as
-likely as it is (HALVA's KL), and words behind every answer that a reward model reads (LLaVA-RLHF's facts).
+`kept` is a key of our own that any layout may have: a conversation beside the pair that shall stay as likely as it is
+(HALVA's KL).
 
 and all that `conversation.py` says of a conversation: every path to an answer is read as one, with its places for
 pictures, its roles and their order, and no answer is empty. Where an answer is about other pictures it stands in a
@@ -87,7 +87,7 @@ def read_preferences(row: object, faults: Faults, *, root: Root, extra: frozense
         faults.add("wrong-type", f"a row is an object, not {type(row).__name__}")
         return Compared()
     row = {key: value for key, value in row.items() if value is not None}
-    beside = {key: row.pop(key) for key in ("kept", "judged") if key in row}
+    kept = row.pop("kept", None)
     name = identity(row, faults)
     kind = layout_of(row)
     if not kind:
@@ -111,25 +111,17 @@ def read_preferences(row: object, faults: Faults, *, root: Root, extra: frozense
     if len(read) == 1:
         return replace(_chain(told.paths[0], read[0].turns), id=name, ignored=ignored)
     made = replace(_tree(told, read), id=name, ignored=ignored)
-    return _beside(made, beside, row, faults, root) if beside else made
+    return made if kept is None else _keeping(made, kept, row, faults, root)
 
 
-def _beside(made: Compared, beside: Row, row: Row, faults: Faults, root: Root) -> Compared:
-    """With a conversation that shall stay as it is (`kept`), and words behind every answer (`judged`): our own keys."""
-    if "kept" in beside:
-        pictures = {key: row[key] for key in ("image", "images") if key in row}
-        own = Faults(faults.file, faults.row)
-        kept = read_conversation({"conversations": beside["kept"], **pictures}, own, root=root)
-        for error in own.found:
-            faults.take(error, field=f"kept.{error.field}" if error.field else "kept")
-        made = replace(made, others=(*made.others, Node(kept.turns, answer=Answer(name=KEPT))))
-    if "judged" in beside:
-        if not isinstance(beside["judged"], str) or not beside["judged"].strip():
-            faults.add("wrong-type", "`judged` is text: what a reward model reads behind an answer", field="judged")
-            return made
-        behind = Turn("user", (Text(beside["judged"]),))
-        made = replace(made, children=tuple(replace(c, turns=(*c.turns, behind)) for c in made.children))
-    return made
+def _keeping(made: Compared, kept: object, row: Row, faults: Faults, root: Root) -> Compared:
+    """With a conversation that shall stay as it is."""
+    pictures = {key: row[key] for key in ("image", "images") if key in row}
+    own = Faults(faults.file, faults.row)
+    read = read_conversation({"conversations": kept, **pictures}, own, root=root)
+    for error in own.found:
+        faults.take(error, field=f"kept.{error.field}" if error.field else "kept")
+    return replace(made, others=(*made.others, Node(read.turns, answer=Answer(name=KEPT))))
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------
