@@ -188,7 +188,33 @@ def test_what_cannot_be_compared_or_rewarded_is_refused_before_anything_is_writt
         assert code == 1, args
         assert words in said, said
         assert not (tmp_path / "out").exists(), args
-    assert aligned("dpo", "--from", str(run), "--margin", "nan")[0] == 2
+    for args, words in ((("--margin", "nan"), "--margin"), (("--root", "nowhere"), "'nowhere' does not exist")):
+        code, _, said = aligned("dpo", "--from", str(run), *args)
+        assert code == 2
+        assert words in said
     code, _, said = aligned("dpo", "--from", str(run), "--scenes", str(tmp_path), "--out", str(tmp_path / "out"))
     assert code == 1
     assert "is no folder of Scenes" in said
+
+
+def test_a_run_that_cannot_begin_leaves_nothing_in_the_way(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.json"
+    out = ("dpo", "--from", str(run), "--data", str(data), "--out", str(tmp_path / "out"))
+    data.write_text('[{"image": "lost.png", "question": "What?", "chosen": "This.", "rejected": "That."}]')
+    code, _, said = aligned(*out)
+    assert code == 1
+    assert "every sample was dropped" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_pairs_are_written_where_their_name_says_what_they_are(scenes: Path, tmp_path: Path) -> None:
+    for args, ending in ((("data", "pairs", "truth", "--scenes", str(scenes)), ".jsonl"),
+                         (("data", "spoil", str(scenes)), ".json")):  # fmt: skip
+        found = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "pairs.txt")])
+        assert found.exit_code == 1
+        assert f"what is written ends in {ending}" in found.stderr
+        taken = tmp_path / f"pairs{ending}"
+        taken.touch()
+        found = CliRunner().invoke(app, [*args, "--out", str(taken)])
+        assert found.exit_code == 1
+        assert "is there already" in found.stderr

@@ -179,6 +179,10 @@ def test_what_is_nearly_a_layout_is_told_the_nearest(tmp_path: Path) -> None:
     [fault] = source(tmp_path, row("rlaif-v"), row("rlaif-v", rejected=None)).read(1).faults
     assert (fault.fault, fault.row) == ("unknown-layout", 2)
     assert "rlaif-v (lacks rejected)" in fault.message
+    # One that is also nearly something else is a fault of its row, not of the file.
+    [fault] = source(tmp_path, row("llama-factory"), row("llama-factory", rejected=None)).read(1).faults
+    assert (fault.fault, fault.row) == ("unknown-layout", 2)
+    assert "llama-factory (lacks rejected)" in fault.message
 
 
 def test_a_file_of_preferences_and_conversations_is_refused(tmp_path: Path) -> None:

@@ -36,7 +36,10 @@ def align(
         ),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that the file's pictures are named from. Default: its own.")
+        Path | None,
+        typer.Option(
+            help="Folder that the file's pictures are named from. Default: its own.", exists=True, file_okay=False
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The new run's folder. Default: FROM-METHOD.")] = None,
     sets: Annotated[
@@ -57,7 +60,7 @@ def align(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")] = False,
     seed: Annotated[int, typer.Option(help="Of pairs, data order and noise.", min=0)] = 0,
-    limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=1)] = 300,
+    limit: Annotated[int, typer.Option(help="Items a task, before and after.", min=10)] = 300,
     margin: Annotated[
         float,
         typer.Option(help="Share of itself that a capability may lose before the run is marked failed.", min=0, max=1),

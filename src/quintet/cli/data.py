@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 FILE = Annotated[Path, typer.Argument(help="A data file, or a folder of tar shards.")]
-ROOT = Annotated[Path | None, typer.Option(help="Folder that pictures are named from. Default: the file's own.")]
+ROOT = Annotated[
+    Path | None,
+    typer.Option(help="Folder that pictures are named from. Default: the file's own.", exists=True, file_okay=False),
+]
 FORMAT = Annotated[str | None, typer.Option(help="The file's format. Default: told by its content.")]
 OUT = Annotated[Path, typer.Option(help="The file to write, ending in .jsonl.")]
 

@@ -44,8 +44,7 @@ def pairs(
     if name not in BUILDERS:
         known = [*method_names(), *BUILDERS]
         raise ConfigError(f"no method and no pairs {method!r}{nearest(method, known)}")
-    if out.exists():
-        raise ConfigError(f"{out} is there already; name another --out")
+    _check(out, ".jsonl")
     given = Start(start).facts.get("scenes") if start else None
     folder = scenes or (Path(given) if given else scenes_folder())
     with bar(screen(stderr=True), "pairs") as update:
@@ -75,10 +74,8 @@ def spoil(
     """
     from quintet.data.scenes import read_truth
     from quintet.data.scenes.pairs import spoil as spoilt
-    from quintet.errors import ConfigError
 
-    if out.exists():
-        raise ConfigError(f"{out} is there already; name another --out")
+    _check(out, ".json")
     rng = random.Random(seed)
     described, talks = (
         json.loads((scenes / name).read_text(encoding="utf-8")) for name in ("train_captions.json", "train.json")
@@ -97,3 +94,13 @@ def spoil(
         f"{changed:,} of {len(made):,} rows make something up; their pictures are named from {scenes}: "
         f"read {out} with --root {scenes}"
     )
+
+
+def _check(out: Path, ending: str) -> None:
+    """The file is free, and its name says what is in it."""
+    from quintet.errors import ConfigError
+
+    if out.suffix != ending:
+        raise ConfigError(f"--out {out}: what is written ends in {ending}")
+    if out.exists():
+        raise ConfigError(f"{out} is there already; name another --out")

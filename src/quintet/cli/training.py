@@ -32,7 +32,12 @@ def train(
         typer.Option(help="A data file for the last stage, or STAGE=PATH; may be repeated.", metavar="[STAGE=]PATH"),
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder that the files' pictures are named from. Default: each file's own.")
+        Path | None,
+        typer.Option(
+            help="Folder that the files' pictures are named from. Default: each file's own.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     stages: Annotated[str, typer.Option(help="Only these stages, with commas between.")] = "",
     sets: Annotated[

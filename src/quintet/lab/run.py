@@ -3,10 +3,8 @@
 load the recipe → its scale → weights → for each stage: its rows, its features kept if that pays, the loop → model/
 """
 
-import hashlib
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-import quintet
 from quintet import dist
 from quintet.config.override import override
 from quintet.data.pipeline import Source
@@ -26,6 +23,7 @@ from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, look_at_preferences, own_rows
+from quintet.lab.begin import begun, check_folder, run_facts
 from quintet.lab.facts import known_facts, with_facts
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import (
@@ -35,11 +33,11 @@ from quintet.lab.pretrained import (
     spread_bins,
     stage_tokenizer,
 )
-from quintet.lab.recipe import load_recipe, trains_as
+from quintet.lab.recipe import load_recipe
 from quintet.lab.references import keep_references
 from quintet.lab.rewards import reward_of
 from quintet.log import logger
-from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model, write_json
+from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
@@ -137,35 +135,35 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     run = RunFolder(job.out)
     chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
     # All that can be wrong is looked at before the first step, and before anything is written.
-    facts = _facts(job, name, recipe, run)
-    _check(run, job, facts)
+    facts = run_facts(job, name, recipe, run)
+    check_folder(run, job, facts)
     waiting = [stage for stage in chosen if not run.finished(stage.name)]
     sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
     look_at_experts(recipe, download=job.download)
     look_at_preferences(recipe, sources, files=job.data, reward=job.reward)
     tokenizer, spelt = _spellings(job, recipe)
     model = _model(job, recipe, tokenizer)
-    _begin(run, facts)
     results: dict[str, Result] = {}
-    for stage in recipe.stages:
-        if run.finished(stage.name):
-            _take(model, run, stage)
-            job.note(f"stage {stage.name} is finished already")
-            continue
-        if stage not in chosen:
-            continue
-        source = sources.get(stage.name) or _own(job, recipe, stage, model, tokenizer, run)
-        given = _given(job, model, stage, chosen, source, spelt[stage.name])
-        results[stage.name] = train_stage(
-            model, stage, source, spelt[stage.name], run=run, settings=job.settings, given=given, progress=progress
-        )
-        if dist.world() > 1:
-            # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
-            model = _model(job, recipe, tokenizer)
-            for done in recipe.stages[: recipe.stages.index(stage) + 1]:
-                if run.finished(done.name):
-                    _take(model, run, done)
-        _settle(model, stage)
+    with begun(run, facts):
+        for stage in recipe.stages:
+            if run.finished(stage.name):
+                _take(model, run, stage)
+                job.note(f"stage {stage.name} is finished already")
+                continue
+            if stage not in chosen:
+                continue
+            source = sources.get(stage.name) or _own(job, recipe, stage, model, tokenizer, run)
+            given = _given(job, model, stage, chosen, source, spelt[stage.name])
+            results[stage.name] = train_stage(
+                model, stage, source, spelt[stage.name], run=run, settings=job.settings, given=given, progress=progress
+            )
+            if dist.world() > 1:
+                # Sharded weights end with their stage: on from what it wrote, as a resumed run does.
+                model = _model(job, recipe, tokenizer)
+                for done in recipe.stages[: recipe.stages.index(stage) + 1]:
+                    if run.finished(done.name):
+                        _take(model, run, done)
+            _settle(model, stage)
     # Pictures are found by captions as they were where that was learnt: in that stage's spelling and by its weights.
     finished = [s for s in recipe.stages if run.finished(s.name)]
     match = next((s for s in reversed(finished) if not s.reads), None)
@@ -243,6 +241,8 @@ def _judged(job: Job, stage: Stage, source: Source) -> Source:
 
 def _reward(job: Job, stage: Stage) -> RewardOf | None:
     """What a stage's own answers are worth."""
+    if stage.rollouts:
+        job.note(f"stage {stage.name!r}: answers are worth what {job.reward or stage.rollouts.reward} says")
     return stage.rollouts and reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job), facts=job.facts)
 
 
@@ -262,77 +262,6 @@ def _model(job: Job, recipe: Recipe, tokenizer: Tokenizer) -> MLLM:
     model = build_model(recipe.model, vocab=tokenizer.vocab, added=added, seed=job.settings.seed, download=job.download)
     spread_bins(model, recipe, tokenizer)
     return model
-
-
-def _facts(job: Job, name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
-    """What says which run this is: the content of recipe.json."""
-    last = recipe.stages[-1].name
-    data = {stage or last: _fingerprint(path) for stage, path in job.data.items()}
-    if run.recipe.exists():
-        # Files of stages that this call does not name are those of the calls before.
-        data = read_json(run.recipe).get("data", {}) | data
-    return {
-        "name": name,
-        "scale": job.scale,
-        "recipe": recipe.to_json(),
-        "data": data,
-        "scenes": str(job.scenes.resolve()) if job.scenes else None,
-        "seed": job.settings.seed,
-        "precision": job.settings.precision,
-        **({"from": job.start.identity()} if job.start else {}),
-        **({"reward": job.reward} if job.reward else {}),
-        **({"facts": _fingerprint(job.facts)} if job.facts else {}),
-        "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-    }
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    """What tells a data file from another without reading all of it: its size, its first and its last MiB."""
-    if not path.is_file():
-        return {"path": str(path)}
-    size, most = path.stat().st_size, 1 << 20
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(most))
-        file.seek(max(0, size - most))
-        digest.update(file.read(most))
-    return {"path": str(path), "bytes": size, "ends_sha256": digest.hexdigest()[:16]}
-
-
-def _check(run: RunFolder, job: Job, facts: Mapping[str, Any]) -> None:
-    """Whether the folder is free, or holds this very run and `resume` is asked for."""
-    if not run.recipe.exists():
-        if run.path.exists() and (not run.path.is_dir() or any(not p.name.startswith(".") for p in run.path.iterdir())):
-            raise ConfigError(f"{run.path} is not empty and holds no run; name another --out")
-        if job.resume:
-            job.note(f"there is no run in {run.path} yet; it begins with the first step")
-        return
-    if not job.resume:
-        raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
-    old = read_json(run.recipe)
-    wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
-    wrong += [
-        key for key in ("scale", "seed", "precision", "from", "reward", "facts") if old.get(key) != facts.get(key)
-    ]
-    wrong += [
-        f"data of stage {stage}"
-        for stage, file in old.get("data", {}).items()
-        if {**file, "path": ""} != {**facts["data"][stage], "path": ""}
-    ]
-    wrong += [f"data of stage {stage}" for stage in facts["data"].keys() - old.get("data", {}).keys()]
-    if wrong:
-        raise CheckpointError(
-            f"{run.path} is a run with another {', '.join(wrong)}; --resume needs the same, or name another --out"
-        )
-
-
-def _begin(run: RunFolder, facts: Mapping[str, Any]) -> None:
-    """First what says that a run is here: whatever stops it after that can be resumed."""
-    if dist.is_first():
-        run.path.mkdir(parents=True, exist_ok=True)
-        if not run.recipe.exists():
-            write_json(run.recipe, dict(facts))
-        run.checkpoints.mkdir(exist_ok=True)
-    dist.barrier()
 
 
 def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:

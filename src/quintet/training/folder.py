@@ -56,6 +56,11 @@ class RunFolder:
         found = [c for c in self._all() if c.stage == stage]
         return max(found, key=lambda c: c.step, default=None)
 
+    def give_up(self) -> None:
+        """Removes a run in which nothing has happened yet: one that cannot begin must not stand in the way."""
+        if self.recipe.exists() and {path for path in self.path.rglob("*") if path.is_file()} == {self.recipe}:
+            shutil.rmtree(self.path)
+
     def _all(self) -> list[Checkpoint]:
         found = []
         for path in self.checkpoints.glob("*/state.json"):

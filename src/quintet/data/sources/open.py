@@ -8,8 +8,8 @@ from quintet.data.sources.annotations import CocoCaptions, Vqa
 from quintet.data.sources.base import Source
 from quintet.data.sources.files import Conversations
 from quintet.data.sources.pages import Documents, Pages, RowTable
+from quintet.data.sources.preference_layouts import SIDES, near
 from quintet.data.sources.preference_layouts import layout_of as compares
-from quintet.data.sources.preference_layouts import near
 from quintet.data.sources.preferences import Preferences
 from quintet.data.sources.rows import Rows, Zipped, json_lines, json_list
 from quintet.data.sources.shards import Shards
@@ -233,7 +233,7 @@ def _row_kind(row: dict[str, Any]) -> str:
     """'' if it cannot be told by this row."""
     if compares(row):
         return "preferences"
-    if "conversations" in row and "messages" in row:
+    if ("conversations" in row and "messages" in row) or row.keys() & SIDES:
         return ""
     if "text_list" in row or "image_info" in row:
         return "mmc4"
@@ -249,7 +249,8 @@ def _agree(path: Path, kinds: list[str]) -> str:
     found = sorted(set(kinds))
     if len(found) > 1 and not set(found) <= {"llava", "sharegpt"}:
         counts = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in found)
-        raise _unknown(path, f"rows of two formats ({counts}); split the file or name the format")
+        message = f"rows of two formats ({counts}); split the file or name the format"
+        raise DataError("unknown-format", message, file=str(path))
     return found[-1]
 
 

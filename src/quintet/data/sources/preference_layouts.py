@@ -46,7 +46,7 @@ from quintet.data.sources.rows import parse
 from quintet.errors import DataError
 from quintet.values import Text
 
-__all__ = ["FRAMES", "LAYOUTS", "Layout", "layout_of", "near"]
+__all__ = ["FRAMES", "LAYOUTS", "SIDES", "Layout", "layout_of", "near"]
 
 FRAMES = 8
 """Frames that are taken of a video, evenly: the middle ones of so many equal parts (LLaVA-Hound's `num_frames`)."""
@@ -323,6 +323,9 @@ _CHOICE = _keys("chosen", "rejected")
 _REJECTED = _keys("rejected_response", "rejected_messages", "rejected_images")
 _PROMPTED = _keys("caption_type", "length_bonus")
 _MASKED = _keys("correct_answer_masked", "hallucinated_answer_masked")
+
+SIDES = _CHOICE | _REJECTED | {"rejected_conversations"}
+"""A row that has one of these compares, or lacks what it should be compared with."""
 
 LAYOUTS: Mapping[str, Layout] = {
     "llava-rlhf": Layout(

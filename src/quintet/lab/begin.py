@@ -1,0 +1,104 @@
+"""Which run a folder holds, whether it may go on there, and what it leaves when it cannot begin."""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import quintet
+from quintet import dist
+from quintet.errors import CheckpointError, ConfigError, QuintetError
+from quintet.lab.recipe import trains_as
+from quintet.model.checkpoint import read_json, write_json
+from quintet.recipes._recipe import Recipe
+from quintet.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from quintet.lab.run import Job
+
+__all__ = ["begun", "check_folder", "run_facts"]
+
+
+def run_facts(job: "Job", name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    """What says which run this is: the content of recipe.json."""
+    last = recipe.stages[-1].name
+    data = {stage or last: _fingerprint(path) for stage, path in job.data.items()}
+    if run.recipe.exists():
+        # Files of stages that this call does not name are those of the calls before.
+        data = read_json(run.recipe).get("data", {}) | data
+    return {
+        "name": name,
+        "scale": job.scale,
+        "recipe": recipe.to_json(),
+        "data": data,
+        "scenes": str(job.scenes.resolve()) if job.scenes else None,
+        "seed": job.settings.seed,
+        "precision": job.settings.precision,
+        **({"from": job.start.identity()} if job.start else {}),
+        **({"reward": job.reward} if job.reward else {}),
+        **({"facts": _fingerprint(job.facts)} if job.facts else {}),
+        "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
+    }
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    """What tells a data file from another without reading all of it: its size, its first and its last MiB."""
+    if not path.is_file():
+        return {"path": str(path)}
+    size, most = path.stat().st_size, 1 << 20
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(most))
+        file.seek(max(0, size - most))
+        digest.update(file.read(most))
+    return {"path": str(path), "bytes": size, "ends_sha256": digest.hexdigest()[:16]}
+
+
+def check_folder(run: RunFolder, job: "Job", facts: Mapping[str, Any]) -> None:
+    """Whether the folder is free, or holds this very run and `resume` is asked for."""
+    if not run.recipe.exists():
+        if run.path.exists() and (not run.path.is_dir() or any(not p.name.startswith(".") for p in run.path.iterdir())):
+            raise ConfigError(f"{run.path} is not empty and holds no run; name another --out")
+        if job.resume:
+            job.note(f"there is no run in {run.path} yet; it begins with the first step")
+        return
+    if not job.resume:
+        raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
+    old = read_json(run.recipe)
+    wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
+    wrong += [
+        key for key in ("scale", "seed", "precision", "from", "reward", "facts") if old.get(key) != facts.get(key)
+    ]
+    wrong += [
+        f"data of stage {stage}"
+        for stage, file in old.get("data", {}).items()
+        if {**file, "path": ""} != {**facts["data"][stage], "path": ""}
+    ]
+    wrong += [f"data of stage {stage}" for stage in facts["data"].keys() - old.get("data", {}).keys()]
+    if wrong:
+        raise CheckpointError(
+            f"{run.path} is a run with another {', '.join(wrong)}; --resume needs the same, or name another --out"
+        )
+
+
+@contextmanager
+def begun(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
+    """First what says that a run is here: whatever stops it after that can be resumed.
+
+    A run that cannot begin leaves nothing that stands in the way of the next one.
+    """
+    if dist.is_first():
+        run.path.mkdir(parents=True, exist_ok=True)
+        if not run.recipe.exists():
+            write_json(run.recipe, dict(facts))
+        run.checkpoints.mkdir(exist_ok=True)
+    dist.barrier()
+    try:
+        yield
+    except QuintetError:
+        if dist.is_first():
+            run.give_up()
+        raise
