@@ -203,7 +203,10 @@ def test_ratings_are_averaged_and_those_under_three_are_hallucinations() -> None
     metric = Rated(lambda truth, answer: int(answer), by="me")
     outputs, truths = ["6", "3", "2", "0"], [{"answer": "6"}] * 4
     assert score(metric, outputs, truths) == 11 / 4
-    assert measures(metric, outputs, truths) == {"hallucination_rate": 0.5, "words": 1.0}
+    assert measures(metric, outputs, truths) == {"hallucination_rate": 0.5, "words": 1.0, "unrated": 0.0}
+    unrated = Rated(lambda truth, answer: None, by="me")
+    assert score(unrated, outputs, truths) == 0, "as in the released script"
+    assert measures(unrated, outputs, truths) == {"hallucination_rate": 1.0, "words": 1.0, "unrated": 1.0}
     assert metric.judge(["2"], truths[:1]).how == [{"rating": 2, "hallucinated": True, "by": "me"}]
     assert metric.best_guess([{"answer": "1"}, {"answer": "1"}, {"answer": "5"}]) == "5"
 

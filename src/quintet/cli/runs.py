@@ -72,6 +72,7 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts answered together; scores do not depend on it.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.", min=0)] = 0,
+    judge: Annotated[str, typer.Option(help="Who rates mmhal's answers: a run's folder or a URL (…/v1).")] = "",
     as_json: JSON = False,
 ) -> None:
     """Measure a run; every score comes with its 95 % interval and with two controls. Writes RUN/eval/."""
@@ -80,6 +81,7 @@ def evaluate(
     from quintet.cli.screen import screen
     from quintet.evaluation.run import evaluate as ask
     from quintet.evaluation.tasks.catalogue import TASKS, find_task
+    from quintet.lab.judges import rater_of
     from quintet.lab.record import note_pictures, scenes_of
     from quintet.serving.engine import Engine
 
@@ -88,7 +90,10 @@ def evaluate(
     names = _task_names(tasks, place)
     if data is None and (others := [name for name in names if name in TASKS and not name.startswith("scenes.")]):
         raise typer.BadParameter(f"{', '.join(others)} reads a file of yours; name it", param_hint="--data")
-    found = {name: find_task(name, data=place, images=images, split=split) for name in names}
+    if judge and "mmhal" not in names:
+        raise typer.BadParameter("of these tasks none is rated by a judge; mmhal is", param_hint="--judge")
+    rater = rater_of(judge) if judge else None
+    found = {name: find_task(name, data=place, images=images, split=split, judge=rater) for name in names}
     engine = Engine.open(run, device=dist.device())
     if not tasks or tasks == "all":
         found = {name: task for name, task in found.items() if engine.fits(task)}

@@ -48,19 +48,24 @@ class EndpointJudge:
             ConfigError: the endpoint cannot be reached.
             DataError: what it wrote holds no ratings from 1 to 5.
         """
-        texts = [self._ask(asked, _RATE.format(question=asked.question, answer=answer)) for answer in answers]
+        texts = [self.ask(_RATE.format(question=asked.question, answer=answer), asked) for answer in answers]
         return [_rating(text) for text in texts]
 
     def holds(self, asked: Asked, said: Sequence[Claim]) -> list[bool]:
         """Whether it says yes to each claim."""
-        texts = [self._ask(asked, _HOLDS.format(claim=claim.text)) for claim in said]
+        texts = [self.ask(_HOLDS.format(claim=claim.text), asked) for claim in said]
         return [text.strip().lower().startswith("yes") for text in texts]
 
-    def _ask(self, asked: Asked, prompt: str) -> str:
+    def ask(self, prompt: str, asked: Asked | None = None) -> str:
+        """What it writes, with the picture or the caption of what was asked before the prompt.
+
+        Raises:
+            ConfigError: the endpoint cannot be reached.
+        """
         body = {
             "model": self.model,
             "temperature": 0,
-            "messages": [{"role": "user", "content": _content(asked, prompt)}],
+            "messages": [{"role": "user", "content": _content(asked or Asked(""), prompt)}],
         }
         digest = hashlib.sha256(json.dumps([self.url, body], sort_keys=True).encode()).hexdigest()[:32]
         place = self.cache / f"{digest}.json"
@@ -69,7 +74,13 @@ class EndpointJudge:
         text = self._post(body)
         place.parent.mkdir(parents=True, exist_ok=True)
         write_json(
-            place, {"judge": self.name, "prompt": prompt, "picture": asked.picture and asked.picture.name, "text": text}
+            place,
+            {
+                "judge": self.name,
+                "prompt": prompt,
+                "picture": asked.picture.name if asked and asked.picture else None,
+                "text": text,
+            },
         )
         return text
 
