@@ -15,7 +15,19 @@ from torch import Tensor, nn
 from quintet.components.llms.decoder import Decoder
 from quintet.components.llms.hf_config import to_hf
 from quintet.components.llms.weights import hf_name, to_hf_state
-from quintet.components.lora import Lora, LoraLinear, apply, disabled, load, lora_parameters, merge, save
+from quintet.components.lora import (
+    Lora,
+    LoraLinear,
+    apply,
+    borrowed,
+    disabled,
+    has,
+    load,
+    lora_parameters,
+    merge,
+    save,
+    using,
+)
 from quintet.components.presets_llm import QWEN2_0_5B
 from quintet.components.roles import Context
 from quintet.errors import CheckpointError, ConfigError
@@ -226,3 +238,62 @@ def test_peft_and_we_load_each_others_files_with_equal_logits(decoder: Decoder, 
     other = fresh()
     load(other, tmp_path / "theirs", rename=hf_name)
     torch.testing.assert_close(other.head(hidden(other)), theirs(tokens).logits, atol=TOLERANCE, rtol=0)
+
+
+# ---- adapters beside the first ones ------------------------------------------------------------------------------
+def grown(decoder: Decoder, seed: int) -> Decoder:
+    """Every adapter adds something."""
+    torch.manual_seed(seed)
+    for name, p in lora_parameters(decoder):
+        if name.endswith("lora_B"):
+            nn.init.normal_(p, std=0.1)
+    return decoder
+
+
+def test_an_adapter_beside_the_first_computes_and_learns_only_where_it_is_asked_for(decoder: Decoder) -> None:
+    before = hidden(decoder)
+    apply(decoder, Lora(rank=4, targets=QV, beside=("value",)))
+    assert has(decoder, "value")
+    assert not has(decoder, "other")
+    for name in ("value", "other"):
+        with using(decoder, name):
+            assert torch.equal(hidden(decoder), before), "it adds nothing yet"
+    grown(decoder, 1)
+    first = hidden(decoder)
+    with using(decoder, "value"):
+        second = hidden(decoder)
+    assert not torch.allclose(first, second)
+    assert torch.equal(hidden(decoder), first)
+    with disabled(decoder), using(decoder, "value"):
+        assert torch.equal(hidden(decoder), before)
+    parameters = dict(lora_parameters(decoder))
+    for asked, learns in ((True, ".beside.value."), (False, "")):
+        for p in parameters.values():
+            p.grad = None
+        with using(decoder, "value" if asked else ""):
+            hidden(decoder).square().sum().backward()
+        got = {name for name, p in parameters.items() if p.grad is not None}
+        assert got == {name for name in parameters if (".beside." in name) is bool(learns)}
+    merge(decoder)
+    assert not list(lora_parameters(decoder))
+    torch.testing.assert_close(hidden(decoder), first, atol=TOLERANCE, rtol=0)
+
+
+def test_adapters_of_another_run_are_lent_and_given_back(decoder: Decoder) -> None:
+    """Of another rank and scale, over the same weights: what the other run computes, then again what was."""
+    lender, cfg = fresh(), Lora(rank=3, alpha=9.0, targets=QV)
+    apply(lender, cfg)
+    grown(lender, 2)
+    lent = {name: p.detach().clone() for name, p in lora_parameters(lender)}
+    apply(decoder, Lora(rank=4, alpha=8.0, targets=QV))
+    own = hidden(grown(decoder, 3))
+    with borrowed(decoder, lent, cfg):
+        torch.testing.assert_close(hidden(decoder), hidden(lender), atol=TOLERANCE, rtol=0)
+    assert torch.equal(hidden(decoder), own)
+    with pytest.raises(CheckpointError, match="of other layers"), borrowed(decoder, {"x.lora_A": own}, cfg):
+        pass
+
+
+def test_adapters_beside_dora_are_refused() -> None:
+    with pytest.raises(ConfigError, match="use_dora=false"):
+        Lora(use_dora=True, beside=("value",))

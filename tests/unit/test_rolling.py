@@ -9,19 +9,23 @@ import torch
 from safetensors.torch import load_file
 
 from quintet.answers import Answer
+from quintet.components.lora import lora_parameters
 from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
 from quintet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from quintet.lab.align import Start
 from quintet.lab.pairs import Work, build
-from quintet.lab.rewards import reward_of
+from quintet.lab.rewards import Base, _lent, reward_of
 from quintet.lab.run import Job, train
+from quintet.model.checkpoint import TRAINED
 from quintet.training.folder import Metrics, RunFolder
 from quintet.training.loop import Interrupted, Settings
 from quintet.training.objectives import rewards
 from quintet.training.objectives.policy import Policy
+from quintet.training.optim import set_trainable
 from quintet.training.rolling import continued
 from quintet.training.rollout import Rollouts
+from quintet.training.stage import Rate
 from quintet.training.symbolic import correct, symbolic
 from quintet.values import Node, Sample
 from systems import Small, says, shown, user
@@ -146,6 +150,41 @@ def test_a_reward_model_is_told_what_it_was_told_when_it_learnt(
         asked([sample], [["A circle."]])
     with pytest.raises(CheckpointError, match="is no reward model, it has no score head"):
         reward_of(str(run), scenes=scenes)
+
+
+def test_a_reward_model_over_the_same_base_lends_its_adapters(judged: Path, scenes: Path, run: Path) -> None:
+    """Two adapters on one base give what two models do; a reward model of another base is loaded beside."""
+    stage = Start(run).aligned("llava_rlhf").stages[0]
+    model, processor = Start(run).load(), Start(run).processor()
+    model.with_score()
+    set_trainable(model, stage.train)
+    for name, p in lora_parameters(model):
+        if name.endswith("lora_B"):
+            torch.nn.init.normal_(p, std=0.1)
+    samples = [open_source(scenes / "train.json").sample(n) for n in range(3)]
+    said = [["A circle.", "A star."]] * 3
+    base = Base(model, processor, run, stage)
+    assert _lent(judged, base) is not None
+    lent = reward_of(str(judged), scenes=scenes, base=base)(samples, said)
+    loaded = reward_of(str(judged), scenes=scenes)(samples, said)
+    torch.testing.assert_close(torch.tensor(lent), torch.tensor(loaded), atol=1e-5, rtol=0)
+    assert _lent(judged, replace(base, run=judged)) is None
+    everything = replace(stage, train=stage.train | {"connectors": Rate(lr=1.0)})
+    assert _lent(judged, replace(base, stage=everything)) is None
+
+
+def test_values_are_read_by_adapters_of_their_own(run: Path, scenes: Path, tmp_path: Path) -> None:
+    """PPO as in LLaVA-RLHF: both sets learn, and only the policy's is folded into the model."""
+    job = Job(recipe="llava_rlhf", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run), reward="truth")
+    train(job)
+    held = load_file(RunFolder(job.out).stage("ppo") / TRAINED)
+    value = {name for name in held if ".beside.value." in name}
+    own = {name.replace(".beside.value.", ".") for name in value}
+    assert own
+    assert {name for name in held if ".lora_" in name} == own | value
+    assert all(bool(held[name].any()) for name in held if name.endswith("lora_B")), "both have learnt"
+    base, aligned = (load_file(folder / "model" / "llm.safetensors") for folder in (run, job.out))
+    assert base.keys() == aligned.keys()
 
 
 def test_facts_that_are_none_are_refused_before_a_reward_model_learns(

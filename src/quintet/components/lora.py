@@ -7,7 +7,7 @@ what we write peft loads onto the transformers model, and the other way round.
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,20 @@ from torch import Tensor, nn
 from quintet.config.base import Config
 from quintet.errors import CheckpointError, ConfigError, nearest
 
-__all__ = ["Lora", "LoraLinear", "apply", "disabled", "load", "lora_parameters", "merge", "same_name", "save"]
+__all__ = [
+    "Lora",
+    "LoraLinear",
+    "apply",
+    "borrowed",
+    "disabled",
+    "has",
+    "load",
+    "lora_parameters",
+    "merge",
+    "same_name",
+    "save",
+    "using",
+]
 
 ALL_LINEAR = "all-linear"
 _HEADS = ("lm_head", "embed_out")
@@ -57,8 +70,12 @@ class Lora(Config):
     """Also learn the length of each row of the weight (Liu et al. 2024, arXiv:2402.09353)."""
     rslora: bool = False
     """Scale by 1 / √rank (Kalajdzievski 2023, arXiv:2312.03732)."""
+    beside: tuple[str, ...] = ()
+    """Further adapters over the same weights, by name, which compute where they are asked for (`using`)."""
 
     def __post_init__(self) -> None:
+        if self.beside and self.use_dora:
+            raise ConfigError("adapters beside the first one are plain LoRA; take use_dora=false")
         if self.rank < 1:
             raise ConfigError(f"lora rank is {self.rank}; it must be at least 1")
         if not 0 <= self.dropout < 1:
@@ -75,6 +92,20 @@ class Lora(Config):
         if self.targets == (ALL_LINEAR,):
             return name.rpartition(".")[2] not in _HEADS
         return any(name == target or name.endswith(f".{target}") for target in self.targets)
+
+
+Update = tuple[Tensor, Tensor, float]
+"""A float[r, in], B float[out, r] and the scale."""
+
+
+class Pair(nn.Module):
+    """An adapter beside the first: A float[r, in], B float[out, r]."""
+
+    def __init__(self, like: "LoraLinear") -> None:
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty_like(like.lora_A))
+        self.lora_B = nn.Parameter(torch.zeros_like(like.lora_B))
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
 
 class LoraLinear(nn.Linear):
@@ -95,13 +126,23 @@ class LoraLinear(nn.Linear):
         self.lora_magnitude: nn.Parameter | None = None
         if cfg.use_dora:
             self.lora_magnitude = nn.Parameter(base.weight.detach().to(like["dtype"]).norm(dim=1))
+        self.beside = nn.ModuleDict({name: Pair(self) for name in cfg.beside})
+        self.used = ""
+        self.borrowed: Update | None = None
+
+    def _update(self) -> Update:
+        if self.borrowed is not None:
+            return self.borrowed
+        pair = self.beside[self.used] if self.used else self
+        return pair.lora_A, pair.lora_B, self.cfg.scale  # pyright: ignore[reportReturnType]  # parameters of either
 
     def forward(self, input: Tensor) -> Tensor:  # nn.Linear's name for it
         x = input
         if not self.active:
             return F.linear(x, self.weight, self.bias)
-        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training), self.lora_A.to(x.dtype))
-        update = F.linear(thin, self.lora_B.to(x.dtype)) * self.cfg.scale
+        first, second, scale = self._update()
+        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training), first.to(x.dtype))
+        update = F.linear(thin, second.to(x.dtype)) * scale
         if self.lora_magnitude is None:
             return F.linear(x, self.weight, self.bias) + update
         # The norm counts as a constant in the backward pass (DoRA, section 4.3).
@@ -166,14 +207,55 @@ def disabled(module: nn.Module) -> Iterator[None]:
 
     Backward passes belong inside as well if activations are recomputed.
     """
-    layers = [layer for layer in _adapted(module).values() if layer.active]
-    for layer in layers:
-        layer.active = False
+    with _set([layer for layer in _adapted(module).values() if layer.active], active=False):
+        yield
+
+
+@contextmanager
+def using(module: nn.Module, name: str) -> Iterator[None]:
+    """Inside, the adapters of that name beside the first ones compute (`Lora.beside`); they are the ones that learn."""
+    with _set([layer for layer in _adapted(module).values() if name in layer.beside], used=name):
+        yield
+
+
+def has(module: nn.Module, name: str) -> bool:
+    """Whether there are adapters of that name beside the first ones."""
+    return any(name in layer.beside for layer in _adapted(module).values())
+
+
+@contextmanager
+def borrowed(module: nn.Module, adapters: Mapping[str, Tensor], cfg: Lora) -> Iterator[None]:
+    """Inside, the adapters of another run over the same weights compute, of which nothing learns.
+
+    `adapters` has `LAYER.lora_A` and `LAYER.lora_B` for every layer that is adapted here.
+
+    Raises:
+        CheckpointError: they are of other layers.
+    """
+    layers = _adapted(module)
+    if {name.rpartition(".")[0] for name in adapters} != layers.keys() or cfg.use_dora:
+        raise CheckpointError("the adapters are of other layers than those here, or not plain LoRA")
+    for name, layer in layers.items():
+        like = layer.lora_A
+        first, second = (adapters[f"{name}.{part}"].to(like.device, like.dtype) for part in ("lora_A", "lora_B"))
+        layer.borrowed = (first, second, cfg.scale)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.active = True
+        for layer in layers.values():
+            layer.borrowed = None
+
+
+@contextmanager
+def _set(layers: Sequence[LoraLinear], **values: Any) -> Iterator[None]:
+    before = [{name: getattr(layer, name) for name in values} for layer in layers]
+    for layer in layers:
+        layer.__dict__.update(values)
+    try:
+        yield
+    finally:
+        for layer, was in zip(layers, before, strict=True):
+            layer.__dict__.update(was)
 
 
 def same_name(name: str) -> str:

@@ -6,28 +6,50 @@ RUN       the score of a reward model of ours, whose folder is named
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
 
+from quintet import dist
 from quintet.answers import Answer
+from quintet.components import lora
+from quintet.data.processor import Processor
 from quintet.data.scenes import Scene, read_truth
 from quintet.data.scenes.claims import claims, severity, truths
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.evaluation.metrics.exact import ExactMatch
+from quintet.lab.align import Start
 from quintet.lab.facts import Facts, known_facts
-from quintet.model.checkpoint import read_json
+from quintet.model.checkpoint import TRAINED, read_json
+from quintet.model.mllm import MLLM
 from quintet.serving.engine import Engine
+from quintet.training.folder import RunFolder
 from quintet.training.rolling import RewardOf
-from quintet.values import Node, Sample, Text, Turn
+from quintet.training.stage import Rate, Stage
+from quintet.values import Batch, Node, Sample, Text, Turn
 
-__all__ = ["reward_of", "worth"]
+__all__ = ["Base", "reward_of", "worth"]
 
 BATCH = 32
 
 
-def reward_of(name: str, *, scenes: Path, facts: Path | None = None) -> RewardOf:
+@dataclass(frozen=True)
+class Base:
+    """The model that learns, of a run, to which a reward model over the same weights lends its adapters."""
+
+    model: MLLM
+    processor: Processor
+    run: Path
+    stage: Stage
+
+
+def reward_of(name: str, *, scenes: Path, facts: Path | None = None, base: Base | None = None) -> RewardOf:
     """A reward by its name; `facts` are what a reward model is told of pictures that are not Scenes'.
+
+    A reward model that is adapters over `base` is not loaded beside it: its adapters compute in place of the others.
 
     Raises:
         ConfigError: there is none of that name.
@@ -45,10 +67,46 @@ def reward_of(name: str, *, scenes: Path, facts: Path | None = None) -> RewardOf
             f"no reward {name!r}{nearest(name, ('exact', 'truth'))}; there are exact, truth, and the "
             "folder of a reward model's run"
         )
+    told = known_facts(facts, scenes=scenes) if _with_facts(Path(name)) else None
+    if base is not None and (lent := _lent(Path(name), base)):
+        return _rewards(base.processor, lent, told)
     engine = Engine.open(Path(name))
     if engine.model.score is None:
         raise CheckpointError(f"{name} is no reward model, it has no score head; `quintet align reward` makes one")
-    return _model(engine, known_facts(facts, scenes=scenes) if _with_facts(Path(name)) else None)
+
+    def scores(batch: Batch) -> Tensor:
+        assert batch.answers is not None
+        with engine.model.inference():
+            moved = batch.to(engine.device)
+            return engine.model.scores(engine.model(moved).hidden.flatten(0, 1)[batch.answers.last])
+
+    return _rewards(engine.processor, scores, told)
+
+
+def _lent(run: Path, base: Base) -> Callable[[Batch], Tensor] | None:
+    """What reads a reward off the base by the run's own adapters; None where the run is more than these."""
+    found = read_json(run / "recipe.json") if (run / "recipe.json").exists() else {}
+    begun, stages = found.get("from", {}), found.get("recipe", {}).get("stages", [])
+    if not begun or len(stages) != 1 or set(stages[0]["train"]) != {"llm", "score"}:
+        return None
+    same = {"path": str(Path(begun["path"]).resolve()), "files": begun["files"]}
+    here = Start(base.run).identity()
+    lends, learns = (Rate.from_json(stages[0]["train"]["llm"]).lora, base.stage.train["llm"].lora)
+    plain = lends is not None and learns is not None and lends.targets == learns.targets and not lends.use_dora
+    if same != here | {"path": str(base.run.resolve())} or not plain or set(base.stage.train) - {"llm", "score"}:
+        return None
+    assert lends is not None
+    tensors = load_file(RunFolder(run).stage(stages[0]["name"]) / TRAINED)
+    head = {name.removeprefix("score."): tensors.pop(name) for name in list(tensors) if name.startswith("score.")}
+
+    def scores(batch: Batch) -> Tensor:
+        assert batch.answers is not None
+        with base.model.inference(), lora.borrowed(base.model, tensors, lends):
+            hidden = base.model(batch.to(dist.device())).hidden.flatten(0, 1)[batch.answers.last]
+        weight, bias = (head[name].to(hidden) for name in ("weight", "bias"))
+        return F.linear(hidden, weight, bias).float().squeeze(-1)
+
+    return scores
 
 
 def _with_facts(run: Path) -> bool:
@@ -88,11 +146,10 @@ def _scenes(folder: Path) -> Callable[[Sample], Scene]:
     return of
 
 
-def _model(engine: Engine, facts: Facts | None) -> RewardOf:
+def _rewards(processor: Processor, scores: Callable[[Batch], Tensor], facts: Facts | None) -> RewardOf:
     """A reward model's numbers; one that was taught with facts is told them."""
 
-    @torch.no_grad()
-    def score(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
+    def rewards(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
         asked = []
         for sample, said in zip(samples, answers, strict=True):
             behind = (facts.turn(sample),) if facts else ()
@@ -101,11 +158,8 @@ def _model(engine: Engine, facts: Facts | None) -> RewardOf:
                 asked.append(Sample(Node(turns, answer=Answer(0.0)), sample.origin))
         found: list[float] = []
         for start in range(0, len(asked), BATCH):
-            batch = engine.processor.batch(asked[start : start + BATCH]).to(engine.device)
-            assert batch.answers is not None
-            hidden = engine.model(batch).hidden.flatten(0, 1)[batch.answers.last]
-            found += engine.model.scores(hidden).tolist()
+            found += scores(processor.batch(asked[start : start + BATCH])).tolist()
         counts, each = [len(said) for said in answers], iter(found)
         return [[next(each) for _ in range(count)] for count in counts]
 
-    return score
+    return rewards

@@ -35,7 +35,7 @@ from quintet.lab.pretrained import (
 )
 from quintet.lab.recipe import load_recipe
 from quintet.lab.references import keep_references
-from quintet.lab.rewards import reward_of
+from quintet.lab.rewards import Base, reward_of
 from quintet.log import logger
 from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model
 from quintet.model.mllm import MLLM
@@ -191,7 +191,7 @@ def _given(job: Job, model: MLLM, stage: Stage, stages: Sequence[Stage], source:
     return Given(
         keep_features(model, stage, stages, source, folder=cache / "features", **how),
         keep_references(model, stage, source, tokenizer, folder=cache / "references", **how),
-        _reward(job, stage),
+        _reward(job, stage, model, Processor(tokenizer, stage.template, model.config)),
     )
 
 
@@ -239,11 +239,14 @@ def _judged(job: Job, stage: Stage, source: Source) -> Source:
     return with_facts(source, known_facts(job.facts, scenes=_pictures(job))) if told else source
 
 
-def _reward(job: Job, stage: Stage) -> RewardOf | None:
+def _reward(job: Job, stage: Stage, model: MLLM, processor: Processor) -> RewardOf | None:
     """What a stage's own answers are worth."""
-    if stage.rollouts:
-        job.note(f"stage {stage.name!r}: answers are worth what {job.reward or stage.rollouts.reward} says")
-    return stage.rollouts and reward_of(job.reward or stage.rollouts.reward, scenes=_pictures(job), facts=job.facts)
+    if stage.rollouts is None:
+        return None
+    name = job.reward or stage.rollouts.reward
+    job.note(f"stage {stage.name!r}: answers are worth what {name} says")
+    base = Base(model, processor, job.start.run, stage) if job.start else None
+    return reward_of(name, scenes=_pictures(job), facts=job.facts, base=base)
 
 
 def _pictures(job: Job) -> Path:

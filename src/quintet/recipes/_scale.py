@@ -53,6 +53,8 @@ for another system's published weights (`Recipe.before`) share as many among the
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
 ALIGNED_RATE, ADAPTER_RATE = 1e-4, 2e-4
+SCORE_RATE = 3e-3
+"""Of a head that begins as noise: at 1e-4 a reward model learnt nothing in 125 steps (docs/log.md)."""
 """Of alignment: of whole weights, and of adapters."""
 
 PAGES = 0.5
@@ -86,14 +88,16 @@ def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 def _aligning(stage: Stage) -> Stage:
     tunes = stage.objective == "lm"
-    rates = {part: _aligning_rate(rate, tunes) for part, rate in stage.train.items()}
+    rates = {part: _aligning_rate(part, rate, tunes) for part, rate in stage.train.items()}
     drawn = stage.rollouts and replace(stage.rollouts, prompts=4 * ALIGNED_BATCH, max_tokens=96)
     return replace(
         stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02, rollouts=drawn
     )
 
 
-def _aligning_rate(rate: Rate, tunes: bool) -> Rate:
+def _aligning_rate(part: str, rate: Rate, tunes: bool) -> Rate:
+    if part == "score":
+        return replace(rate, lr=SCORE_RATE)
     if rate.lora is None:
         return replace(rate, lr=STARTER_RATES["llm"] if tunes else ALIGNED_RATE)
     # As strong as the paper's: alpha over rank stays.

@@ -27,9 +27,10 @@ from quintet.data.processor import Processor
 from quintet.errors import DataError, TrainingError
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.generate import Sampling, generate
-from quintet.model.mllm import MLLM
+from quintet.model.mllm import MLLM, Output
 from quintet.training.hardware import autocast
 from quintet.training.objectives import rewards
+from quintet.training.objectives.policy import valued
 from quintet.training.stage import Stage
 from quintet.training.symbolic import symbolic
 from quintet.values import Batch, Node, Sample, Tokens
@@ -190,12 +191,12 @@ class Rolling(Planner):
         for start in range(0, len(drawn), TOGETHER):
             batch = self._batch(drawn[start : start + TOGETHER])
             with self.model.inference(), autocast(self.precision, dist.device()):
-                logps, value = self._seen(batch)
+                output, logps = self._seen(batch)
                 old.append(logps)
-                values += [] if value is None else [value]
+                values += [valued(self.model, batch, output).cpu()] if how.advantage == "gae" else []
                 if compares:
                     with lora.disabled(self.model):
-                        before.append(self._seen(batch)[0])
+                        before.append(self._seen(batch)[1])
         known = {"old": torch.cat(old)} | ({"reference": torch.cat(before)} if compares else {})
         lengths = self._lengths(drawn)
         apart = known["old"] - known["reference"] if compares else torch.zeros_like(known["old"])
@@ -211,14 +212,10 @@ class Rolling(Planner):
         """Learnt tokens of every answer, int64[A]."""
         return torch.tensor([int((t.weight[t.enter == node] > 0).sum()) for t in drawn for node, _ in t.answers])
 
-    def _seen(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Log-probability of every target, and its value if there is a head."""
+    def _seen(self, batch: Batch) -> tuple[Output, Tensor]:
+        """What the model makes of a batch, and the log-probability of every target."""
         output = self.model(batch, only_targets=True)
-        logps = self.model.target_logps(output, batch.targets)
-        if self.how.advantage != "gae":
-            return logps.cpu(), None
-        hidden = output.hidden if output.read is not None else output.hidden.flatten(0, 1)[batch.targets.slots]
-        return logps.cpu(), self.model.scores(hidden[: len(logps)]).cpu()
+        return output, self.model.target_logps(output, batch.targets).cpu()
 
     def _estimated(
         self, known: dict[str, Tensor], apart: Tensor, values: Tensor, lengths: Tensor, worth: Tensor

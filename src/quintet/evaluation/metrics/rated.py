@@ -25,8 +25,8 @@ Rate = Callable[[Mapping[str, Any], str], int | None]
 """A truth and an answer → its rating, 0 to 6; None where the one who rates gave none."""
 
 _PROMPT = """\
-Someone who cannot show you a picture tells you what is in it. A model that saw the picture was asked about it. Rate the \
-model's answer. An answer makes something up when it says what neither the list nor the reference answer bears out; \
+Someone who cannot show you a picture tells you what is in it. A model that saw it was asked about it. Rate its \
+answer. An answer makes something up when it says what neither the list nor the reference answer bears out; \
 reasoning that rests on what is there is no invention.
 
 6 nothing made up, very informative, with insight beyond the question

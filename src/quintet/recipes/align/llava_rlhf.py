@@ -4,8 +4,8 @@ Notable: the reward model (`quintet align reward`, then `--reward RUN`) reads th
 Its number is not all: 2 for a right choice or half for a right "No", up to 10 off for length, as the rows say
 (`caption_type`, `length_bonus`), and −8 for an answer that does not end; KL costs κ = 0.1 a token. Where paper and code
 differ the paper is the default; the code's per-token floor at 0 and its rewards times ten are settings
-(`--set stages.ppo.rollouts.floor=true …times=10`). The value head reads the policy's own hidden states; in the release
-policy, value and reward are adapters of one base.
+(`--set stages.ppo.rollouts.floor=true …times=10`). Policy, value and reward are adapters of one base: the value head
+reads by its own, and a reward model over the same base lends its own instead of being loaded beside.
 """
 
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from quintet.data.template import Template
 from quintet.recipes._method import Method, lora_on_llm
 from quintet.recipes._recipe import Paper
-from quintet.training.objectives.policy import Policy
+from quintet.training.objectives.policy import VALUE, Policy
 from quintet.training.rollout import Rollouts
 from quintet.training.stage import Data, Rate, Stage
 
 
 def method(template: Template) -> Method:
     """PPO with facts in the reward."""
-    train: Mapping[str, Rate] = {**lora_on_llm(3e-5, rank=64, alpha=16), "score": Rate(lr=3e-5)}
+    train: Mapping[str, Rate] = {**lora_on_llm(3e-5, rank=64, alpha=16, beside=(VALUE,)), "score": Rate(lr=3e-5)}
     return Method(
         stages=(
             Stage(

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from quintet.components import lora
 from quintet.config.base import Config
 from quintet.errors import ConfigError
-from quintet.model.mllm import MLLM
+from quintet.model.mllm import MLLM, Output
 from quintet.training.objectives import rewards
 from quintet.training.objectives.lm import Notes
 from quintet.values import Batch
 
-__all__ = ["Policy", "counted", "policy"]
+__all__ = ["VALUE", "Policy", "counted", "policy", "valued"]
+
+VALUE = "value"
+"""The adapters that the value head reads by, where a stage's lora has them beside the policy's (LLaVA-RLHF)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +56,20 @@ def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes
         loss = loss + how.kl * penalty
         notes["kl"] = penalty.detach().sum()
     if how.value:
-        hidden = output.hidden if output.read is not None else output.hidden.flatten(0, 1)[batch.targets.slots]
-        values = model.scores(hidden[: len(logps)])
+        values = valued(model, batch, output)
         error = rewards.value_loss(values, known["value"], known["return"], clip=how.value_clip)
         loss = loss + how.value * error
         notes["value_loss"] = error.detach().sum()
     return loss.sum(), count, notes
+
+
+def valued(model: MLLM, batch: Batch, output: Output) -> Tensor:
+    """The value of every target, float32[P]: from the policy's hidden states, or by adapters of its own (`VALUE`)."""
+    if lora.has(model, VALUE):
+        with lora.using(model, VALUE):
+            output = model(batch, only_targets=True)
+    hidden = output.hidden if output.read is not None else output.hidden.flatten(0, 1)[batch.targets.slots]
+    return model.scores(hidden[: len(batch.targets.ids)])
 
 
 def counted(batch: Batch) -> float:
