@@ -1,6 +1,7 @@
 """A preference pair as a tree is the same pair as two conversations: the same loss, the same gradients. Every recipe.
 
-The picture is encoded once in the tree and twice beside it; the prompt is attended once and twice.
+The picture is encoded once in the tree and twice beside it; the prompt is attended once and twice. The better answer
+about another picture is a second tree, which the first must not see.
 """
 
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from subjects import Subject, medium, plain, says, user  # noqa: F401 the fixture
 
 from quintet.answers import Answer
+from quintet.data.contrast import UNSEEN
 from quintet.training.objectives.preference import Preference, preference
 from quintet.values import Batch, Node, Origin, Sample, Turn
 
@@ -21,31 +23,34 @@ TERMS = {
     "rpo": Preference(terms={"sigmoid": 1.0, "nll": 0.5}),
     "ipo": Preference(terms={"ipo": 1.0}),
     "orpo": Preference(terms={"nll": 1.0, "odds": 0.2}),
+    "mdpo": Preference(terms={"sigmoid": 1.0, "unseen": 1.0, "anchor": 1.0}),
 }
 
 
-def pair(subject: Subject) -> Batch:
-    """One tree: the prompt, then both answers."""
+def pair(subject: Subject, *, unseen: bool) -> Batch:
+    """One tree: the prompt, then both answers; and a second one, of other pictures."""
     answers = (
         Node((says(CHOSEN),), answer=Answer(1.0)),
         Node((says(REJECTED),), answer=Answer(0.0)),
     )
-    return of(subject, Sample(Node((asked(subject),), answers), Origin("memory", 1)))
+    other = Node((asked(subject, first=7),), (Node((says(CHOSEN),), answer=Answer(name=UNSEEN)),))
+    return of(subject, Sample(Node((asked(subject),), answers), Origin("memory", 1), others=(other,) * unseen))
 
 
-def apart(subject: Subject) -> Batch:
-    """Two conversations, with the prompt and its picture in each; then told to be one pair."""
-    chosen, rejected = (
-        Sample(Node((asked(subject), says(words)), answer=Answer(score)), Origin("memory", 1))
-        for words, score in ((CHOSEN, 1.0), (REJECTED, 0.0))
+def apart(subject: Subject, *, unseen: bool) -> Batch:
+    """Two conversations or three, with the prompt and its picture in each; then told to be one pair."""
+    sides = [(0, CHOSEN, Answer(1.0)), (0, REJECTED, Answer(0.0)), (7, CHOSEN, Answer(name=UNSEEN))]
+    made = (
+        Sample(Node((asked(subject, first=first), says(words)), answer=answer), Origin("memory", 1))
+        for first, words, answer in sides[: 2 + unseen]
     )
-    batch = of(subject, chosen, rejected)
+    batch = of(subject, *made)
     assert batch.answers is not None
     return replace(batch, answers=replace(batch.answers, sample=torch.zeros_like(batch.answers.sample)))
 
 
-def asked(subject: Subject) -> Turn:
-    return user("What is here?", *(medium(n, kind) for n, kind in enumerate(subject.kinds)))
+def asked(subject: Subject, *, first: int = 0) -> Turn:
+    return user("What is here?", *(medium(n, kind) for n, kind in enumerate(subject.kinds, start=first)))
 
 
 def of(subject: Subject, *samples: Sample) -> Batch:
@@ -55,7 +60,7 @@ def of(subject: Subject, *samples: Sample) -> Batch:
 @pytest.mark.parametrize("how", TERMS.values(), ids=TERMS)
 def test_a_pair_as_a_tree_is_the_pair_as_two_conversations(plain: Subject, how: Preference) -> None:  # noqa: F811
     found: list[tuple[float, dict[str, torch.Tensor]]] = []
-    for batch in (pair(plain), apart(plain)):
+    for batch in (pair(plain, unseen="unseen" in how.terms), apart(plain, unseen="unseen" in how.terms)):
         generator = torch.Generator().manual_seed(0)
         reference = -3 * torch.rand(len(batch.targets.ids), generator=generator)
         batch = replace(batch, targets=replace(batch.targets, known={"reference": reference}))

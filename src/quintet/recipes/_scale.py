@@ -52,10 +52,8 @@ STARTER_EPOCHS = 2.0
 for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
-ALIGNED_RATE, ADAPTER_RATE = 1e-4, 2e-4
-SCORE_RATE = 3e-3
-"""Of a head that begins as noise: at 1e-4 a reward model learnt nothing in 125 steps (docs/log.md)."""
-"""Of alignment: of whole weights, and of adapters."""
+ALIGNED_RATE, ADAPTER_RATE, SCORE_RATE = 1e-4, 2e-4, 3e-3
+"""Of alignment: of whole weights, of adapters, and of a head that begins as noise."""
 
 PAGES = 0.5
 """Of such an epoch for pages: all of them meet each picture three to four times."""
