@@ -133,6 +133,14 @@ def test_more_drops_than_the_limit_stop_the_run_once_a_hundred_samples_were_seen
         drops.add(DataError("worse", "it is worse"))
 
 
+def test_a_row_that_is_met_again_is_counted_and_not_named_again(caplog: pytest.LogCaptureFixture) -> None:
+    drops = Drops(limit=0.9)
+    for row in (3, 3, 4, 3):
+        drops.add(DataError("broken", "it is broken", file="rows.json", row=row))
+    assert drops.faults == {"broken": 4}
+    assert [record.getMessage().partition("rows.json, ")[2][:5] for record in caplog.records] == ["row 3", "row 4"]
+
+
 def test_a_medium_of_a_kind_that_the_model_does_not_take_is_refused() -> None:
     with pytest.raises(DataError, match="of kind 'audio'; this model takes \\['image'\\]"):
         measure_with({"image": SPEC}, lambda kind, size: 1)(Media("audio", Ref("a.wav")))
