@@ -48,7 +48,8 @@ def compare(
         str, typer.Option(help="K/N: run only the K-th of N shares; start the others beside it, with the same --out.")
     ] = "1/1",
     claims: Annotated[
-        str, typer.Option(help="Claims about alignment instead of recipes: P1,P2 or all (docs/alignment.md).")
+        str,
+        typer.Option(help="Claims about alignment instead of recipes: P1,P2, all, or list, which tells what they say."),
     ] = "",
     start: Annotated[
         Path | None, typer.Option("--from", help="The tuned run that claims go on from.", exists=True, file_okay=False)
@@ -70,6 +71,12 @@ def compare(
 
     if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
         raise typer.BadParameter(f"{share!r}; write it as 1/2", param_hint="--share")
+    if claims == "list":
+        from quintet.lab.claims import CLAIMS
+
+        for claim in CLAIMS.values():
+            typer.echo(f"{claim.id:4} {claim.says} ({claim.source})")
+        return
     if claims or start:
         if recipes or every or not (claims and start):
             raise ConfigError("claims go on from a tuned run: --claims P1,P2 --from RUN, and no recipes")

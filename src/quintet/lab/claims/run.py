@@ -39,6 +39,12 @@ __all__ = ["Study", "study"]
 LEAST = 0.05
 """CHAIR-i of the tuned model under which there is nothing to lower."""
 
+_HEADS = {
+    "scenes.chair": "CHAIR-i ↓", "scenes.chair:recall": "recall", "scenes.chair:words": "words", "scenes.vqa": "VQA",
+    "scenes.chair:severity": "severity a claim ↓", "reward_won": "reward of the chosen",
+    "judge:accuracy": "reward model's accuracy", "rollouts:truth": "reward and truth, r",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -193,8 +199,19 @@ def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed
                 of_arm[name] = {"mean": made.mean, "interval": percentiles(resampled([made.runs], made.value)[0])}
         facts["arms"][label] = of_arm
     facts["expects"] = [_tested(each, folders, scenes, template) for each in claim.expects]
+    if why := _untestable(facts):
+        return facts | {"verdict": "not testable", "why": why}
     verdict = "supported" if all(each["holds"] for each in facts["expects"]) else "not supported"
     return facts | {"verdict": verdict, "why": ""}
+
+
+def _untestable(facts: Mapping[str, Any]) -> str:
+    """Why nothing can be seen, '' if something can."""
+    before = facts["arms"].get("tuned", {}).get("scenes.chair")
+    if before and before["mean"] < LEAST:
+        return f"the tuned model makes up {before['mean']:.3f} of what it mentions; there is nothing to lower"
+    same = [each for each in facts["expects"] if each["apart"] and each["interval"] == [0.0, 0.0]]
+    return f"{same[0]['better']} and {same[0]['than']} answer the same" if same else ""
 
 
 def _unasked(run: Path, tasks: Sequence[str]) -> bool:
@@ -217,12 +234,41 @@ def _tested(expected: Expected, folders: Mapping[str, list[Path]], scenes: Path,
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    seeds = len(found["seeds"])
-    yield f"| claim | what it says | verdict | what was expected: gain [95 % interval], {seeds} seeds |"
+    yield f"# The surveys' claims about alignment, {len(found['seeds'])} seeds"
+    yield ""
+    yield (
+        f"Made by `quintet compare --claims`: {found['steps']} steps an arm, {found['limit']} items a task, seeds "
+        f"{', '.join(map(str, found['seeds']))}. A gain is in the direction that the claim expects, with its 95 % "
+        "bootstrap interval over items and seeds; a claim is supported where all that is expected holds (✓)."
+    )
+    yield ""
+    yield "| claim | what it says | verdict | what was expected: gain [95 % interval] |"
     yield "|---|---|---|---|"
     for claim in found["claims"]:
         tests = "<br>".join(map(_said, claim["expects"]))
-        yield f"| {claim['id']} ({claim['source']}) | {claim['says']} | {claim['verdict']} {claim['why']} | {tests} |"
+        verdict = f"**{claim['verdict']}**" + (f": {claim['why']}" if claim["why"] else "")
+        yield f"| {claim['id']} ({claim['source']}) | {claim['says']} | {verdict} | {tests} |"
+    yield ""
+    yield "## The arms"
+    yield ""
+    yield "Means over seeds with their intervals. Who says less makes less up: recall and words stand beside CHAIR-i."
+    for claim in found["claims"]:
+        if claim["arms"]:
+            yield from ("", f"### {claim['id']}", "", *_arms(claim["arms"]))
+
+
+def _arms(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    names = list(dict.fromkeys(name for measures in arms.values() for name in measures))
+    yield f"| arm | {' | '.join(_HEADS.get(name, name) for name in names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for label, measures in arms.items():
+        cells = [_cell(measures[name]) if name in measures else "–" for name in names]
+        yield f"| {label} | {' | '.join(cells)} |"
+
+
+def _cell(measure: Mapping[str, Any]) -> str:
+    low, high = measure["interval"]
+    return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _said(tested: Mapping[str, Any]) -> str:
