@@ -64,9 +64,8 @@ def _noisy(work: Work, *, whole: bool) -> Rows:
             yield work.row(truth, *rng.choice(pairs))
 
 
-def _found(work: Work) -> list[dict[str, Any]]:
+def _found(work: Work) -> Rows:
     """Pairs of its own answers by the number of their false claims, of any lengths."""
-    rows: list[dict[str, Any]] = []
     for truth, answers in work.answers(work.truths, ANSWERS, temperature=1.0):
         distinct = list(dict.fromkeys(each for each in answers if claims(each)))
         scores = {a: sum(severity(each, truth.scene) > 0 for each in claims(a)) for a in distinct}
@@ -74,8 +73,7 @@ def _found(work: Work) -> list[dict[str, Any]]:
             (a, b) for a, b in combinations(sorted(distinct, key=lambda a: scores[a]), 2) if scores[a] < scores[b]
         ]
         if better:
-            rows.append(work.row(truth, *random.Random(f"{work.seed}/{truth.image.stem}").choice(better)))
-    return rows
+            yield work.row(truth, *random.Random(f"{work.seed}/{truth.image.stem}").choice(better))
 
 
 def _longer(work: Work) -> Rows:
@@ -85,7 +83,7 @@ def _longer(work: Work) -> Rows:
 
 def _longer_balanced(work: Work) -> Rows:
     """The same without those whose rejected side is too long (P16)."""
-    yield from balanced(_found(work))
+    yield from balanced(list(_found(work)))
 
 
 def _priced(work: Work) -> Rows:

@@ -119,7 +119,7 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
     out, start = _folder(asked, arm, seed), Start(asked.start)
     if arm.reward:
         # Whoever needs it first makes it.
-        with alone(asked.out / "rewards"):
+        with alone(asked.out / "locks" / _name(arm.reward)):
             _run(asked, arm.reward, seed, (), scenes, watch)
     if arm.method and not (out / "model" / "config.json").exists():
         pool = _pool(asked, arm, scenes, watch)
@@ -161,7 +161,7 @@ def _asking(answer: Answer, words: str) -> Answer:
 def _pool(asked: Study, arm: Arm, scenes: Path, watch: Watcher) -> Path:
     """The arm's pairs, made once, where their pictures are named from."""
     place = asked.out / "pools" / f"{arm.pairs}-{arm.rows}.jsonl"
-    with alone(asked.out / "pools"):
+    with alone(asked.out / "locks" / place.stem):
         if not place.exists():
             watch.note(f"making the pool {arm.pairs}")
             work = Work(scenes=scenes, rows=arm.rows, model=lambda: Engine.open(asked.start))
