@@ -52,8 +52,8 @@ STARTER_EPOCHS = 2.0
 for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
-ALIGNED_RATE, ADAPTER_RATE, SCORE_RATE = 1e-4, 2e-4, 3e-3
-"""Of alignment: of whole weights, of adapters, and of a head that begins as noise."""
+ALIGNED_RATE, ADAPTER_RATE, POLICY_RATE, SCORE_RATE = 1e-4, 2e-4, 1e-3, 3e-3
+"""Of alignment: of whole weights, of adapters, of a policy's adapters, and of a head that begins as noise."""
 
 PAGES = 0.5
 """Of such an epoch for pages: all of them meet each picture three to four times."""
@@ -85,24 +85,22 @@ def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 
 def _aligning(stage: Stage) -> Stage:
-    tunes = stage.objective == "lm"
-    rates = {part: _aligning_rate(part, rate, tunes) for part, rate in stage.train.items()}
+    rates = {part: _aligning_rate(part, rate, stage) for part, rate in stage.train.items()}
     drawn = stage.rollouts and replace(stage.rollouts, prompts=4 * ALIGNED_BATCH, max_tokens=96)
     return replace(
         stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02, rollouts=drawn
     )
 
 
-def _aligning_rate(part: str, rate: Rate, tunes: bool) -> Rate:
+def _aligning_rate(part: str, rate: Rate, stage: Stage) -> Rate:
     if part == "score":
         return replace(rate, lr=SCORE_RATE)
     if rate.lora is None:
-        return replace(rate, lr=STARTER_RATES["llm"] if tunes else ALIGNED_RATE)
+        return replace(rate, lr=STARTER_RATES["llm"] if stage.objective == "lm" else ALIGNED_RATE)
     # As strong as the paper's: alpha over rank stays.
     rank = min(rate.lora.rank, ALIGNED_RANK)
-    return replace(
-        rate, lr=ADAPTER_RATE, lora=replace(rate.lora, rank=rank, alpha=rate.lora.alpha / rate.lora.rank * rank)
-    )
+    lr = POLICY_RATE if stage.objective == "policy" else ADAPTER_RATE
+    return replace(rate, lr=lr, lora=replace(rate.lora, rank=rank, alpha=rate.lora.alpha / rate.lora.rank * rank))
 
 
 def _small(
