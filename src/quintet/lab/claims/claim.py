@@ -18,7 +18,7 @@ class Arm:
     """Who makes the pairs (`quintet.lab.pairs`); one file for all arms and seeds that name it."""
     rows: int = 2_000
     asks: str = ""
-    """What stands behind every question when the arm is measured."""
+    """What stands behind the question for a description when the arm is measured."""
     reward: "Arm | None" = None
     """What is made first, and says what answers are worth: a reward model."""
 

@@ -39,6 +39,8 @@ __all__ = ["Study", "study"]
 LEAST = 0.05
 """CHAIR-i of the tuned model under which there is nothing to lower."""
 
+DESCRIBED = "scenes.chair"
+
 _HEADS = {
     "scenes.chair": "CHAIR-i ↓", "scenes.chair:recall": "recall", "scenes.chair:words": "words", "scenes.vqa": "VQA",
     "scenes.chair:severity": "severity a claim ↓", "reward_won": "reward of the chosen",
@@ -141,7 +143,7 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
         task = scenes_task(name, scenes)
         progress = partial(watch.count, f"{_name(arm)}: {name}")
         evaluate(
-            _asking(engine.answers(task), arm.asks), task, read=engine.processor.regions, limit=asked.limit, out=out,
+            _asking(engine.answers(task), arm.asks if name == DESCRIBED else ""), task, read=engine.processor.regions, limit=asked.limit, out=out,
             progress=progress,
         )  # fmt: skip
 
