@@ -142,10 +142,8 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
     for name in missing:
         task = scenes_task(name, scenes)
         progress = partial(watch.count, f"{_name(arm)}: {name}")
-        evaluate(
-            _asking(engine.answers(task), arm.asks if name == DESCRIBED else ""), task, read=engine.processor.regions, limit=asked.limit, out=out,
-            progress=progress,
-        )  # fmt: skip
+        answer = _asking(engine.answers(task), arm.asks if name == DESCRIBED else "")
+        evaluate(answer, task, read=engine.processor.regions, limit=asked.limit, out=out, progress=progress)
 
 
 def _asking(answer: Answer, words: str) -> Answer:
