@@ -201,10 +201,45 @@ def test_a_run_that_cannot_begin_leaves_nothing_in_the_way(run: Path, tmp_path: 
     data = tmp_path / "pairs.json"
     out = ("dpo", "--from", str(run), "--data", str(data), "--out", str(tmp_path / "out"))
     data.write_text('[{"image": "lost.png", "question": "What?", "chosen": "This.", "rejected": "That."}]')
+    (tmp_path / "lost.png").write_bytes(b"no picture")
     code, _, said = aligned(*out)
     assert code == 1
     assert "every sample was dropped" in said
     assert not (tmp_path / "out").exists()
+    (tmp_path / "lost.png").unlink()
+    for root, words in (((), "name it: --root FOLDER"), (("--root", str(tmp_path)), "--root names another folder")):
+        code, _, said = aligned(*out, *root)
+        assert code == 1
+        assert "of the pictures of its first rows none is there" in said
+        assert words in said
+    same = {"image": "lost.png", "question": "What?", "chosen": "This.", "rejected": "This."}
+    data.write_text(json.dumps([same] * 60))
+    code, _, said = aligned(*out)
+    assert code == 1
+    assert "row 1, field rejected: it is the same as chosen" in said
+    assert "all of the first 50 rows are faulty" in said
+
+
+def test_what_a_reward_model_is_and_is_not_for(run: Path, pairs: dict[str, Path], scenes: Path, tmp_path: Path) -> None:
+    made = tmp_path / "reward"
+    told = ("--data", str(pairs["truth"]), "--root", str(scenes), "--scenes", str(scenes))
+    code, said, err = aligned("reward", "--from", str(run), *told, "--out", str(made))
+    assert code == 0, err
+    assert "It tells the better answer in" in said
+    assert f"Next: quintet align llava_rlhf --from {run} --reward {made}" in said.replace("\n", "")
+    assert not (made / "change.json").exists(), "it is no model to talk to"
+    captions = tmp_path / "captions.json"
+    captions.write_text("{}")
+    for args, words in (
+        (("dpo", "--from", str(made)), "is a reward model and does not talk"),
+        (("llava_rlhf", "--from", str(run), "--reward", str(run)), "is no reward model"),
+        (("dpo", "--from", str(run), "--facts", str(captions)), "--facts are told to reward models"),
+        (("llava_rlhf", "--from", str(run), "--reward", "truth", "--facts", str(captions)), "--facts are told to"),
+    ):
+        code, _, err = aligned(*args, "--out", str(tmp_path / "out"))
+        assert code == 1, args
+        assert words in err
+        assert not (tmp_path / "out").exists()
 
 
 def test_pairs_are_written_where_their_name_says_what_they_are(scenes: Path, tmp_path: Path) -> None:

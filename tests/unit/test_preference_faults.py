@@ -43,6 +43,8 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
                       "same-words", "rejected_conversations[1]"),
     "a blank at the end": (row("rlhf-v", text='{"question": "Q?", "chosen": "A", "rejected": "A "}'),
                            "same-words", "text.rejected"),
+    "invisible characters": (row("rlaif-v", rejected=GOOD.replace(" ", "\u200b ")), "same-words", "rejected"),
+    "an answer of nothing that is seen": (row("rlaif-v", rejected="\u200b\ufeff"), "empty-answer", "rejected"),
     "an empty answer": (row("rlaif-v", chosen=" "), "empty-answer", "chosen"),
     "an empty answer in JSON": (row("rlhf-v", text='{"question": "Q?", "chosen": "A", "rejected": ""}'),
                                 "empty-answer", "text.rejected"),

@@ -15,11 +15,13 @@ from quintet.data.scenes import make_scenes
 from quintet.errors import CheckpointError
 from quintet.evaluation.run import evaluate
 from quintet.evaluation.tasks.catalogue import find_task
+from quintet.lab.change import Change, Row
 from quintet.lab.plots import Mark, curve, scatter, smoothed, ticks
 from quintet.lab.recipe import load_recipe
 from quintet.lab.record import find_runs, note_pictures
 from quintet.lab.report import write_report
 from quintet.lab.samples import verdict
+from quintet.model.checkpoint import write_json
 from quintet.recipes._scale import at_scale
 from quintet.values import Media, Sample, Text
 
@@ -205,6 +207,23 @@ def test_an_unfinished_run_without_evaluation_has_a_report(tmp_path: Path) -> No
     html = write_report(tmp_path).read_text()
     assert "7 of 40" in html
     assert "Scores" not in html
+
+
+def test_what_an_alignment_changed_stands_with_its_verdict(tmp_path: Path) -> None:
+    kept = Row("scenes.vqa", 0.8, 0.79, True, (-0.03, 0.01), guarded=True)
+    lost = Row("scenes.caption", 5.0, 1.0, True, (-4.5, -3.5), guarded=True, lost=True)
+    nothing = Row("answers in form", 0.0, 0.0, True, None, guarded=True)
+    free = Row("scenes.chair", 0.2, 0.1, False, (-0.2, -0.05))
+    assert [row.verdict for row in (kept, lost, nothing, free)] == ["kept", "lost", "nothing to lose", ""]
+    assert Change((nothing, free), 0.05).mute
+    assert not Change((kept, nothing), 0.05).mute
+    for rows, words in (((kept, free), "no capability was lost"), ((kept, lost), "failed: a capability was lost")):
+        write_json(tmp_path / "recipe.json", {"name": "dpo", "from": {"path": "runs/<sft>"}})
+        write_json(tmp_path / "change.json", Change(rows, 0.05).to_json())
+        html = write_report(tmp_path).read_text(encoding="utf-8")
+        assert f"What the alignment changed: {words}" in html
+        assert "Against runs/&lt;sft&gt;; a capability may lose 5%" in html
+        assert ("<b>lost</b>" in html) is (lost in rows)
 
 
 def test_a_folder_of_runs_becomes_one_page_with_a_table_of_scores(run: Path, tmp_path: Path) -> None:

@@ -101,14 +101,21 @@ def align(
         return
     print_results(console, results)
     console.print(f"The model: {folder / 'model'}", highlight=False)
-    found = _measured(begin, folder, job.scenes, limit=limit, margin=margin) if measure else None
+    judges = all(stage.objective == "reward" for stage in recipe.stages)
+    found = _measured(begin, folder, job.scenes, limit=limit, margin=margin) if measure and not judges else None
     if as_json:
         typer.echo(json.dumps({"model": str(folder / "model")} | (found.to_json() if found else {}), indent=1))
     elif found:
         _print_change(found)
     if found and found.failed:
         raise typer.Exit(1)
-    console.print(f"Next: quintet chat {shlex.quote(str(folder))}", highlight=False)
+    run, made = shlex.quote(str(start)), shlex.quote(str(folder))
+    if judges:
+        console.print(
+            f"It tells the better answer in {_accuracy(folder):.0%} of the last pairs, before it learnt from them"
+        )
+    follows = f"align llava_rlhf --from {run} --reward {made}" if judges else f"chat {made}"
+    console.print(f"Next: quintet {follows}", highlight=False)
 
 
 def _files(given: list[str], stages: Sequence["Stage"]) -> dict[str, Path]:
@@ -120,6 +127,15 @@ def _files(given: list[str], stages: Sequence["Stage"]) -> dict[str, Path]:
         everywhere = found.pop("")
         found = {s.name: everywhere for s in stages if s.data.kind == stages[0].data.kind} | found
     return found
+
+
+def _accuracy(folder: Path) -> float:
+    """Of a reward model, over the last fifth of its steps."""
+    from quintet.training.folder import Metrics, RunFolder
+
+    rows = [row["accuracy"] for row in Metrics.read(RunFolder(folder).metrics) if "accuracy" in row]
+    last = rows[-max(1, len(rows) // 5) :]
+    return sum(last) / max(1, len(last))
 
 
 def _measured(begin: "Start", folder: Path, scenes: Path | None, *, limit: int, margin: float) -> "Change":
@@ -153,11 +169,16 @@ def _print_change(found: "Change") -> None:
     for row in found.rows:
         name = f"{row.name} (lower is better)" if row.higher_is_better is False else row.name
         interval = f"{row.interval[0]:+.3f} – {row.interval[1]:+.3f}" if row.interval else ""
-        verdict = "[red]lost[/]" if row.lost else "[green]kept[/]" if row.guarded else ""
+        colour = {"lost": "red", "kept": "green"}.get(row.verdict, "yellow")
+        verdict = f"[{colour}]{row.verdict}[/]" if row.verdict else ""
         table.add_row(
             name, f"{row.before:.3f}", f"{row.after:.3f}", f"{row.after - row.before:+.3f}", interval, verdict
         )
     screen().print(table)
+    if found.mute:
+        screen().print(
+            "[yellow]Nothing is shown by this:[/] the model answered nothing right before; tune one that talks first"
+        )
     if found.failed:
         screen().print(
             f"[red]Failed:[/] a capability fell by more than {found.margin:.0%} of what it was. Train for less, with a "

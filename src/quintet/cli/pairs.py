@@ -57,7 +57,10 @@ def pairs(
             progress=update,
         )
         count = build(name, work, out)
-    typer.echo(f"{count:,} rows in {out}; their pictures are named from {folder}: read them with --root {folder}")
+    fewer = f" of {rows:,} that were asked for, since no more could be made" if count < rows else ""
+    typer.echo(
+        f"{count:,} rows{fewer} in {out}; their pictures are named from {folder}: read them with --root {folder}"
+    )
 
 
 def spoil(

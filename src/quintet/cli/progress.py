@@ -107,8 +107,10 @@ class TrainingBars:
         """
         rows, last = list(self.recent), self.recent[-1]
         text = f"loss {last['loss']:.3f}"
-        # Of pairs: how often the better answer is ahead, and by how much.
-        text += "".join(f"  {name} {last[name]:.2f}" for name in ("accuracy", "margin") if name in last)
+        # Of pairs: how often the better answer is ahead, and by how much. Of a policy: what its answers are worth, how
+        # long they are in tokens, and how far they have drifted from the model before, in nats a token.
+        told = ("accuracy", "margin", "reward", "length", "drift")
+        text += "".join(f"  {name} {last[name]:.2f}" for name in told if name in last)
         seconds = last["seconds"] - rows[0]["seconds"]
         if len(rows) < 2 or seconds <= 0:
             return text

@@ -97,6 +97,8 @@ class Start:
 
     def aligned(self, method: str) -> Recipe:
         """The model trained on by a method, at the run's scale."""
+        if self.facts.get("name") == "reward":
+            raise ConfigError(f"{self.run} is a reward model and does not talk; align the run that it began from")
         processor = self.processor()
         return aligned_at_scale(load_method(method, processor).over(processor.model, processor.template), self.scale)
 
@@ -138,12 +140,18 @@ def own_rows(
     return open_source(out, root=scenes)
 
 
-def look_at_preferences(recipe: Recipe, sources: Mapping[str, Rows], *, files: Mapping[str, Path], reward: str) -> None:
+def look_at_preferences(
+    recipe: Recipe, sources: Mapping[str, Rows], *, files: Mapping[str, Path], reward: str, facts: Path | None = None
+) -> None:
     """Whether stages have what they compare, before anything long.
 
     Raises:
-        ConfigError: a file without compared answers, a reward that is missing, or one that no stage asks for.
+        ConfigError: a file without compared answers, a reward that is missing or none, or one that no stage asks for.
+        DataError: no row of the first ones can be read.
     """
+    judges = any(stage.reward and stage.reward.facts for stage in recipe.stages)
+    if facts is not None and not judges and not (reward and Path(reward).is_dir()):
+        raise ConfigError("--facts are told to reward models: quintet align reward, or --reward RUN of one")
     drawn = [stage for stage in recipe.stages if stage.rollouts]
     if reward and not drawn:
         raise ConfigError("--reward is for methods that learn from answers of their own: grpo, llava_rlhf")
@@ -153,6 +161,8 @@ def look_at_preferences(recipe: Recipe, sources: Mapping[str, Rows], *, files: M
                 f"stage {stage.name!r} draws answers, and nothing says what they are worth; name a reward: "
                 "--reward RUN, of a model that `quintet align reward` made, or --reward truth on Scenes"
             )
+    if reward and Path(reward).is_dir() and not (Start(Path(reward)).model / "score.safetensors").is_file():
+        raise ConfigError(f"{reward} is no reward model, it has no score head; `quintet align reward` makes one")
     for stage in recipe.stages:
         source = sources.get(stage.name)
         if source is not None and stage.objective in ("preference", "reward") and not _compares(source):
@@ -168,12 +178,23 @@ def _named(files: Mapping[str, Path], stage: Stage) -> str:
 
 
 def _compares(source: Rows) -> bool:
-    """Whether one of the first rows that can be read has answers that are compared."""
-    for index in range(min(LOOKED, len(source))):
+    """Whether one of the first rows that can be read has answers that are compared.
+
+    Raises:
+        DataError: none can be read.
+    """
+    faults: list[DataError] = []
+    looked = min(LOOKED, len(source))
+    for index in range(looked):
         try:
             sample = source.sample(index)
-        except DataError:
+        except DataError as error:
+            faults.append(error)
             continue
         if any(node.answer is not None for tree in (sample.root, *sample.others) for node in tree.walk()):
             return True
+    if looked and len(faults) == looked:
+        first = faults[0]
+        message = f"{first.message}; all of the first {looked} rows are faulty, see `quintet data check`"
+        raise DataError(first.fault, message, file=first.file, row=first.row, field=first.field)
     return False

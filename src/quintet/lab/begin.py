@@ -11,7 +11,8 @@ import torch
 
 import quintet
 from quintet import dist
-from quintet.errors import CheckpointError, ConfigError, QuintetError
+from quintet.data.sources import Source
+from quintet.errors import CheckpointError, ConfigError, DataError, QuintetError
 from quintet.lab.recipe import trains_as
 from quintet.model.checkpoint import read_json, write_json
 from quintet.recipes._recipe import Recipe
@@ -20,7 +21,10 @@ from quintet.training.folder import RunFolder
 if TYPE_CHECKING:
     from quintet.lab.run import Job
 
-__all__ = ["begun", "check_folder", "run_facts"]
+__all__ = ["begun", "check_folder", "look_for_pictures", "run_facts"]
+
+LOOKED = 20
+"""Rows whose pictures are looked for before a run begins."""
 
 
 def run_facts(job: "Job", name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
@@ -81,6 +85,32 @@ def check_folder(run: RunFolder, job: "Job", facts: Mapping[str, Any]) -> None:
     if wrong:
         raise CheckpointError(
             f"{run.path} is a run with another {', '.join(wrong)}; --resume needs the same, or name another --out"
+        )
+
+
+def look_for_pictures(source: Source, file: Path, *, given: bool) -> None:
+    """Whether any picture of the first rows is there: if none is, the folder that they are named from is another.
+
+    Raises:
+        ConfigError: none is.
+    """
+    missing: list[Path] = []
+    for index in range(min(LOOKED, len(source))):
+        try:
+            media = source.sample(index).media()
+        except DataError as error:
+            if error.fault != "missing-file":
+                return  # rows have other faults, which are told of as they are met
+            media = []
+        paths = [each.ref.path for each in media if each.ref.path is not None]
+        if any(path.exists() for path in paths) or (media and not paths):
+            return
+        missing += paths
+    if missing:
+        how = "--root names another folder" if given else "name it: --root FOLDER"
+        raise ConfigError(
+            f"{file}: of the pictures of its first rows none is there, as {missing[0]}; they are named from the folder "
+            f"of the file unless another is given, {how}"
         )
 
 

@@ -56,6 +56,13 @@ class Row:
     lost: bool = False
     """A capability that fell by more than the margin."""
 
+    @property
+    def verdict(self) -> str:
+        """`lost`, `kept`, or that nothing could be lost; empty where nothing is guarded."""
+        if not self.guarded:
+            return ""
+        return "lost" if self.lost else "nothing to lose" if self.higher_is_better and not self.before else "kept"
+
 
 @dataclass(frozen=True)
 class Change:
@@ -69,9 +76,15 @@ class Change:
         """Whether a capability was lost."""
         return any(row.lost for row in self.rows)
 
+    @property
+    def mute(self) -> bool:
+        """Whether the model had nothing to lose: it could not answer before."""
+        return all(row.verdict == "nothing to lose" for row in self.rows if row.guarded and row.higher_is_better)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
-        return {"failed": self.failed, "margin": self.margin, "rows": [asdict(row) for row in self.rows]}
+        rows = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
+        return {"failed": self.failed, "margin": self.margin, "mute": self.mute, "rows": rows}
 
 
 def measure(engine: Engine, out: Path, *, scenes: Path, limit: int, progress: Progress) -> None:

@@ -23,7 +23,7 @@ from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, look_at_preferences, own_rows
-from quintet.lab.begin import begun, check_folder, run_facts
+from quintet.lab.begin import begun, check_folder, look_for_pictures, run_facts
 from quintet.lab.facts import known_facts, with_facts
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import (
@@ -140,7 +140,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     waiting = [stage for stage in chosen if not run.finished(stage.name)]
     sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
     look_at_experts(recipe, download=job.download)
-    look_at_preferences(recipe, sources, files=job.data, reward=job.reward)
+    look_at_preferences(recipe, sources, files=job.data, reward=job.reward, facts=job.facts)
     tokenizer, spelt = _spellings(job, recipe)
     model = _model(job, recipe, tokenizer)
     results: dict[str, Result] = {}
@@ -276,7 +276,9 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
     last = recipe.stages[-1].name
     path = job.data.get(stage.name) or (job.data.get("") if stage.name == last else None)
     if path is not None:
-        return _told(_judged(job, stage, open_source(path, root=job.root, pages=stage.data.pages)), recipe)
+        source = open_source(path, root=job.root, pages=stage.data.pages)
+        look_for_pictures(source, path, given=job.root is not None)
+        return _told(_judged(job, stage, source), recipe)
     if job.scale == "full":
         raise ConfigError(
             f"stage {stage.name!r} learns from {stage.data.name}, which does not come with the package; "

@@ -12,6 +12,7 @@ from quintet.lab.plots import curve, number
 from quintet.lab.record import RunRecord
 from quintet.lab.samples import gallery
 from quintet.lab.show import Shown, show
+from quintet.model.checkpoint import read_json
 from quintet.recipes._recipe import Recipe
 
 __all__ = ["of_run", "overview"]
@@ -23,6 +24,7 @@ def of_run(run: RunRecord) -> str:
     return "\n".join(
         [
             _head(run, shown),
+            _change(run),
             _scores(run),
             _kinds(run),
             _learning(run),
@@ -63,6 +65,30 @@ def _head(run: RunRecord, shown: Shown | None) -> str:
         tiles.append((_count(shown.parameters), "parameters"))
     drawn = "".join(f"<div class=tile><b>{value}</b><span>{escape(what)}</span></div>" for value, what in tiles)
     return f"<h1>{escape(run.name)}{scale}</h1><p class=soft>{escape(line)}</p><div class=tiles>{drawn}</div>"
+
+
+def _change(run: RunRecord) -> str:
+    """What an alignment changed, and whether a capability was lost."""
+    place = run.path / "change.json"
+    if not place.exists():
+        return ""
+    found = read_json(place)
+    start = escape(str(run.facts.get("from", {}).get("path", "the model before")))
+    verdict = "failed: a capability was lost" if found["failed"] else "no capability was lost"
+    rows = []
+    for row in found["rows"]:
+        low, high = row["interval"] or ("", "")
+        interval = f"{low:+.3f} – {high:+.3f}" if row["interval"] else ""
+        name = escape(row["name"]) + (" (lower is better)" if row["higher_is_better"] is False else "")
+        rows.append(
+            [name, f"{row['before']:.3f}", f"{row['after']:.3f}", f"{row['after'] - row['before']:+.3f}", interval,
+             f"<b>{escape(row['verdict'])}</b>" if row["lost"] else escape(row["verdict"])]
+        )  # fmt: skip
+    heads = ["measure", "before", "after", "change", "95 % interval", ""]
+    return (
+        f"<h2>What the alignment changed: {verdict}</h2><p class=soft>Against {start}; a capability may lose "
+        f"{found['margin']:.0%} of what it was.</p><div class=card>{table(heads, rows, numbers=range(1, 5))}</div>"
+    )
 
 
 # ---- scores ------------------------------------------------------------------------------------------------------

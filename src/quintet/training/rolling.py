@@ -25,6 +25,7 @@ from quintet.data.collate import collate
 from quintet.data.pipeline import MediaLoader, Planner
 from quintet.data.processor import Processor
 from quintet.errors import DataError, TrainingError
+from quintet.log import logger
 from quintet.model.checkpoint import read_json, write_json
 from quintet.model.generate import Sampling, generate
 from quintet.model.mllm import MLLM, Output
@@ -39,6 +40,8 @@ __all__ = ["RewardOf", "Rolling", "continued"]
 
 RewardOf = Callable[[Sequence[Sample], Sequence[Sequence[str]]], list[list[float]]]
 """Samples with their true answers, and the answers of each → a reward each."""
+
+log = logger(__name__)
 
 TOGETHER = 16
 """Prompts that are answered in one batch."""
@@ -134,6 +137,9 @@ class Rolling(Planner):
         worth = (torch.tensor(found) + torch.tensor(ruled)) * how.times
         worth += how.unended * (1.0 - torch.tensor(ended).float())
         drawn = [continued(t, ids) for (_, t), ids in zip(prompts, answers, strict=True)]
+        if how.advantage == "group" and bool((worth == worth[:, :1]).all()):
+            why = "all answers of each prompt are worth the same, so nothing can be learnt from them"
+            log.warning("stage %s, iteration %d: %s", self.stage.name, iteration, why)
         known, apart = self._known(drawn, worth)
         self.cost.update(apart, worth.numel()) if how.target else None
         tensors = {

@@ -25,7 +25,7 @@ from typing import Any
 
 from quintet.data.sources.base import Faults
 from quintet.data.sources.keys import unread
-from quintet.data.sources.root import Root, is_text
+from quintet.data.sources.root import Root, is_text, visible
 from quintet.errors import DataError, nearest
 from quintet.values import Media, Part, Ref, Region, Text, Turn
 
@@ -252,7 +252,7 @@ class _Reader:
         return float(weight) if loss else 0.0
 
     def _check(self, role: str, parts: list[Part], where: str) -> None:
-        said = any(isinstance(part, Region) or (isinstance(part, Text) and part.text.strip()) for part in parts)
+        said = any(isinstance(part, Region) or (isinstance(part, Text) and visible(part.text)) for part in parts)
         if role == "assistant" and not said:
             self.faults.add("empty-answer", "the answer is empty; write one or delete the row", field=where)
         if role == "user" and not parts:

@@ -263,5 +263,8 @@ def _whole(path: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _unknown(path: Path, found: str) -> DataError:
+    if path.suffix.lower() in (".csv", ".tsv", ".xlsx"):
+        message = f"a table of the kind {path.suffix} is not read; write its rows as JSON lines, an object a row"
+        return DataError("unknown-format", message, file=str(path))
     tried = "; ".join(f"{name}: {what}" for name, what in FORMATS.items())
     return DataError("unknown-format", f"found {found}. Tried {tried}", file=str(path))

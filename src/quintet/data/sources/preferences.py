@@ -37,7 +37,7 @@ from quintet.data.sources.keys import unread
 from quintet.data.sources.pages import RowTable
 from quintet.data.sources.preference_layouts import LAYOUTS, layout_of, near
 from quintet.data.sources.preference_rows import Path, Row, Taking, Told
-from quintet.data.sources.root import Root
+from quintet.data.sources.root import Root, visible
 from quintet.errors import DataError
 from quintet.values import Node, Origin, Ref, Text, Turn
 
@@ -185,8 +185,8 @@ def _differ(told: Told, read: list[Conversation], faults: Faults) -> None:
             one, two = _words(turns[-1:]), _words(before[-1:])
             if one == two:
                 faults.add("same-answer", f"it is the same as {than.field}; nothing to prefer", field=saying.field)
-            elif one[0][1].split() == two[0][1].split():
-                message = f"it differs from {than.field} in blanks alone; nothing to prefer"
+            elif visible(one[0][1]) == visible(two[0][1]):
+                message = f"it differs from {than.field} in blanks or invisible characters alone; nothing to prefer"
                 faults.add("same-words", message, field=saying.field)
 
 

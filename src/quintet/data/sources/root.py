@@ -11,14 +11,25 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category, normalize
 
 from quintet.errors import DataError
 from quintet.values import Ref
 
-__all__ = ["Root", "is_text"]
+__all__ = ["Root", "is_text", "visible"]
 
 _URI = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):")
 _DATA_URI = re.compile(r"data:image/[a-zA-Z0-9.+-]+;base64,", re.ASCII)
+
+
+def visible(value: str) -> str:
+    r"""What can be seen of a text: without control and format characters, with single blanks.
+
+    >>> visible("a\u200b  b\n"), visible("\ufeff")
+    ('a b', '')
+    """
+    kept = (c for c in normalize("NFC", value) if c.isspace() or category(c) not in ("Cc", "Cf"))
+    return " ".join("".join(kept).split())
 
 
 def is_text(value: str) -> bool:

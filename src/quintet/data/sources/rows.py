@@ -166,6 +166,8 @@ def parse(text: str) -> Any:
     Raises:
         DataError: `invalid-json` or `duplicate-key`.
     """
+    if not text.strip():
+        raise DataError("invalid-json", "the line is empty; delete it")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except json.JSONDecodeError as error:

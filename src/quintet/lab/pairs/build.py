@@ -59,6 +59,11 @@ def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
             work.progress(count, work.rows)
     if not count:
         aside.unlink()
-        raise DataError("no-rows", "no pair could be made: of no prompt is one answer better than another")
+        raise DataError(
+            "no-rows",
+            f"no pair could be made of {len(work.truths):,} pictures: of none is one answer better than another. A "
+            "model that does not talk yet has no answers to compare; tune it longer, take pairs from the truth "
+            "(`quintet data pairs truth`), or a file of yours (--data)",
+        )
     aside.replace(out)
     return count

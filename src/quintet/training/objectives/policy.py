@@ -51,6 +51,11 @@ def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes
     loss = rewards.policy_loss(logps, known["old"], known["advantage"], clip=how.clip)
     apart = (logps.detach() - known["old"]).exp()
     notes: Notes = {"clipped": ((apart - 1).abs() > how.clip).float().sum(), "ratio": apart.sum()}
+    if batch.answers is not None and len(batch.answers):
+        notes["reward"] = logps.new_tensor([told.score or 0.0 for told in batch.answers.told]).mean() * count
+        notes["length"] = logps.new_tensor(count / len(batch.answers)) * count
+    if "reference" in known:
+        notes["drift"] = (known["old"] - known["reference"]).sum()
     if how.kl:
         penalty = rewards.kl(logps, known["reference"], estimator="k3")
         loss = loss + how.kl * penalty
