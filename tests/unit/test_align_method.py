@@ -248,6 +248,11 @@ def test_pairs_are_written_where_their_name_says_what_they_are(scenes: Path, tmp
         found = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "pairs.txt")])
         assert found.exit_code == 1
         assert f"what is written ends in {ending}" in found.stderr
+        if ending == ".jsonl":
+            found = CliRunner().invoke(
+                app, [*args, "--out", str(tmp_path / "pairs.jsonl"), "--judge", "http://127.0.0.1:9/v1"]
+            )
+            assert "pairs 'truth' ask no judge; rated, proxy, claims do" in found.stderr
         taken = tmp_path / f"pairs{ending}"
         taken.touch()
         found = CliRunner().invoke(app, [*args, "--out", str(taken)])

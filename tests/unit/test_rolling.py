@@ -119,6 +119,18 @@ def test_what_is_known_of_an_iteration_is_in_its_files(run: Path, scenes: Path, 
     first = next(iter(Metrics.read(RunFolder(tmp_path / "out").metrics)))
     assert first["ratio"] == pytest.approx(1.0, abs=1e-4)
     assert first["clipped"] == 0
+    assert first["drift"] == pytest.approx(0.0, abs=1e-5)
+    drawn = [reward for each in facts["rewards"] for reward in each]
+    assert min(drawn) - 1e-6 <= first["reward"] <= max(drawn) + 1e-6
+    assert first["length"] == pytest.approx(float(held["lengths"].float().mean()), rel=0.5)
+
+
+def test_answers_that_are_worth_the_same_are_said_to_teach_nothing(
+    run: Path, scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A tiny model answers no question."""
+    train(Job(recipe="grpo", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run), reward="exact"))
+    assert "stage grpo, iteration 0: all answers of each prompt are worth the same" in caplog.text
 
 
 def test_a_reward_model_learns_and_is_asked(judged: Path, scenes: Path) -> None:

@@ -289,9 +289,7 @@ def test_without_pyarrow_the_error_names_the_extra(tmp_path: Path, monkeypatch: 
 
 
 # ---- telling the format ------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(
-    "content", [b"hello", b"[1, 2]", b'{"a": 1}', b"\x1f\x8b123", b'{"a": 1}\n{"a": 2}\n', b"[]", b"{"]
-)
+@pytest.mark.parametrize("content", [b"hello", b"[1, 2]", b'{"a": 1}', b"\x1f\x8b123", b'{"a": 1}\n{"a": 2}\n', b"{"])
 def test_a_file_of_no_known_format_is_refused_with_what_was_tried(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "data"
     path.write_bytes(content)
@@ -301,12 +299,19 @@ def test_a_file_of_no_known_format_is_refused_with_what_was_tried(tmp_path: Path
     assert all(name in str(caught.value) for name in FORMATS)
 
 
-@pytest.mark.parametrize("content", [b"", b" \n"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"[]", b"{ }\n"])
 def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data").write_bytes(content)
-    with pytest.raises(DataError, match="there is nothing in it") as caught:
+    with pytest.raises(DataError, match=f"there is {'no row' if content.strip() else 'nothing'} in it") as caught:
         open_source(tmp_path / "data")
     assert caught.value.fault == "empty-file"
+
+
+def test_a_table_of_commas_is_told_what_is_read(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("image,question,answer\na.png,What?,This.\n")
+    with pytest.raises(DataError, match=r"kind \.csv is not read; write its rows as JSON lines") as caught:
+        open_source(tmp_path / "data.csv")
+    assert caught.value.fault == "unknown-format"
 
 
 def test_rows_of_two_formats_in_one_file_are_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def pairs(
     from quintet.errors import ConfigError, nearest
     from quintet.lab.align import Start, method_names, pairs_of
     from quintet.lab.judges import judge_of
-    from quintet.lab.pairs import BUILDERS, Work, build
+    from quintet.lab.pairs import BUILDERS, JUDGED, Work, build
     from quintet.lab.run import scenes_folder
     from quintet.serving.engine import Engine
 
@@ -44,6 +44,8 @@ def pairs(
     if name not in BUILDERS:
         known = [*method_names(), *BUILDERS]
         raise ConfigError(f"no method and no pairs {method!r}{nearest(method, known)}")
+    if judge != "truth" and name not in JUDGED:
+        raise ConfigError(f"pairs {name!r} ask no judge; {', '.join(JUDGED)} do")
     _check(out, ".jsonl")
     given = Start(start).facts.get("scenes") if start else None
     folder = scenes or (Path(given) if given else scenes_folder())

@@ -52,8 +52,8 @@ STARTER_EPOCHS = 2.0
 for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
-ALIGNED_RATE, ADAPTER_RATE, POLICY_RATE, SCORE_RATE = 1e-4, 2e-4, 1e-3, 3e-3
-"""Of alignment: of whole weights, of adapters, of a policy's adapters, and of a head that begins as noise."""
+ALIGNED_RATE, ADAPTER_RATE, REWARD_RATE, SCORE_RATE = 1e-4, 2e-4, 1e-3, 3e-3
+"""Of alignment: whole weights, adapters, those of a policy or a reward model, and a head that begins as noise."""
 
 PAGES = 0.5
 """Of such an epoch for pages: all of them meet each picture three to four times."""
@@ -99,7 +99,7 @@ def _aligning_rate(part: str, rate: Rate, stage: Stage) -> Rate:
         return replace(rate, lr=STARTER_RATES["llm"] if stage.objective == "lm" else ALIGNED_RATE)
     # As strong as the paper's: alpha over rank stays.
     rank = min(rate.lora.rank, ALIGNED_RANK)
-    lr = POLICY_RATE if stage.objective == "policy" else ADAPTER_RATE
+    lr = REWARD_RATE if stage.objective in ("policy", "reward") else ADAPTER_RATE
     return replace(rate, lr=lr, lora=replace(rate.lora, rank=rank, alpha=rate.lora.alpha / rate.lora.rank * rank))
 
 

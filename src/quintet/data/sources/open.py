@@ -112,8 +112,8 @@ def detect(path: Path | str) -> str:
 
 def _detect_json(path: Path, head: bytes) -> str:
     text = head.decode(errors="replace").lstrip("\ufeff \t\r\n")
-    if not text:
-        raise DataError("empty-file", "there is nothing in it", file=str(path))
+    if not text or "".join(text.split()) in ("[]", "{}"):
+        raise DataError("empty-file", "there is nothing in it" if not text else "there is no row in it", file=str(path))
     if text.startswith("["):
         # A list that does not even begin well is parsed whole, for the byte where it breaks.
         return _by_rows(path, _elements(text) or _first(json_list(path)))

@@ -11,7 +11,7 @@ from quintet.errors import ConfigError, DataError, nearest
 from quintet.lab.pairs import known, own, prompts, worse
 from quintet.lab.pairs.work import Work
 
-__all__ = ["BUILDERS", "build", "fill"]
+__all__ = ["BUILDERS", "JUDGED", "build", "fill"]
 
 BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "truth": known.truth,
@@ -31,6 +31,10 @@ BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "preferred": prompts.preferred,
 }
 """`Data.pairs` → what makes the rows."""
+
+
+JUDGED = ("rated", "proxy", "claims")
+"""Those that ask a judge."""
 
 
 def build(name: str, work: Work, out: Path) -> int:
