@@ -87,13 +87,14 @@ def _lent(run: Path, base: Base) -> Callable[[Batch], Tensor] | None:
     """What reads a reward off the base by the run's own adapters; None where the run is more than these."""
     found = read_json(run / "recipe.json") if (run / "recipe.json").exists() else {}
     begun, stages = found.get("from", {}), found.get("recipe", {}).get("stages", [])
-    if not begun or len(stages) != 1 or set(stages[0]["train"]) != {"llm", "score"}:
+    parts = {"llm", "score"}
+    if not begun or len(stages) != 1 or set(stages[0]["train"]) != parts or set(base.stage.train) != parts:
         return None
     same = {"path": str(Path(begun["path"]).resolve()), "files": begun["files"]}
     here = Start(base.run).identity()
     lends, learns = (Rate.from_json(stages[0]["train"]["llm"]).lora, base.stage.train["llm"].lora)
     plain = lends is not None and learns is not None and lends.targets == learns.targets and not lends.use_dora
-    if same != here | {"path": str(base.run.resolve())} or not plain or set(base.stage.train) - {"llm", "score"}:
+    if same != here | {"path": str(base.run.resolve())} or not plain:
         return None
     assert lends is not None
     tensors = load_file(RunFolder(run).stage(stages[0]["name"]) / TRAINED)
