@@ -120,6 +120,7 @@ def begun(run: RunFolder, facts: Mapping[str, Any]) -> Iterator[None]:
 
     A run that cannot begin leaves nothing that stands in the way of the next one.
     """
+    dist.barrier()  # until every process has seen that the folder is free
     if dist.is_first():
         run.path.mkdir(parents=True, exist_ok=True)
         if not run.recipe.exists():
