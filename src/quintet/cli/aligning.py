@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quintet.cli.describe import JSON, print_methods
+from quintet.cli.describe import JSON, ROOT, print_methods
 
 if TYPE_CHECKING:
     from quintet.lab.align import Start
@@ -35,12 +35,7 @@ def align(
             metavar="[STAGE=]PATH",
         ),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that the file's pictures are named from. Default: its own.", exists=True, file_okay=False
-        ),
-    ] = None,
+    root: ROOT = None,
     out: Annotated[Path | None, typer.Option(help="The new run's folder. Default: FROM-METHOD.")] = None,
     sets: Annotated[
         list[str] | None,

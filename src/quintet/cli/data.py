@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quintet.cli import pairs
-from quintet.cli.describe import JSON
+from quintet.cli.describe import JSON, ROOT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 FILE = Annotated[Path, typer.Argument(help="A data file, or a folder of tar shards.")]
-ROOT = Annotated[
-    Path | None,
-    typer.Option(help="Folder that pictures are named from. Default: the file's own.", exists=True, file_okay=False),
-]
 FORMAT = Annotated[str | None, typer.Option(help="The file's format. Default: told by its content.")]
 OUT = Annotated[Path, typer.Option(help="The file to write, ending in .jsonl.")]
 

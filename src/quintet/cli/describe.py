@@ -9,6 +9,10 @@ import typer
 __all__ = ["print_methods", "register"]
 
 RECIPE = Annotated[str, typer.Argument(help="A recipe's name, or the path of a file of yours.")]
+ROOT = Annotated[
+    Path | None,
+    typer.Option(help="Folder that pictures are named from. Default: the file's own.", exists=True, file_okay=False),
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 SCALE = "full: published parts; starter: the small trained parts of the package; tiny: random, for tests."
 

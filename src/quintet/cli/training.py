@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quintet.cli.describe import RECIPE, SCALE
+from quintet.cli.describe import RECIPE, ROOT, SCALE
 
 if TYPE_CHECKING:
     from quintet.cli.progress import TrainingBars
@@ -31,14 +31,7 @@ def train(
         list[str] | None,
         typer.Option(help="A data file for the last stage, or STAGE=PATH; may be repeated.", metavar="[STAGE=]PATH"),
     ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that the files' pictures are named from. Default: each file's own.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
+    root: ROOT = None,
     stages: Annotated[str, typer.Option(help="Only these stages, with commas between.")] = "",
     sets: Annotated[
         list[str] | None,
