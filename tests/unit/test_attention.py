@@ -107,6 +107,40 @@ def test_trees_take_masks_of_their_own_on_a_cpu_and_equal_the_formula() -> None:
     assert_equal_with_gradients(TREE, Strategy.TREES, window=3)
 
 
+LONG = forest([(0, 3, 300, 0), (1, 2, 40, 300), (2, 3, 50, 300), (3, 6, 260, 0), (4, 5, 70, 260), (5, 6, 60, 260)])
+"""Two pairs that fork late."""
+
+
+def trunks(ctx: Context, *, window: int | None = None) -> list[int]:
+    attend = attend_with(Strategy.TREES, ctx, rope=rope_of(ctx), window=window)
+    return [kernel.trunk for kernel in attend.kernel.kernels]  # type: ignore[attr-defined]
+
+
+def test_columns_before_the_first_fork_need_no_mask_and_equal_the_formula() -> None:
+    torch.manual_seed(0)
+    assert choose(LONG) is Strategy.TREES
+    assert trunks(LONG) == [256], "of 300 and 260 columns that are side by side"
+    assert_equal_with_gradients(LONG, Strategy.TREES)
+    assert trunks(LONG, window=30) == [0], "behind a window even a path needs a mask"
+    assert_equal_with_gradients(LONG, Strategy.TREES, window=30)
+
+
+@pytest.mark.parametrize("begin", [127, 128, 129])
+def test_a_span_that_looks_both_ways_ends_the_trunk_before_it(begin: int) -> None:
+    torch.manual_seed(0)
+    ctx = forest([(0, 3, 150, 0), (1, 2, 20, 150), (2, 3, 30, 150)])
+    ctx.order[:, begin : begin + 9] = begin
+    assert trunks(ctx) == [begin // 128 * 128]
+    assert_equal_with_gradients(ctx, Strategy.TREES)
+
+
+def test_trees_that_fork_at_once_have_no_trunk() -> None:
+    torch.manual_seed(0)
+    ctx = forest([(0, 3, 3, 0), (1, 2, 50, 3), (2, 3, 300, 3)])
+    assert trunks(ctx) == [0]
+    assert_equal_with_gradients(ctx, Strategy.TREES)
+
+
 @pytest.mark.parametrize(
     ("ctx", "strategy"),
     [(TREE, Strategy.DENSE), (TREE, Strategy.TREES), (paths([12], [12]), Strategy.CAUSAL)],

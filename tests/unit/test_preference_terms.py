@@ -137,6 +137,20 @@ def test_the_reference_that_was_computed_before_gives_what_adapters_off_give(sma
         assert stored == pytest.approx(live, abs=1e-6)
 
 
+def test_a_frozen_encoder_looks_once_for_policy_and_reference(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights that train it looks twice, for its own may be what differs; the numbers are the same."""
+    pairs, looks = batch(small), list[int]()
+    encoder = small.model.encoders["image"]
+    encoder.register_forward_hook(lambda *_: looks.append(1))
+    found = []
+    for frozen in (frozenset[str](), frozenset({"image"})):
+        looks.clear()
+        monkeypatch.setattr(small.model, "frozen_encoders", frozen)
+        loss, _, _ = preference(small.model, pairs, TERMS["sigmoid"])
+        found.append((len(looks), loss.item()))
+    assert found == [(2, found[0][1]), (1, found[0][1])]
+
+
 def test_without_adapters_or_numbers_there_is_no_reference_and_a_run_says_so(small: Small) -> None:
     lora.merge(small.model.llm)
     with pytest.raises(TrainingError, match="no reference model"):

@@ -141,8 +141,9 @@ class LoraLinear(nn.Linear):
         if not self.active:
             return F.linear(x, self.weight, self.bias)
         first, second, scale = self._update()
-        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training), first.to(x.dtype))
-        update = F.linear(thin, second.to(x.dtype)) * scale
+        # Scaled while it is thin: the wide product is an output's size in memory, there and back.
+        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training), first.to(x.dtype)) * scale
+        update = F.linear(thin, second.to(x.dtype))
         if self.lora_magnitude is None:
             return F.linear(x, self.weight, self.bias) + update
         # The norm counts as a constant in the backward pass (DoRA, section 4.3).

@@ -42,6 +42,9 @@ from quintet.values import Batch, Features, Layout, Region, Spots, Targets
 
 __all__ = ["MLLM", "Output"]
 
+Made = dict[str, Features] | None
+"""Features by modality that were made before."""
+
 LOGIT_BYTES = 256 * 2**20
 """Logits of this many bytes are made at once, the rest chunk by chunk and again in the backward pass."""
 
@@ -159,12 +162,12 @@ class MLLM(nn.Module):
         """Whether every encoder and connector runs at every forward, also without media (sharded training needs it)."""
 
     def forward(
-        self, batch: Batch, *, cache: Any = None, only_targets: bool = False, given: dict[str, Features] | None = None
+        self, batch: Batch, *, cache: Any = None, only_targets: bool = False, seen: Made = None, given: Made = None
     ) -> Output:
         """Hidden states of every column, or with `only_targets` of those that predict a target: what training reads.
 
-        With a `cache`, `batch` holds the new columns only, and no media. Of a modality in `given` neither encoder nor
-        connector runs: these features stand where the connector's would.
+        With a `cache`, `batch` holds the new columns only, and no media. Of a modality in `seen` the encoder does not
+        run: it made these features (`look`). Of one in `given` the connector does not either: these stand for its.
         """
         embeds = self.llm.embed(batch.tokens)
         if self.tokens is not None:
@@ -173,19 +176,18 @@ class MLLM(nn.Module):
         features = dict(given or {})
         # In the model's order, whatever comes first in the batch: sharded parts must run in one order on every rank.
         for kind in [kind for kind in self.encoders if kind not in features]:
+            encoded = seen[kind] if seen and kind in seen else self._look(kind, batch)
+            if encoded is None:
+                continue
             if kind in batch.media:
-                encoded = self.encode(kind, batch)
                 features[kind] = self._connect(kind, encoded, batch)
-            elif self.run_all_parts:
-                encoded = self.blank(kind, embeds.device)
+            else:
                 # A rank whose rows hold no picture must still run the encoder and the connector: sharded parameters
                 # are gathered and reduced by all ranks together, or by none (peers.md section 2, row 8).
                 connector = self.connectors[kind]
                 word = torch.zeros(1, dtype=torch.int64, device=embeds.device)
                 made = connector(encoded, (word,)) if connector.sees_prompt else connector(encoded)
                 embeds = embeds + made.values.sum() * 0.0
-            else:
-                continue
             if kind == "image" and self.regions is not None:
                 embeds = self._point(embeds, encoded, batch.spots)
         embeds = self.fusion.inputs(embeds, features, batch)
@@ -213,6 +215,16 @@ class MLLM(nn.Module):
             hidden = hidden.flatten(0, 1).index_select(0, read)
         told = self.fusion.extra(features, batch) if only_targets and not given else {}
         return Output(hidden, read, {**ctx.extra.sums, **told})
+
+    def look(self, batch: Batch) -> dict[str, Features]:
+        """What the frozen encoders make of a batch: `seen`, for several forwards over it with other weights behind."""
+        frozen = [kind for kind in self.encoders if kind in self.frozen_encoders]
+        return {kind: found for kind in frozen if (found := self._look(kind, batch)) is not None}
+
+    def _look(self, kind: str, batch: Batch) -> Features | None:
+        if kind in batch.media:
+            return self.encode(kind, batch)
+        return self.blank(kind, batch.tokens.device) if self.run_all_parts else None
 
     def encode(self, kind: str, batch: Batch) -> Features:
         """What the encoder makes of one modality's items; cached features pass through."""

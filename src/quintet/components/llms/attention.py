@@ -19,7 +19,7 @@ Letters: B rows, T queries, U keys, H heads, K width of a head.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -166,7 +166,21 @@ class _Rule:
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if _is_short(q):
         return _products(q, k, v, _triangle(q.shape[2]))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+    return _fused(q, k, v, None)
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """The fused kernel of torch, causal where there is no mask bool[B, 1, T, U].
+
+    On a CPU without AMX its backward takes three times as long in bfloat16 as in float32 (docs/log.md).
+    """
+    shared = q.shape[1] != k.shape[1]
+    attend = partial(F.scaled_dot_product_attention, attn_mask=mask, is_causal=mask is None, enable_gqa=shared)
+    slow = q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"
+    if not slow or torch.cpu._is_amx_tile_supported():
+        return attend(q, k, v)
+    with torch.autocast("cpu", enabled=False):  # it would take them back to bfloat16
+        return attend(q.float(), k.float(), v.float()).to(q.dtype)
 
 
 @lru_cache(maxsize=32)
@@ -214,8 +228,10 @@ def dense_mask(ctx: Context, *, window: int | None) -> Tensor:
 
 
 class _Dense:
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
+    """Attention by a mask bool[B, 1, T, U]; not read in the first `trunk` columns, which are a path in every row."""
+
+    def __init__(self, mask: Tensor, *, trunk: int = 0) -> None:
+        self.mask, self.trunk = mask, trunk
         self.hidden: Tensor | None = None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -223,17 +239,34 @@ class _Dense:
             if self.hidden is None:
                 self.hidden = torch.zeros(self.mask.shape, dtype=q.dtype).masked_fill_(~self.mask, float("-inf"))
             return _products(q, k, v, self.hidden)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask, enable_gqa=q.shape[1] != k.shape[1])
+        if not (n := self.trunk):
+            return _fused(q, k, v, self.mask)
+        begun = _fused(q[:, :, :n], k[:, :, :n], v[:, :, :n], None)
+        return torch.cat((begun, _fused(q[:, :, n:], k, v, self.mask[:, :, n:])), dim=2)
+
+
+_BLOCK = 128
+"""Trunks are cut to multiples of it: for shapes that repeat, and because a short one saves nothing."""
+
+
+def _dense(mask: Tensor) -> _Dense:
+    """The mask without what is causal in all rows before their first fork: the pictures and prompts of pairs."""
+    columns = mask.shape[-1]
+    causal = torch.ones(columns, columns, dtype=torch.bool, device=mask.device).tril()
+    forks = (mask != causal).any(dim=-1).flatten(0, 1).any(dim=0).nonzero()
+    trunk = int(forks[0]) if len(forks) else columns
+    return _Dense(mask, trunk=trunk // _BLOCK * _BLOCK)
 
 
 class _Documents:
     """Paths, or trees with their `rule`, of like length side by side, in buckets of few shapes.
 
     From the longest on: a bucket is as wide as its first path, rounded, and takes all that round to the same width and
-    as many of the next as make its number a multiple of `_TOGETHER`. So few kernels are built (`quintet.sizes`).
+    as many of the next as make its number a multiple of a few: of eight where they are short, of one where `_COLUMNS`
+    are full. So few kernels are built (`quintet.sizes`), and little is padded.
     """
 
-    _TOGETHER = 8
+    _COLUMNS = 2048
 
     def __init__(self, starts: Tensor, *, rule: _Rule | None = None) -> None:
         self.kernels: list[Kernel] = []
@@ -248,7 +281,8 @@ class _Documents:
         while left:
             width = rounded(lengths[left[0]], per_octave=8)
             alike = next((n for n, i in enumerate(left) if rounded(lengths[i], per_octave=8) < width), len(left))
-            alike = -(-alike // self._TOGETHER) * self._TOGETHER
+            together = min(8, max(1, self._COLUMNS // width))
+            alike = -(-alike // together) * together
             bucket, left = left[:alike], left[alike:]
             begin, length = torch.tensor([first[i] for i in bucket]), torch.tensor([lengths[i] for i in bucket])
             column = torch.arange(width)
@@ -256,7 +290,7 @@ class _Documents:
             real = column < length[:, None]
             pick.append(source.flatten())
             at = source.to(starts.device)
-            self.kernels.append(_Dense(rule.seen(at, real.to(starts.device))) if rule else _causal)
+            self.kernels.append(_dense(rule.seen(at, real.to(starts.device))) if rule else _causal)
             inverse[source[real]] = offset + real.flatten().nonzero().flatten()
             self.shapes.append((len(bucket), width))
             offset += len(bucket) * width

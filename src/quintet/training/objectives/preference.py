@@ -23,7 +23,7 @@ from quintet.errors import ConfigError, DataError, TrainingError, nearest
 from quintet.model.mllm import MLLM, Output
 from quintet.training.objectives import pair_losses as losses
 from quintet.training.objectives.lm import Notes
-from quintet.values import Batch
+from quintet.values import Batch, Features
 
 __all__ = ["LIVE", "Preference", "count", "preference", "reference_logps"]
 
@@ -98,12 +98,13 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
         TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
         DataError: a sample lacks an answer that a term needs.
     """
-    policy = _State(model, batch)
+    seen = model.look(batch)
+    policy = _State(model, batch, seen)
     if batch.answers is None:
         # A rank without rows: it runs what the others run.
         return policy.logps.sum() * 0.0, 0.0, {}
     won, lost = batch.answers.pairs()
-    compared = _Compared(batch, batch.answers, won, lost, how, policy, _reference(model, batch, how))
+    compared = _Compared(batch, batch.answers, won, lost, how, policy, _reference(model, batch, how, seen))
     loss = policy.logps.new_zeros(())
     notes: Notes = {}
     for term, weight in how.terms.items():
@@ -133,9 +134,9 @@ def reference_logps(model: MLLM, batch: Batch) -> Tensor:
 class _State:
     """A model's view of a batch: hidden states at the targets, and the log-probability of each, float32[P]."""
 
-    def __init__(self, model: MLLM, batch: Batch) -> None:
+    def __init__(self, model: MLLM, batch: Batch, seen: dict[str, Features] | None = None) -> None:
         self.model, self.slots = model, batch.targets.slots
-        self.output: Output = model(batch, only_targets=True)
+        self.output: Output = model(batch, only_targets=True, seen=seen)
         self.logps = model.target_logps(self.output, batch.targets)
 
     def log_probs(self, targets: Tensor) -> Tensor:
@@ -153,7 +154,7 @@ class _Known:
     logps: Tensor
 
 
-def _reference(model: MLLM, batch: Batch, how: Preference) -> _State | _Known:
+def _reference(model: MLLM, batch: Batch, how: Preference, seen: dict[str, Features]) -> _State | _Known:
     known = batch.targets.known.get("reference")
     if not how.needs_reference:
         return _Known(torch.zeros_like(batch.targets.weights))
@@ -165,7 +166,7 @@ def _reference(model: MLLM, batch: Batch, how: Preference) -> _State | _Known:
             f"({', '.join(LIVE)} do), and no adapter trains that could be turned off; give the stage's parts a `lora`"
         )
     with torch.no_grad(), lora.disabled(model):
-        return _State(model, batch)
+        return _State(model, batch, seen)
 
 
 @dataclass(frozen=True)
