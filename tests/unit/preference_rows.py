@@ -84,7 +84,9 @@ ROWS: dict[str, dict[str, Any]] = {
         "prompt": [message("user", [{"type": "image", "text": None}, {"type": "text", "text": QUESTION}])],
         "rejected": [message("assistant", [{"type": "text", "text": BAD}])],
     },
-    "trl, plain": {"image": "a.png", "prompt": QUESTION, "chosen": GOOD, "rejected": BAD},
+    "trl, plain": {
+        "image": "a.png", "prompt": QUESTION, "chosen": GOOD, "rejected": BAD, "chosen_score": 8, "score_rejected": 2,
+    },
     "mdpo": {
         "img_path": "a.png", "prompt": f"{SYSTEM} USER: <image>\n{QUESTION} ASSISTANT:",
         "chosen": GOOD, "rejected": BAD,

@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
+from quintet.config.override import override
 from quintet.data.scenes import DETAILED, World, make_scenes
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, method_names
+from quintet.lab.methods import settings
 from quintet.lab.pairs import Work, build
 from quintet.lab.run import Job, resolve, train
 from quintet.training.folder import Metrics, RunFolder
@@ -138,6 +140,39 @@ def test_the_methods_are_listed_with_what_they_learn_by() -> None:
     assert CliRunner().invoke(app, ["recipes", "--methods", "--parts"]).exit_code == 2
 
 
+def test_a_method_is_shown_with_what_can_be_set(run: Path) -> None:
+    for name in method_names():
+        stages = settings(name, "tiny")
+        assert list(stages) == [stage.name for stage in Start(run).aligned(name).stages]
+        for stage, found in stages.items():
+            for path, value in found.items():
+                # What is shown is what `--set` takes.
+                override(Start(run).aligned(name), f"stages.{stage}.{path}={json.dumps(value)}")
+    done = CliRunner().invoke(app, ["show", "stic"])
+    assert done.exit_code == 0, done.output
+    assert "stages.infused. as pairs, but:" in " ".join(done.output.split())
+    assert "--set stages.pairs.preference.beta=…" in done.output.replace("\n", "")
+    found = json.loads(CliRunner().invoke(app, ["show", "mdpo", "--scale", "starter", "--json"]).output)
+    assert found["stages"]["mdpo"]["batch"] == 16
+    assert "no scale 'big'" in CliRunner().invoke(app, ["show", "mdpo", "--scale", "big"]).stderr
+
+
+def test_a_stop_while_pairs_are_made_says_how_to_go_on(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quintet.lab.run.own_rows", stopped)
+    args = ("dpo", "--from", str(run), "--out", str(tmp_path / "out"))
+    code, _, said = aligned(*args)
+    assert code == 130
+    assert "interrupted; go on with --resume" in said
+    monkeypatch.undo()
+    code, _, said = aligned(*args, "--resume")
+    assert code == 0, said
+
+
 def test_a_share_of_descriptions_is_spoilt_and_conversations_stay_true(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "spoilt.json"
     args = ["data", "spoil", str(scenes), "--out", str(out), "--conversations", "5"]
@@ -180,6 +215,8 @@ def test_what_cannot_be_compared_or_rewarded_is_refused_before_anything_is_writt
     for args, words in (
         (("dpo", "--data", str(scenes / "train.json")), "train.json have none to compare"),
         (("llava_rlhf",), "nothing says what they are worth; name a reward: --reward RUN"),
+        (("llava_rlhf", "--reward", "exact"), "a description has many; take truth"),
+        (("dpo", "--set", "stages.dpo.epochs=2"), "takes 2 steps; set stages.dpo.steps=null, too"),
         (("dpo", "--reward", "exact"), "--reward is for methods that learn from answers of their own"),
         (("dpo", "--set", 'stages.dpo.preference.terms={"sigmoid": -1}'), "terms.sigmoid is -1"),
         (("dpo", "--set", 'stages.dpo.preference.terms={"ipoo": 1}'), "did you mean 'ipo'"),

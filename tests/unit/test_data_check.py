@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from quintet.cli.app import app
 from quintet.data.check import Fault, check, is_late_image
 from quintet.values import Media, Part, Ref, Text, Turn
 
@@ -94,6 +96,18 @@ def test_a_bad_picture_hurts_every_row_that_shows_it(folder: Path) -> None:
     report = check(lines(folder, [row(ASK, ANSWER, image="cut.png", id=n) for n in range(3)]))
     assert [fault.row for fault in report.faults] == [1, 2, 3]
     assert report.media == 1
+
+
+def test_rows_without_a_picture_among_others_are_told(folder: Path) -> None:
+    plain = {"id": "plain", "conversations": row("What is red?", "A colour.")["conversations"]}
+    path = lines(folder, [row(ASK, ANSWER), plain])
+    report = check(path)
+    assert not report.faults
+    assert [origin.row for origin in report.without] == [2]
+    told = CliRunner().invoke(app, ["data", "check", str(path)])
+    assert f"rows without a picture: 1 of 2; the first: {path}, row 2\n" in told.output
+    # Where all are, it is what the file is.
+    assert "without a picture" not in CliRunner().invoke(app, ["data", "check", str(lines(folder, [plain]))]).output
 
 
 def test_ids_are_compared_over_shards(tmp_path: Path) -> None:

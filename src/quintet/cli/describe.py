@@ -69,13 +69,29 @@ def recipes(
         screen().print(table)
 
 
-def show(recipe: RECIPE, scale: Annotated[str, typer.Option(help=SCALE)] = "full", as_json: JSON = False) -> None:
-    """Print parts, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded."""
-    from quintet.cli.shown import print_shown
+def show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, the path of a file of yours, or a method's name.")],
+    scale: Annotated[str, typer.Option(help=SCALE)] = "full",
+    as_json: JSON = False,
+) -> None:
+    """Print parts, what trains in each stage, tokens per item, memory and FLOPs; nothing is downloaded.
+
+    Of an alignment method: what it is and all its settings.
+    """
+    from quintet.cli.shown import print_method, print_shown
+    from quintet.lab import methods
+    from quintet.lab.align import method_names
     from quintet.lab.recipe import load_recipe, recipe_notes
     from quintet.lab.show import show as figures
     from quintet.recipes._scale import at_scale
 
+    if recipe in method_names():
+        entry, stages = methods.entry(recipe), methods.settings(recipe, scale)
+        if as_json:
+            typer.echo(json.dumps(entry.to_json() | {"scale": scale, "stages": stages}, indent=1, ensure_ascii=False))
+        else:
+            print_method(entry, stages, scale=scale)
+        return
     name, found = load_recipe(recipe)
     shown = figures(name, at_scale(found, scale), scale=scale)
     if as_json:

@@ -1,6 +1,11 @@
-"""What `quintet show` prints: parts with the figures they are held against, and stages with what they cost."""
+"""What `quintet show` prints: parts with the figures they are held against, and stages with what they cost.
 
+Of an alignment method: its settings.
+"""
+
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.markup import escape
 from rich.padding import Padding
@@ -8,11 +13,12 @@ from rich.table import Table
 
 from quintet.cli.screen import screen
 from quintet.lab.cost import TEXT_TOKENS
+from quintet.lab.methods import Entry
 from quintet.lab.show import TOGETHER, Check, Shown, StageView
 from quintet.recipes._figures import arithmetic
 from quintet.recipes._recipe import Paper
 
-__all__ = ["print_shown"]
+__all__ = ["print_method", "print_shown"]
 
 
 def print_shown(shown: Shown, paper: Paper, *, notes: str) -> None:
@@ -45,6 +51,28 @@ def print_shown(shown: Shown, paper: Paper, *, notes: str) -> None:
         "estimate for one process, unsharded: weights in fp32 with their bf16 copy, gradients, AdamW's moments, "
         "activations.[/]"
     )
+
+
+def print_method(entry: Entry, stages: Mapping[str, Mapping[str, Any]], *, scale: str) -> None:
+    """Prints what an alignment method is, and what can be set in its stages; of a later one what differs."""
+    console = screen()
+    paper = f"{entry.paper.title} ({entry.paper.authors} {entry.paper.year}, {entry.paper.link})"
+    console.print(f"[bold]{entry.name}[/] at [bold]{scale}[/] scale: {escape(entry.says)}  [dim]{escape(paper)}[/]\n")
+    console.print(Padding(escape(entry.notes), (0, 0, 1, 2)), style="dim")
+    (first, base), *others = stages.items()
+    _settings(f"stages.{first}.", base)
+    for name, found in others:
+        differs = {path: value for path, value in found.items() if base.get(path) != value}
+        _settings(f"stages.{name}.", differs, note=f"as {first}, but:" if differs else f"as {first}")
+    path = next((path for path in base if path.endswith("beta")), "batch")
+    console.print(f"\nChange one: quintet align {entry.name} --from RUN --set stages.{first}.{path}=…", highlight=False)
+
+
+def _settings(head: str, found: Mapping[str, Any], *, note: str = "") -> None:
+    table = Table(f"[bold]{head}", note, box=None, pad_edge=False)
+    for path, value in found.items():
+        table.add_row(f"  {path}", escape(value if isinstance(value, str) else json.dumps(value)))
+    screen().print(table)
 
 
 def _parts(shown: Shown, marks: Mapping[str, Sequence[Check]]) -> Table:

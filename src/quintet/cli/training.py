@@ -103,6 +103,10 @@ def stoppable(advice: str = "go on with --resume") -> Iterator[None]:
     except Interrupted as stopped:
         typer.secho(f"{stopped}; {advice}", fg="yellow", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt:
+        # Between steps, as while pairs are made or pictures encoded.
+        typer.secho(f"interrupted; {advice}", fg="yellow", err=True)
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

@@ -74,6 +74,8 @@ class Report:
     """Rows by the file that they stand in."""
     media: int = 0
     """Different media that were opened, or only looked for."""
+    without: list[Origin] = field(default_factory=list)
+    """Rows that show nothing: no fault, but a surprise where all others do."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Keys that were left unread on purpose, by the number of rows."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -102,6 +104,7 @@ class Report:
             "counts": self.counts,
             "sources": dict(self.sources),
             "media": self.media,
+            "without_media": len(self.without),
             "ignored": dict(self.ignored),
             "left_out": dict(self.left_out),
         }
@@ -154,7 +157,10 @@ def check_source(
             report.sources[reading.origin.file] += 1
             report.ignored.update(reading.ignored)
             report.left_out.update(reading.left_out)
-            pictures.want(index, reading.origin.file, reading.origin.row, _turns(reading))
+            turns = _turns(reading)
+            pictures.want(index, reading.origin.file, reading.origin.row, turns)
+            if not any(isinstance(part, Media) for turn in turns for part in turn.parts):
+                report.without.append(reading.origin)
             if progress:
                 progress(index + 1, total)
         for index, fault in pictures.faults():

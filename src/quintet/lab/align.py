@@ -161,6 +161,8 @@ def look_at_preferences(
                 f"stage {stage.name!r} draws answers, and nothing says what they are worth; name a reward: "
                 "--reward RUN, of a model that `quintet align reward` made, or --reward truth on Scenes"
             )
+        if reward == "exact" and stage.data.pairs == "descriptions" and stage.name not in sources:
+            raise ConfigError("--reward exact compares with one right answer, and a description has many; take truth")
     if reward and Path(reward).is_dir() and not (Start(Path(reward)).model / "score.safetensors").is_file():
         raise ConfigError(f"{reward} is no reward model, it has no score head; `quintet align reward` makes one")
     for stage in recipe.stages:

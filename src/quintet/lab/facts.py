@@ -41,12 +41,13 @@ class Facts:
         """
         media = sample.media()
         if not media:
-            raise DataError("no-facts", "there is no picture whose facts could be told", row=sample.origin.row)
+            message = "there is no picture whose facts could be told"
+            raise DataError("no-facts", message, file=sample.origin.file, row=sample.origin.row)
         path = PurePosixPath(media[0].ref.name)
         found = next((self.known[key] for key in (str(path), path.name, path.stem) if key in self.known), None)
         if found is None:
             message = f"nothing is known of {str(path)!a:.80}; {self.file} holds {len(self.known):,} pictures"
-            raise DataError("no-facts", message, row=sample.origin.row)
+            raise DataError("no-facts", message, file=sample.origin.file, row=sample.origin.row)
         rng = random.Random(f"facts/{path.stem}")
         return Turn("user", (Text(FACTS.format(" ".join(rng.sample(found, len(found))))),))
 

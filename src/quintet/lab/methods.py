@@ -1,16 +1,18 @@
-"""The table of alignment methods: `quintet align --list`, and docs/alignment.md."""
+"""What there is to know of alignment methods without a model: their table, and the settings of one."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from quintet.errors import ConfigError
 from quintet.lab.align import ANY, method_names
 from quintet.recipes._method import Method
 from quintet.recipes._recipe import Paper
+from quintet.recipes._scale import SCALES, aligned_stages
 from quintet.training.stage import Stage
 
-__all__ = ["Entry", "markdown", "methods"]
+__all__ = ["Entry", "entry", "markdown", "methods", "settings"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Entry:
     pairs: str
     """Who makes its rows where no file is given (`quintet data pairs`)."""
     paper: Paper
+    notes: str
+    """What its file says of it."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -33,7 +37,7 @@ class Entry:
 
 def methods() -> list[Entry]:
     """Every method of the package, by name."""
-    return [_entry(name) for name in method_names()]
+    return [entry(name) for name in method_names()]
 
 
 def markdown(entries: Iterable[Entry]) -> str:
@@ -45,11 +49,38 @@ def markdown(entries: Iterable[Entry]) -> str:
     return "\n".join(lines)
 
 
-def _entry(name: str) -> Entry:
+def entry(name: str) -> Entry:
+    """One method of the package."""
     module = importlib.import_module(f"quintet.recipes.align.{name}")
     method: Method = module.method(ANY)
-    says = (module.__doc__ or "").partition("\n")[0].rpartition(" (")[0].partition(": ")[2]
-    return Entry(name, says, tuple(map(_learns, method.stages)), str(method.stages[0].data.pairs), method.paper)
+    title, _, notes = (module.__doc__ or "").partition("\n")
+    says = title.rpartition(" (")[0].partition(": ")[2]
+    pairs = str(method.stages[0].data.pairs)
+    return Entry(name, says, tuple(map(_learns, method.stages)), pairs, method.paper, notes.strip())
+
+
+def settings(name: str, scale: str) -> dict[str, dict[str, Any]]:
+    """Of each stage what can be set, as `--set` has it below `stages.NAME.`, and its value at a scale.
+
+    Raises:
+        ConfigError: there is no such scale.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"no scale {scale!r}; known: {', '.join(SCALES)}")
+    method: Method = importlib.import_module(f"quintet.recipes.align.{name}").method(ANY)
+    return {stage.name: dict(_leaves(stage.to_json())) for stage in aligned_stages(method.stages, scale)}
+
+
+def _leaves(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        path = f"{before}{key}"
+        # A name is how a stage is found, and the template is the model's.
+        if key == "type" or path in ("name", "template"):
+            continue
+        if isinstance(inner, Mapping) and inner:
+            yield from _leaves(inner, f"{path}.")
+        else:
+            yield path, inner
 
 
 def _learns(stage: Stage) -> str:

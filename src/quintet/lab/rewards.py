@@ -141,7 +141,8 @@ def _scenes(folder: Path) -> Callable[[Sample], Scene]:
     def of(sample: Sample) -> Scene:
         name = Path(sample.media()[0].ref.name).stem if sample.media() else ""
         if name not in known:
-            raise DataError("no-truth", f"no truth is known of the picture {name!r}", row=sample.origin.row)
+            where = sample.origin
+            raise DataError("no-truth", f"no truth is known of the picture {name!r}", file=where.file, row=where.row)
         return known[name]
 
     return of

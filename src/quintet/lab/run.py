@@ -204,6 +204,10 @@ def resolve(job: Job) -> tuple[str, Recipe]:
         recipe = at_scale(recipe, job.scale)
     for assignment in job.sets:
         recipe = override(recipe, assignment)
+    named = {assignment.partition("=")[0].strip() for assignment in job.sets}
+    for stage in recipe.stages:
+        if stage.steps is not None and (path := f"stages.{stage.name}.epochs") in named:
+            raise ConfigError(f"{path}: the stage takes {stage.steps} steps; set stages.{stage.name}.steps=null, too")
     return name, recipe
 
 

@@ -21,7 +21,7 @@ from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.training.stage import Rate, Stage
 
-__all__ = ["SCALES", "Scale", "aligned_at_scale", "at_scale"]
+__all__ = ["SCALES", "Scale", "aligned_at_scale", "aligned_stages", "at_scale"]
 
 Scale = Literal["full", "starter", "tiny"]
 SCALES: tuple[Scale, ...] = ("full", "starter", "tiny")
@@ -78,10 +78,15 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
 
 def aligned_at_scale(recipe: Recipe, scale: str) -> Recipe:
     """An alignment of a model that is at that scale already: its stages alone are made smaller."""
+    return replace(recipe, stages=aligned_stages(recipe.stages, scale))
+
+
+def aligned_stages(stages: tuple[Stage, ...], scale: str) -> tuple[Stage, ...]:
+    """The stages of an alignment at a scale."""
     if scale == "full":
-        return recipe
+        return stages
     small = _aligning if scale == "starter" else _tiny_stage
-    return replace(recipe, stages=tuple(small(stage) for stage in recipe.stages))
+    return tuple(small(stage) for stage in stages)
 
 
 def _aligning(stage: Stage) -> Stage:

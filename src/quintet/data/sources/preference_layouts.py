@@ -30,6 +30,7 @@ RLAIF-V-Dataset, luka-group/mDPO (data/sample_data.json), pritamqu/HALVA (llava/
 pipilurj/bootstrapped-preference-optimization-BPO (data_generation/README.md).
 """
 
+import difflib
 import os
 import re
 from collections.abc import Callable, Mapping, Set
@@ -320,6 +321,7 @@ def _scored(row: Row) -> bool:
 _IMAGE = _keys("image", "images", "img_path", "image_path")
 _ORIGIN = _keys("ds_name", "origin_dataset", "origin_split")
 _CHOICE = _keys("chosen", "rejected")
+_SCORES = _keys("chosen_score", "rejected_score", "score_chosen", "score_rejected")
 _REJECTED = _keys("rejected_response", "rejected_messages", "rejected_images")
 _PROMPTED = _keys("caption_type", "length_bonus")
 _MASKED = _keys("correct_answer_masked", "hallucinated_answer_masked")
@@ -344,7 +346,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "hsa-dpo": Layout(_CHOICE | {"question", "rejected_score"}, _hsa_dpo, _IMAGE | {"chosen_score"}),
     "rlaif-v": Layout(_CHOICE | {"question"}, _rlaif_v, _IMAGE, _ORIGIN),
     "llava-hound": Layout(
-        _CHOICE | {"video"}, _llava_hound, _keys("prompt"), _keys("answer", "chosen_score", "rejected_score")
+        _CHOICE | {"video"}, _llava_hound, _keys("prompt"), _SCORES | {"answer"}
     ),
     "povid": Layout(_keys("conversations", "rejected_conversations"), _povid, _IMAGE),
     "llama-factory": Layout(_CHOICE | {"conversations"}, _llama_factory, _IMAGE),
@@ -352,7 +354,7 @@ LAYOUTS: Mapping[str, Layout] = {
         _keys("messages"), _ms_swift, _REJECTED | {"image", "images", "margin"},
         fits=lambda row: bool(row.keys() & _REJECTED),
     ),
-    "trl": Layout(_CHOICE, _trl, _IMAGE | {"prompt"}, _keys("image_corruption", "hallu_prompt")),
+    "trl": Layout(_CHOICE, _trl, _IMAGE | {"prompt"}, _SCORES | {"image_corruption", "hallu_prompt"}),
     "bpo": Layout(_keys("completions"), bpo, _IMAGE | {"prompt"}, fits=_scored),
     "vlfeedback": Layout(_keys("completions"), vlfeedback, _IMAGE | {"prompt"}, _keys("models")),
     "lvlm-nlf": Layout(_keys("interaction"), lvlm_nlf, _keys("image_id"), _keys("caption")),
@@ -371,8 +373,15 @@ def near(keys: Set[str]) -> str:
 
     >>> near({"question", "chosen", "image"})
     'rlaif-v (lacks rejected), trl (lacks rejected)'
+    >>> near({"prompt", "chosen", "rejectd"})
+    "trl (lacks rejected, has 'rejectd')"
     """
     lacking = {name: sorted(layout.needs - keys) for name, layout in LAYOUTS.items() if layout.needs & keys}
     one = [name for name, lacks in lacking.items() if len(lacks) == 1]
     one.sort(key=lambda name: -len(LAYOUTS[name].needs))
-    return ", ".join(f"{name} (lacks {lacking[name][0]})" for name in one[:3])
+    told = []
+    for name in one[:3]:
+        [lacks] = lacking[name]
+        alike = difflib.get_close_matches(lacks, sorted(keys - LAYOUTS[name].known), n=1)
+        told.append(f"{name} (lacks {lacks}{f', has {alike[0]!a}' if alike else ''})")
+    return ", ".join(told)
