@@ -16,7 +16,7 @@ from quintet.errors import CheckpointError
 from quintet.evaluation.run import evaluate
 from quintet.evaluation.tasks.catalogue import find_task
 from quintet.lab.change import Change, Row
-from quintet.lab.plots import Mark, curve, scatter, smoothed, ticks
+from quintet.lab.plots import Mark, curve, ranges, scatter, smoothed, ticks
 from quintet.lab.recipe import load_recipe
 from quintet.lab.record import find_runs, note_pictures
 from quintet.lab.report import write_report
@@ -295,6 +295,19 @@ def test_a_scatter_holds_every_mark_inside_its_frame() -> None:
     assert scatter([Mark("a", 0.0, 0.5, 0.4, 0.6)], title="t", x="FLOPs", y="F1") == "", (
         "a cost of nothing has no place"
     )
+
+
+def test_ranges_stand_below_each_other_on_one_scale() -> None:
+    drawn = ranges([Mark("a<b", 0, 0.2, 0.1, 0.3), Mark("longer name", 0, 0.8, 0.7, 1.0)], title="t")
+    dots = [(float(x), float(y)) for x, y in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', drawn)]
+    assert [y for _, y in dots] == [46.0, 70.0]
+    lines = [tuple(map(float, ends)) for ends in re.findall(r'class="range" x1="([\d.]+)" x2="([\d.]+)"', drawn)]
+    assert all(low < x < high for (low, high), (x, _) in zip(lines, dots, strict=True))
+    # 0.1 is as wide everywhere: from 0.1 to 0.3 is two thirds of from 0.7 to 1.
+    assert (lines[0][1] - lines[0][0]) * 3 == pytest.approx((lines[1][1] - lines[1][0]) * 2, abs=0.5)
+    assert "a&lt;b" in drawn
+    assert "a<b" not in drawn
+    assert ranges([Mark("a", 0, math.nan, 0.0, 1.0)], title="t") == ""
 
 
 def test_of_many_marks_those_that_nothing_as_cheap_beats_are_named() -> None:

@@ -53,6 +53,11 @@ def test_a_study_says_of_every_claim_whether_it_holds_and_by_how_much(run: Path,
             assert each["interval"][0] <= each["gain"] <= each["interval"][1]
     folders = {path.name for path in (tmp_path / "out").glob("*-[01]")}
     assert len(folders) == 2 * 5, "two seeds of five different arms"
+    page = (tmp_path / "out" / "claims.html").read_text()
+    assert [page.count(f"<h2>{each['id']} (") for each in found["claims"]] == [1] * len(found["claims"])
+    assert page.count("<svg") == sum(
+        len({name for measures in each["arms"].values() for name in measures}) for each in found["claims"]
+    )
     text = (tmp_path / "out" / "claims.md").read_text()
     assert "| P4 (mDPO) |" in text
     assert "| arm | CHAIR-i ↓ | VQA | recall | words | reward of the chosen |" in text

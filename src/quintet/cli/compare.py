@@ -84,6 +84,7 @@ def compare(
             claims, start, out, seeds=seeds, limit=limit, scenes=scenes, share=(int(parts[1]), int(parts[2]))
         )
         typer.echo(json.dumps(found, indent=1) if as_json else (out / "claims.md").read_text(encoding="utf-8"))
+        typer.echo(f"Drawn: {out / 'claims.html'}", err=True)
         return
     if precision not in ("auto", "fp32", "bf16"):
         raise typer.BadParameter(f"{precision!r}; choose from auto, fp32, bf16", param_hint="--precision")

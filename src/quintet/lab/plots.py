@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Mark", "curve", "number", "scatter", "smoothed", "ticks"]
+__all__ = ["Mark", "curve", "number", "ranges", "scatter", "smoothed", "ticks"]
 
 Points = Sequence[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 520, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 34, 42
+_LINE = 24
+"""Height of a name with its range."""
 _POINTS = 400
 """Points of a line; more cannot be told apart at this width."""
 
@@ -78,6 +80,41 @@ def scatter(marks: Sequence[Mark], *, title: str, x: str, y: str, higher_is_bett
         if m.name in named:
             labels.append(_label(m.name, at, dot, taken))
     return "".join([*pieces, *labels, "</svg>"])
+
+
+def ranges(marks: Sequence[Mark], *, title: str) -> str:
+    """Names below each other, each with its score and interval on one common scale; what cost they had is not drawn."""
+    marks = [m for m in marks if all(map(math.isfinite, (m.y, m.low, m.high)))]
+    if not marks:
+        return ""
+    names = 16 + max(6.4 * len(m.name) for m in marks)
+    xs = ticks(min(0.0, *(m.low for m in marks)), max(m.high for m in marks))
+    height, right = _TOP + _LINE * len(marks) + 26, 52
+
+    def place(value: float) -> float:
+        return names + (value - xs[0]) / (xs[-1] - xs[0]) * (_WIDTH - names - right)
+
+    label = escape(f"{title}: {', '.join(f'{m.name} {m.y:.3f}' for m in marks)}")
+    pieces = [
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">',
+        f'<text class="title" x="0" y="18">{escape(title)}</text>',
+    ]
+    for value in xs:
+        at, foot = place(value), height - 22
+        pieces.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP - 6}" y2="{foot}"/>')
+        pieces.append(f'<text class="tick" x="{at:.1f}" y="{height - 6}" text-anchor="middle">{number(value)}</text>')
+    for line, m in enumerate(marks):
+        y = _TOP + _LINE * (line + 0.5)
+        low, high = place(m.low), place(m.high)
+        pieces.append(f'<text class="last" x="0" y="{y + 4:.1f}">{escape(m.name)}</text>')
+        pieces.append(f'<line class="range" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        pieces.append(f'<circle class="end" cx="{place(m.y):.1f}" cy="{y:.1f}" r="4"/>')
+        pieces.append(f'<text class="tick" x="{_WIDTH}" y="{y + 4:.1f}" text-anchor="end">{_short(m.y)}</text>')
+    return "".join([*pieces, "</svg>"])
+
+
+def _short(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def smoothed(points: Points) -> list[tuple[float, float]]:

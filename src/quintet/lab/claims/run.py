@@ -3,12 +3,12 @@
 OUT/study.json           what all arms go on from, and the conditions; a folder never mixes two
 OUT/pools/NAME.jsonl     a pool of pairs, made once for all arms that name it
 OUT/ARM-SEED/            a run like any other; ARM is a hash of what it is, so claims share arms
-OUT/claims.json, .md     each claim: supported, not supported or not testable, with its differences and intervals
+OUT/claims.json, .md, .html   each claim: supported, not supported or not testable, with its differences and intervals
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ from quintet.lab.claims.claim import Arm, Claim, Expected
 from quintet.lab.claims.measure import fits, measured
 from quintet.lab.claims.pools import POOLS
 from quintet.lab.claims.table import CLAIMS
+from quintet.lab.claims.told import html, markdown
 from quintet.lab.compare.folder import alone, check_folder
 from quintet.lab.compare.runs import Watcher
+from quintet.lab.page import write_page
 from quintet.lab.pairs import Work
 from quintet.lab.pairs.build import fill
 from quintet.lab.run import Job, scenes_folder, train
@@ -40,12 +42,6 @@ LEAST = 0.05
 """CHAIR-i of the tuned model under which there is nothing to lower."""
 
 DESCRIBED = "scenes.chair"
-
-_HEADS = {
-    "scenes.chair": "CHAIR-i ↓", "scenes.chair:recall": "recall", "scenes.chair:words": "words", "scenes.vqa": "VQA",
-    "scenes.chair:severity": "severity a claim ↓", "reward_won": "reward of the chosen",
-    "judge:accuracy": "reward model's accuracy", "rollouts:truth": "reward and truth, r",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +172,8 @@ def _collected(asked: Study, scenes: Path, failed: Mapping[str, str]) -> dict[st
     for claim in _chosen(asked):
         found["claims"].append(_judged(asked, claim, scenes, template, failed))  # type: ignore[union-attr, attr-defined]
     write_json(asked.out / "claims.json", found)
-    (asked.out / "claims.md").write_text("\n".join(_lines(found)) + "\n", encoding="utf-8")
+    (asked.out / "claims.md").write_text(markdown(found), encoding="utf-8")
+    write_page(asked.out / "claims.html", html(found))
     return found
 
 
@@ -231,50 +228,3 @@ def _tested(expected: Expected, folders: Mapping[str, list[Path]], scenes: Path,
     low, high = percentiles(sign * (drawn[0] - drawn[1]))
     holds = low > 0 if expected.apart else low >= -expected.room
     return asdict(expected) | {"gain": gain, "interval": [low, high], "holds": bool(holds)}
-
-
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    yield f"# The surveys' claims about alignment, {len(found['seeds'])} seeds"
-    yield ""
-    yield (
-        f"Made by `quintet compare --claims`: {found['steps']} steps an arm, {found['limit']} items a task, seeds "
-        f"{', '.join(map(str, found['seeds']))}. A gain is in the direction that the claim expects, with its 95 % "
-        "bootstrap interval over items and seeds; a claim is supported where all that is expected holds (✓)."
-    )
-    yield ""
-    yield "| claim | what it says | verdict | what was expected: gain [95 % interval] |"
-    yield "|---|---|---|---|"
-    for claim in found["claims"]:
-        tests = "<br>".join(map(_said, claim["expects"]))
-        verdict = f"**{claim['verdict']}**" + (f": {claim['why']}" if claim["why"] else "")
-        yield f"| {claim['id']} ({claim['source']}) | {claim['says']} | {verdict} | {tests} |"
-    yield ""
-    yield "## The arms"
-    yield ""
-    yield "Means over seeds with their intervals. Who says less makes less up: recall and words stand beside CHAIR-i."
-    for claim in found["claims"]:
-        if claim["arms"]:
-            yield from ("", f"### {claim['id']}", "", *_arms(claim["arms"]))
-
-
-def _arms(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    names = list(dict.fromkeys(name for measures in arms.values() for name in measures))
-    yield f"| arm | {' | '.join(_HEADS.get(name, name) for name in names)} |"
-    yield "|---" * (len(names) + 1) + "|"
-    for label, measures in arms.items():
-        cells = [_cell(measures[name]) if name in measures else "–" for name in names]
-        yield f"| {label} | {' | '.join(cells)} |"
-
-
-def _cell(measure: Mapping[str, Any]) -> str:
-    low, high = measure["interval"]
-    return f"{measure['mean']:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _said(tested: Mapping[str, Any]) -> str:
-    """`dpo better than tuned, scenes.chair: +0.120 [+0.080, +0.160] ✓`."""
-    how = "better than" if tested["apart"] else "not worse than"
-    low, high = tested["interval"]
-    mark = "✓" if tested["holds"] else "✗"
-    sides = f"{tested['better']} {how} {tested['than']}, {tested['measure']}"
-    return f"{sides}: {tested['gain']:+.3f} [{low:+.3f}, {high:+.3f}] {mark}"
