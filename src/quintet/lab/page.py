@@ -84,13 +84,13 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Seque
     return f'<div class="wide"><table><thead><tr>{cells(heads, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def page(title: str, body: str) -> str:
-    """The whole document."""
+def page(title: str, body: str, *, broad: bool = False) -> str:
+    """The whole document; `broad` where tables have many columns."""
     css = (files("quintet.lab") / "report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body><main>\n{body}\n"
+        f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body><main{' class=broad' if broad else ''}>\n{body}\n"
         f"<footer>Made by Quintet {__version__}. This page is one file and loads nothing.</footer>"
         "</main></body></html>\n"
     )

@@ -24,7 +24,7 @@ def html(found: words.Found) -> str:
     title = words.title(found)
     sections = (_scores, _failures, _against, _charts, _differs, _stages, _facts)
     body = "\n".join([_head(found, title), *(piece for section in sections for piece in section(found))])
-    return page(f"{title} · Quintet", body)
+    return page(f"{title} · Quintet", body, broad=True)
 
 
 def _head(found: words.Found, title: str) -> str:
@@ -60,17 +60,19 @@ def _chart(found: words.Found, task: str, x: str, cost: Any) -> str:
 
 def _scores(found: words.Found) -> Iterator[str]:
     tasks = words.tasks_of(found)
-    rows = []
-    for row in words.best_first(found):
-        cells = [f"<b>{escape(row['recipe'])}</b>", *map(escape, words.facts(row, found)[1:])]
-        rows.append(cells + [_score(row, task) for task in tasks])
-    heads = [*words.heads(found), *map(escape, tasks)]
+    best = words.best_first(found)
+    rows = [[f"<b>{escape(row['recipe'])}</b>", *(_score(row, task) for task in tasks)] for row in best]
+    heads = ["recipe", *map(escape, tasks)]
     note = (
         "<p class=note>Under a score its 95 % interval, and behind the slash the score with the pictures shuffled; "
         "green where that control's interval does not touch the score's.</p>"
     )
     body = table(heads, rows, numbers=range(1, len(heads)))
     yield f"<h2>Scores</h2><div class='card plain'>{note}{body}</div>"
+    heads = words.heads(found)
+    rows = [[f"<b>{escape(row['recipe'])}</b>", *map(escape, words.facts(row, found)[1:])] for row in best]
+    body = table(heads, rows, numbers=range(1, len(heads)))
+    yield f"<h2>What it took</h2><div class='card plain'>{body}</div>"
 
 
 def _score(row: Mapping[str, Any], task: str) -> str:
