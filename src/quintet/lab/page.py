@@ -90,7 +90,8 @@ def page(title: str, body: str, *, broad: bool = False) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>\n{css}</style></head>\n<body><main{' class=broad' if broad else ''}>\n{body}\n"
+        f"<title>{escape(title)}</title><style>\n{css}</style></head>\n"
+        f"<body><main{' class=broad' if broad else ''}>\n{body}\n"
         f"<footer>Made by Quintet {__version__}. This page is one file and loads nothing.</footer>"
         "</main></body></html>\n"
     )
