@@ -51,7 +51,7 @@ def recipe() -> Recipe:
                 batch=128,
             ),
         ),
-        starter=0.8,
+        starter=0.68,
         paper=Paper(
             title="A Survey on Multimodal Large Language Models",
             authors="Yin et al.",

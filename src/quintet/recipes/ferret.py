@@ -42,7 +42,7 @@ def recipe() -> Recipe:
                 epochs=3.0,
             ),
         ),
-        starter=0.9,
+        starter=0.85,
         paper=Paper(
             title="Ferret: Refer and Ground Anything Anywhere at Any Granularity",
             authors="You et al.",

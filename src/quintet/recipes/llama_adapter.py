@@ -42,7 +42,7 @@ def recipe() -> Recipe:
                 betas=(0.9, 0.95),
             ),
         ),
-        starter=0.9,
+        starter=0.85,
         paper=Paper(
             title="LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention",
             authors="Zhang et al.",

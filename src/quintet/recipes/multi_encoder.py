@@ -40,6 +40,7 @@ def recipe() -> Recipe:
                 weight_decay=0.1,
             ),
         ),
+        starter=0.8,
         paper=Paper(
             title="Prismatic VLMs: Investigating the Design Space of Visually-Conditioned Language Models",
             authors="Karamcheti et al.",
