@@ -155,6 +155,8 @@ def test_a_method_is_shown_with_what_can_be_set(run: Path) -> None:
     found = json.loads(CliRunner().invoke(app, ["show", "mdpo", "--scale", "starter", "--json"]).output)
     assert found["stages"]["mdpo"]["batch"] == 16
     assert "no scale 'big'" in CliRunner().invoke(app, ["show", "mdpo", "--scale", "big"]).stderr
+    assert "did you mean the method 'mdpo'?" in CliRunner().invoke(app, ["show", "mdpp"]).stderr
+    assert "did you mean 'llava15'?" in CliRunner().invoke(app, ["show", "llava16"]).stderr
 
 
 def test_a_stop_while_pairs_are_made_says_how_to_go_on(
@@ -216,6 +218,8 @@ def test_what_cannot_be_compared_or_rewarded_is_refused_before_anything_is_writt
         (("dpo", "--data", str(scenes / "train.json")), "train.json have none to compare"),
         (("llava_rlhf",), "nothing says what they are worth; name a reward: --reward RUN"),
         (("llava_rlhf", "--reward", "exact"), "a description has many; take truth"),
+        (("grpo", "--reward", "exct"), "no reward 'exct'; did you mean 'exact'?"),
+        (("dpo", "--set", "stages.dpo.data.pairs=ratted"), "no pairs 'ratted'; did you mean 'rated'?"),
         (("dpo", "--set", "stages.dpo.epochs=2"), "takes 2 steps; set stages.dpo.steps=null, too"),
         (("dpo", "--reward", "exact"), "--reward is for methods that learn from answers of their own"),
         (("dpo", "--set", 'stages.dpo.preference.terms={"sigmoid": -1}'), "terms.sigmoid is -1"),

@@ -105,7 +105,7 @@ def test_rows_without_a_picture_among_others_are_told(folder: Path) -> None:
     assert not report.faults
     assert [origin.row for origin in report.without] == [2]
     told = CliRunner().invoke(app, ["data", "check", str(path)])
-    assert f"rows without a picture: 1 of 2; the first: {path}, row 2\n" in told.output
+    assert f"good rows without a picture: 1 of 2; the first: {path}, row 2\n" in told.output
     # Where all are, it is what the file is.
     assert "without a picture" not in CliRunner().invoke(app, ["data", "check", str(lines(folder, [plain]))]).output
 

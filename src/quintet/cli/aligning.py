@@ -41,7 +41,9 @@ def align(
         list[str] | None,
         typer.Option("--set", help="Change a setting: stages.dpo.preference.beta=0.2; may be repeated."),
     ] = None,
-    scenes: Annotated[Path | None, typer.Option(help="Scenes to make pairs of, and to measure on.")] = None,
+    scenes: Annotated[
+        Path | None, typer.Option(help="Scenes to make pairs of, and to measure on.", exists=True, file_okay=False)
+    ] = None,
     reward: Annotated[
         str, typer.Option(help="What the model's own answers are worth: exact, truth, or a reward model's run.")
     ] = "",

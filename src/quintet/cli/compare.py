@@ -72,14 +72,13 @@ def compare(
     if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
         raise typer.BadParameter(f"{share!r}; write it as 1/2", param_hint="--share")
     if claims == "list":
-        from quintet.lab.claims import CLAIMS
-
-        for claim in CLAIMS.values():
-            typer.echo(f"{claim.id:4} {claim.says} ({claim.source})")
+        _print_claims(as_json=as_json)
         return
     if claims or start:
         if recipes or every or not (claims and start):
-            raise ConfigError("claims go on from a tuned run: --claims P1,P2 --from RUN, and no recipes")
+            raise ConfigError(
+                "claims go on from a tuned run: --claims P1,P2 --from RUN, and no recipes; `--claims list` tells them"
+            )
         found = _study(
             claims, start, out, seeds=seeds, limit=limit, scenes=scenes, share=(int(parts[1]), int(parts[2]))
         )
@@ -115,6 +114,17 @@ def compare(
         typer.echo(json.dumps(found, indent=1))
     else:
         _print(found, screen(), out)
+
+
+def _print_claims(*, as_json: bool) -> None:
+    from quintet.lab.claims import CLAIMS
+
+    if as_json:
+        told = [{"id": claim.id, "says": claim.says, "source": claim.source} for claim in CLAIMS.values()]
+        typer.echo(json.dumps(told, indent=1, ensure_ascii=False))
+        return
+    for claim in CLAIMS.values():
+        typer.echo(f"{claim.id:4} {claim.says} ({claim.source})")
 
 
 def _study(

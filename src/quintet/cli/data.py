@@ -94,9 +94,9 @@ def check(
         typer.echo(
             f"{report.rows:,} rows, {report.good:,} good, {report.faulty:,} faulty; {report.media:,} media looked at"
         )
-        if 0 < len(report.without) < report.rows:
-            alone = f"{len(report.without):,} of {report.rows:,}; the first: {report.without[0]}"
-            typer.echo(_visible(f"rows without a picture: {alone}"))
+        if 0 < len(report.without) < report.good:
+            alone = f"{len(report.without):,} of {report.good:,}; the first: {report.without[0]}"
+            typer.echo(_visible(f"good rows without a picture: {alone}"))
         if report.left_out:
             lost = ", ".join(f"{n:,} {rule}" for rule, n in report.left_out.most_common())
             typer.echo(f"pictures left out of their documents: {lost}")

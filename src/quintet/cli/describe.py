@@ -1,5 +1,6 @@
 """Commands that look and change nothing: recipes, show, doctor."""
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -79,9 +80,10 @@ def show(
     Of an alignment method: what it is and all its settings.
     """
     from quintet.cli.shown import print_method, print_shown
+    from quintet.errors import ConfigError
     from quintet.lab import methods
     from quintet.lab.align import method_names
-    from quintet.lab.recipe import load_recipe, recipe_notes
+    from quintet.lab.recipe import load_recipe, recipe_names, recipe_notes
     from quintet.lab.show import show as figures
     from quintet.recipes._scale import at_scale
 
@@ -92,6 +94,8 @@ def show(
         else:
             print_method(entry, stages, scale=scale)
         return
+    if near := difflib.get_close_matches(recipe.lower(), () if recipe in recipe_names() else method_names(), n=1):
+        raise ConfigError(f"no recipe and no method {recipe!r}; did you mean the method {near[0]!r}?")
     name, found = load_recipe(recipe)
     shown = figures(name, at_scale(found, scale), scale=scale)
     if as_json:

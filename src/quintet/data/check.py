@@ -75,7 +75,7 @@ class Report:
     media: int = 0
     """Different media that were opened, or only looked for."""
     without: list[Origin] = field(default_factory=list)
-    """Rows that show nothing: no fault, but a surprise where all others do."""
+    """Good rows that show nothing: no fault, but a surprise where all others do."""
     ignored: Counter[str] = field(default_factory=Counter)
     """Keys that were left unread on purpose, by the number of rows."""
     left_out: Counter[str] = field(default_factory=Counter)
@@ -159,7 +159,7 @@ def check_source(
             report.left_out.update(reading.left_out)
             turns = _turns(reading)
             pictures.want(index, reading.origin.file, reading.origin.row, turns)
-            if not any(isinstance(part, Media) for turn in turns for part in turn.parts):
+            if not found and not any(isinstance(part, Media) for turn in turns for part in turn.parts):
                 report.without.append(reading.origin)
             if progress:
                 progress(index + 1, total)

@@ -12,7 +12,7 @@ from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
-from quintet.lab.pairs import Work, build
+from quintet.lab.pairs import BUILDERS, Work, build
 from quintet.model.checkpoint import load_model, read_json
 from quintet.model.mllm import MLLM
 from quintet.recipes import align
@@ -22,10 +22,22 @@ from quintet.recipes._scale import aligned_at_scale
 from quintet.serving.engine import Engine
 from quintet.training.stage import Stage
 
-__all__ = ["ANY", "Start", "load_method", "look_at_preferences", "method_names", "own_rows", "pairs_of"]
+__all__ = [
+    "ANY",
+    "KNOWN_REWARDS",
+    "Start",
+    "load_method",
+    "look_at_preferences",
+    "method_names",
+    "own_rows",
+    "pairs_of",
+]
 
 ROWS = {"full": 10_000, "starter": 2_000, "tiny": 32}
 """Rows that a stage makes for itself, by scale."""
+
+KNOWN_REWARDS = ("exact", "truth")
+"""What answers can be worth without a reward model."""
 
 LOOKED = 50
 """Rows that are looked at before a stage begins."""
@@ -130,9 +142,10 @@ def own_rows(
         )
     if not out.exists():
         note(f"making pairs for stage {stage.name!r} ({stage.data.pairs})")
+        met = ROWS[scale] if stage.steps is None else min(ROWS[scale], stage.steps * stage.batch)
         work = Work(
             scenes=scenes,
-            rows=ROWS[scale],
+            rows=met,
             seed=seed,
             model=lambda: Engine(model, processor),
         )
@@ -163,9 +176,13 @@ def look_at_preferences(
             )
         if reward == "exact" and stage.data.pairs == "descriptions" and stage.name not in sources:
             raise ConfigError("--reward exact compares with one right answer, and a description has many; take truth")
+    if reward and reward not in KNOWN_REWARDS and not Path(reward).is_dir():
+        raise ConfigError(f"no reward {reward!r}{nearest(reward, KNOWN_REWARDS)}, or the run of a reward model")
     if reward and Path(reward).is_dir() and not (Start(Path(reward)).model / "score.safetensors").is_file():
         raise ConfigError(f"{reward} is no reward model, it has no score head; `quintet align reward` makes one")
     for stage in recipe.stages:
+        if stage.data.pairs and stage.data.pairs not in BUILDERS:
+            raise ConfigError(f"no pairs {stage.data.pairs!r}{nearest(stage.data.pairs, BUILDERS)}")
         source = sources.get(stage.name)
         if source is not None and stage.objective in ("preference", "reward") and not _compares(source):
             raise ConfigError(

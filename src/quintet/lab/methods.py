@@ -74,8 +74,8 @@ def settings(name: str, scale: str) -> dict[str, dict[str, Any]]:
 def _leaves(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
         path = f"{before}{key}"
-        # A name is how a stage is found, and the template is the model's.
-        if key == "type" or path in ("name", "template"):
+        # A name is how a stage is found, the template is the model's, and what the paper's set is called sets nothing.
+        if key == "type" or path in ("name", "template", "data.name", "data.kind", "data.rows", "data.pages"):
             continue
         if isinstance(inner, Mapping) and inner:
             yield from _leaves(inner, f"{path}.")

@@ -21,7 +21,7 @@ from quintet.data.scenes import Scene, read_truth
 from quintet.data.scenes.claims import claims, severity, truths
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.evaluation.metrics.exact import ExactMatch
-from quintet.lab.align import Start
+from quintet.lab.align import KNOWN_REWARDS, Start
 from quintet.lab.facts import Facts, known_facts
 from quintet.model.checkpoint import TRAINED, read_json
 from quintet.model.mllm import MLLM
@@ -63,10 +63,7 @@ def reward_of(name: str, *, scenes: Path, facts: Path | None = None, base: Base 
             [worth(each, known(sample)) for each in said] for sample, said in zip(samples, answers, strict=True)
         ]
     if not Path(name).is_dir():
-        raise ConfigError(
-            f"no reward {name!r}{nearest(name, ('exact', 'truth'))}; there are exact, truth, and the "
-            "folder of a reward model's run"
-        )
+        raise ConfigError(f"no reward {name!r}{nearest(name, KNOWN_REWARDS)}, or the run of a reward model")
     told = known_facts(facts, scenes=scenes) if _with_facts(Path(name)) else None
     if base is not None and (lent := _lent(Path(name), base)):
         return _rewards(base.processor, lent, told)

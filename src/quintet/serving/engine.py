@@ -57,7 +57,7 @@ class Engine:
         place = folder / "model" if (folder / "model").is_dir() else folder
         if not (place / "config.json").exists():
             raise CheckpointError(
-                f"{folder} holds no finished model; `quintet train … --out {folder} --resume` finishes one"
+                f"{folder} holds no finished model; the command that began it finishes it with --resume"
             )
         model = load_model(place).float()
         captions = Processor.load(place / CAPTIONS, model.config) if (place / CAPTIONS).is_dir() else None

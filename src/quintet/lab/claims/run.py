@@ -60,7 +60,7 @@ class Study:
     def __post_init__(self) -> None:
         for name in self.claims:
             if name not in CLAIMS:
-                raise ConfigError(f"no claim {name!r}{nearest(name, CLAIMS)}; there are {', '.join(CLAIMS)}")
+                raise ConfigError(f"no claim {name!r}{nearest(name, CLAIMS)}")
 
 
 def study(asked: Study, watch: Watcher) -> dict[str, Any]:

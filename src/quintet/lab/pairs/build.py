@@ -57,10 +57,14 @@ def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
     """
     aside, count = out.with_name(f".{out.name}.{os.getpid()}"), 0
     out.parent.mkdir(parents=True, exist_ok=True)
-    with aside.open("w", encoding="utf-8", newline="\n") as file:
-        for count, row in enumerate(islice(rows, work.rows), start=1):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            work.progress(count, work.rows)
+    try:
+        with aside.open("w", encoding="utf-8", newline="\n") as file:
+            for count, row in enumerate(islice(rows, work.rows), start=1):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                work.progress(count, work.rows)
+    except BaseException:
+        aside.unlink()
+        raise
     if not count:
         aside.unlink()
         raise DataError(

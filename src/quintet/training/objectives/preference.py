@@ -70,7 +70,7 @@ class Preference(Config):
         known = get_args(Term)
         for term in self.terms:
             if term not in known:
-                raise ConfigError(f"no term {term!r}{nearest(term, known)}; there are {', '.join(known)}")
+                raise ConfigError(f"no term {term!r}{nearest(term, known)}")
         if not self.terms:
             raise ConfigError("terms is empty; a preference minimises at least one")
         for term, weight in self.terms.items():
