@@ -31,6 +31,7 @@ compare: .venv-quickstart/ready
 learn: .venv-quickstart/ready
 	seq $(JOBS) | $(SHARED) compare --all --limit 300 --out $(COMPARED)-own --share {}/$(JOBS)
 	mkdir -p docs/results
+	rm -f docs/results/papers-*.json
 	cp $(COMPARED)-own/compare.json docs/results/papers.json
 	$(MAKE) papers
 
