@@ -363,6 +363,8 @@ def test_a_check_names_row_and_field_and_exits_with_1(tmp_path: Path) -> None:
     found = json.loads(run("data", "check", file, "--json").stdout)
     assert found["faults"][0]["row"] == 2
     assert "\x1b" not in ok("data", "view", file)
+    file.write_text(json.dumps([good, {"conversation": "\x1bWhy?"}]))
+    assert '{"conversation": "\\u001bWhy?"}' in ok("data", "view", file)
 
 
 def test_data_is_converted_filtered_and_mixed(scenes: Path, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from quintet.errors import CheckpointError
 from quintet.evaluation.bootstrap import interval, percentiles, resampled
 from quintet.evaluation.run import evaluate
 from quintet.evaluation.tasks.scenes import scenes_task
-from quintet.lab.compare.differs import differing, recipe_differs, said
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import Judged, _statistics, judge
+from quintet.lab.differs import differing, recipe_differs, said
 from quintet.lab.recipe import load_recipe
 from quintet.recipes._scale import at_scale
 from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1

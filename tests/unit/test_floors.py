@@ -6,7 +6,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src" / "quintet"
 
-GROUND = ("values", "answers", "errors", "dist", "log", "sizes")
+GROUND = ("values", "answers", "errors", "dist", "log", "pace", "sizes")
 FLOORS = (
     "config",
     "components",

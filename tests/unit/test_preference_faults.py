@@ -71,6 +71,8 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a rating of six": (row("vlfeedback", completions=unrated("6", "1", "1")), "bad-rating", AT),
     "a rating of nothing": (row("vlfeedback", completions=unrated("nan", "1", "1")), "bad-rating", AT),
     "no rating": (row("vlfeedback", completions=unrated(None, "1", "1")), "no-rating", AT),
+    "no annotations": (row("vlfeedback", completions=[*FOUR[:3], {"model": "m", "response": "Last."}]), "no-rating",
+                       "completions[3].annotations"),
     "equal ratings": (row("vlfeedback", completions=[rated(f"{n}.", "3", "4", "5") for n in range(4)]),
                       "no-preference", "completions[0].response"),
     "one answer": (row("vlfeedback", completions=FOUR[:1]), "no-preference", "completions"),

@@ -184,7 +184,7 @@ def _print(found: dict[str, Any], console: "Console", out: Path) -> None:
     from rich.table import Table
 
     from quintet.lab.compare import words
-    from quintet.lab.compare.differs import said
+    from quintet.lab.differs import said
 
     console.print(f"[bold]{words.title(found)}[/]\n[dim]{words.conditions(found)}[/]\n", highlight=False)
     costs = Table(*words.heads(found), box=None, pad_edge=False)

@@ -12,7 +12,7 @@ from quintet.cli.describe import JSON, ROOT
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quintet.data.sources import Reading, Source
+    from quintet.data.sources import Source
     from quintet.lab.rows import Rules
 
 __all__ = ["register"]
@@ -178,7 +178,7 @@ def view(
         return
     console = screen()
     for index in indices:
-        _print_row(console, source.read(index))
+        _print_row(console, source, index)
     console.print(f"{len(indices):,} of {len(source):,} rows", highlight=False)
 
 
@@ -189,21 +189,27 @@ def _open(file: Path, root: Path | None, format: str | None) -> "Source":
     return open_source(file, root=root, format=format)
 
 
-def _print_row(console: "Console", reading: "Reading") -> None:
+def _print_row(console: "Console", source: "Source", index: int) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from quintet.lab.sheet import spoken, words
+    from quintet.lab.sheet import spoken, standing, words
 
+    reading = source.read(index)
     origin = reading.origin
     console.print(Text(f"row {origin.row}  {_visible(origin.id)}", style="bold"))
     grid = Table.grid(padding=(0, 2))
     for by, turn in spoken(reading):
         style = "green" if turn.role in ("assistant", "document") and turn.weight else ""
         grid.add_row(Text(f"  {_visible(by)}", style="dim"), Text(_visible(words(turn)), style=style))
-    console.print(grid)
+    if grid.rows:
+        console.print(grid)
+    if row := standing(source, index, reading):
+        console.print(Text(f"  {_visible(row)}"))
     for fault in reading.faults:
-        console.print(Text(_visible(f"  ✗ {fault.field or ''} {fault.fault}: {fault.message}"), style="red"))
+        console.print(
+            Text(_visible(f"  ✗ {f'{fault.field} ' if fault.field else ''}{fault.fault}: {fault.message}"), style="red")
+        )
     console.print()
 
 

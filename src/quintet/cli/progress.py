@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from quintet.pace import Pace, minutes
+
 __all__ = ["Bars", "CompareBars", "TrainingBars", "bar"]
 
 Flops = Mapping[str, tuple[float, float]]
@@ -20,12 +22,17 @@ _WINDOW = 20
 
 
 class Bars:
-    """A bar for each thing that counts: so much of it is done."""
+    """A bar for each thing that counts: so much of it is done.
+
+    Without a terminal there is a line about every half minute.
+    """
 
     def __init__(self, console: Console) -> None:
+        self.console = console
         columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.tasks: dict[str, TaskID] = {}
+        self.paces: dict[str, Pace] = {}
 
     def __enter__(self) -> "Bars":
         self.progress.start()
@@ -38,7 +45,13 @@ class Bars:
         """Tells how far it is."""
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=total)
+            self.paces[what] = Pace(self._say, what)
         self.progress.update(self.tasks[what], completed=done, total=total)
+        if not self.console.is_terminal:
+            self.paces[what](done, total)
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
 
 
 @contextmanager
@@ -78,7 +91,7 @@ class TrainingBars:
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.console.print(f"[dim]{text}[/]", highlight=False)
+        self.console.print(text, style="dim", highlight=False, markup=False)
 
     def count(self, what: str, done: int, total: int) -> None:
         """So much of something else than steps is done."""
@@ -168,7 +181,7 @@ class CompareBars:
             begun, at = now, done
         self.first = begun, at
         if done - at > 0.05 and now - begun > 1:
-            self.left = f", about {_minutes((now - begun) / (done - at) * (total - done))} left"
+            self.left = f", about {minutes((now - begun) / (done - at) * (total - done))} left"
         self.progress.update(self.all, completed=done, total=total, facts=f"{int(done)} of {total}{self.left}")
 
     def count(self, what: str, done: int, total: int) -> None:
@@ -177,13 +190,9 @@ class CompareBars:
         if what != self.what:
             self.what, self.begun = what, now
         left = (now - self.begun) / done * (total - done) if done else 0.0
-        facts = f"{done:,} of {total:,}" + (f", {_minutes(left)} left" if left > 1 else "")
+        facts = f"{done:,} of {total:,}" + (f", {minutes(left)} left" if left > 1 else "")
         self.progress.update(self.now, description=what, completed=done, total=total, facts=facts, visible=True)
         if not self.console.is_terminal and now - self.said > 30:
             self.said = now
             rest = f"; all runs{self.left}" if self.left else ""
             self.console.print(f"{what}: {facts}{rest}", highlight=False, markup=False)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -72,7 +72,7 @@ def measure_with(specs: dict[str, ImageSpec], columns: Columns) -> Callable[[Med
 
 
 _ENOUGH = 100
-"""Samples, or pictures of documents, that are met before a share of them can stop a run."""
+"""Samples, or pictures of documents, that are met before a share of them can stop a run: less where there are less."""
 
 
 @dataclass
@@ -80,6 +80,8 @@ class Drops:
     """Samples and pictures of documents that were left out, by the reason; past a share of all the run stops."""
 
     limit: float
+    rows: int = _ENOUGH
+    """Of the source: once a small one has been read, its share is known."""
     seen: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)  # pictures not in their documents, by the rule
@@ -129,13 +131,13 @@ class Drops:
         """Counts one, says so, and stops the run when there are too many.
 
         Raises:
-            TrainingError: more than `limit` of at least 100 samples were dropped.
+            TrainingError: more than `limit` were dropped of at least 100 samples, or of all where they are fewer.
         """
         self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
         if (text := str(error)) not in self.told:
             log.warning("sample dropped: %s", text)
         self.told.add(text)
-        if self.seen >= _ENOUGH and self.dropped > self.limit * self.seen:
+        if self.seen >= min(_ENOUGH, self.rows) and self.dropped > self.limit * self.seen:
             counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
             raise TrainingError(
                 f"{self.dropped} of {self.seen} samples were dropped ({counts}), over the limit of {self.limit:.0%}; "

@@ -15,6 +15,7 @@ from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.lab.pairs import BUILDERS, Work, build
 from quintet.model.checkpoint import load_model, read_json
 from quintet.model.mllm import MLLM
+from quintet.pace import Pace
 from quintet.recipes import align
 from quintet.recipes._method import Method
 from quintet.recipes._recipe import Recipe
@@ -148,6 +149,7 @@ def own_rows(
             rows=met,
             seed=seed,
             model=lambda: Engine(model, processor),
+            progress=Pace(note, "pairs"),
         )
         note(f"{build(stage.data.pairs, work, out):,} rows in {out}")
     return open_source(out, root=scenes)

@@ -13,6 +13,7 @@ import quintet
 from quintet import dist
 from quintet.data.sources import Source
 from quintet.errors import CheckpointError, ConfigError, DataError, QuintetError
+from quintet.lab.differs import differing, said
 from quintet.lab.recipe import trains_as
 from quintet.model.checkpoint import read_json, write_json
 from quintet.recipes._recipe import Recipe
@@ -25,6 +26,8 @@ __all__ = ["begun", "check_folder", "look_for_pictures", "run_facts"]
 
 LOOKED = 20
 """Rows whose pictures are looked for before a run begins."""
+SHOWN = 4
+"""Settings that are named where a run is resumed with others."""
 
 
 def run_facts(job: "Job", name: str, recipe: Recipe, run: RunFolder) -> dict[str, Any]:
@@ -72,20 +75,28 @@ def check_folder(run: RunFolder, job: "Job", facts: Mapping[str, Any]) -> None:
     if not job.resume:
         raise ConfigError(f"{run.path} holds a run; go on with --resume, or name another --out")
     old = read_json(run.recipe)
-    wrong = ["recipe"] if trains_as(old.get("recipe")) != trains_as(facts["recipe"]) else []
+    changed = differing(_settings(old), _settings(facts))
+    wrong = said(dict(list(changed.items())[:SHOWN]))
+    wrong += [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
     wrong += [
-        key for key in ("scale", "seed", "precision", "from", "reward", "facts") if old.get(key) != facts.get(key)
-    ]
-    wrong += [
-        f"data of stage {stage}"
+        f"the data of stage {stage}"
         for stage, file in old.get("data", {}).items()
         if {**file, "path": ""} != {**facts["data"][stage], "path": ""}
     ]
-    wrong += [f"data of stage {stage}" for stage in facts["data"].keys() - old.get("data", {}).keys()]
+    wrong += [f"the data of stage {stage}" for stage in facts["data"].keys() - old.get("data", {}).keys()]
     if wrong:
         raise CheckpointError(
-            f"{run.path} is a run with another {', '.join(wrong)}; --resume needs the same, or name another --out"
+            f"{run.path} is another run. What differs (there → here): {'; '.join(wrong)}. "
+            "--resume needs the same, or name another --out"
         )
+
+
+def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same when a run goes on, by the paths that `--set` takes."""
+    recipe = trains_as(facts.get("recipe"))
+    stages = {stage["name"]: stage for stage in recipe.get("stages", ())}
+    rest = {key: facts.get(key) for key in ("scale", "seed", "precision", "from", "reward", "facts")}
+    return {**recipe, "stages": stages, **rest}
 
 
 def look_for_pictures(source: Source, file: Path, *, given: bool) -> None:

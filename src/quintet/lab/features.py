@@ -14,6 +14,7 @@ from quintet.data.media import load_image
 from quintet.data.pipeline import Source, order
 from quintet.errors import DataError
 from quintet.model.mllm import MLLM
+from quintet.pace import Pace
 from quintet.training.hardware import autocast, pick_precision
 from quintet.training.loop import Settings
 from quintet.training.optim import rate_of
@@ -61,7 +62,7 @@ def keep_features(
         folder if folder.exists() else folder.parent.parent if folder.parent.parent.exists() else Path.cwd()
     ).free
     facts = f"pictures of {met:,} rows, {layout.count} × {encoder.dim} features take {size / 2**20:,.0f} MiB"
-    facts += f", and each is met {visits:.1f} times"
+    facts += f", and each is met {visits:.3g} times"
     if settings.features == "auto" and (visits < 1.5 or size > min(LARGEST, free // 4)):
         note(f"features are not kept: {facts}")
         return None
@@ -104,11 +105,13 @@ def _fill(
     mine = missing[dist.rank() :: dist.world()]
     if mine:
         note(f"encoding {len(missing):,} pictures once")
+    pace = Pace(note, "pictures encoded")
 
     def encode(refs: list[Ref]) -> Iterator[tuple[list[Ref], Features]]:
         loader = DataLoader(_Pictures(refs, spec), batch_size=BATCH, num_workers=workers, collate_fn=list)
         device = dist.device()
-        for loaded in loader:
+        for batch, loaded in enumerate(loader):
+            pace(batch * BATCH, len(refs))
             good = [(ref, pixels) for ref, pixels in loaded if pixels is not None]
             if not good:
                 continue

@@ -21,6 +21,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError
 from quintet.lab.features import Note
 from quintet.model.mllm import MLLM
+from quintet.pace import Pace
 from quintet.training.hardware import autocast, pick_precision
 from quintet.training.loop import Settings
 from quintet.training.objectives.preference import reference_logps
@@ -55,7 +56,8 @@ def keep_references(
     if missing:
         note(f"weights learn that the reference needs as they are: its log-probabilities of {len(missing):,} samples")
         model.to(device)
-        store.keep(_made(model, missing[dist.rank() :: dist.world()], tokenizer, precision))
+        mine = missing[dist.rank() :: dist.world()]
+        store.keep(_made(model, mine, tokenizer, precision, Pace(note, "samples")))
     else:
         note("the reference model's log-probabilities are there already")
     dist.barrier()
@@ -79,12 +81,13 @@ def _missing(store: References, plans: Planner, samples: int) -> Iterator[Tokens
 
 
 def _made(
-    model: MLLM, samples: Sequence[Tokens], tokenizer: Tokenizer, precision: str
+    model: MLLM, samples: Sequence[Tokens], tokenizer: Tokenizer, precision: str, pace: Pace
 ) -> Iterator[tuple[Tokens, Tensor]]:
     """Samples with the log-probabilities of their learnt tokens, those of a like length together."""
     load = MediaLoader({kind: model.config.spec(kind) for kind in model.config.encoders})
     device, ordered = dist.device(), sorted(samples, key=len)
     for start in range(0, len(ordered), TOGETHER):
+        pace(start, len(ordered))
         chosen: list[Tokens] = []
         media: list[Loaded] = []
         for tokens in ordered[start : start + TOGETHER]:

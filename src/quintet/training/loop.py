@@ -176,7 +176,7 @@ class _Loop:
             )  # fmt: skip
         specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
         self.load = MediaLoader(specs, cache)
-        self.drops = Drops(stage.drop_limit)
+        self.drops = Drops(stage.drop_limit, self.rows)
         self.pad = tokenizer.pad_id
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics(run.metrics)
@@ -297,7 +297,7 @@ class _Loop:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "losses": self.losses[:1],
-            "drops": {k: v for k, v in asdict(self.drops).items() if k not in ("limit", "told")},
+            "drops": {k: v for k, v in asdict(self.drops).items() if k not in ("limit", "rows", "told")},
         }
         self.run_folder.commit(aside, state)
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
@@ -321,7 +321,7 @@ class _Loop:
                 if "step" in moments:
                     moments["step"].copy_(state[f"optim.{name}.step"].reshape(()))
         self.seconds, self.tokens, self.losses = facts["seconds"], facts["tokens"], facts["losses"]
-        self.drops = Drops(self.drops.limit, **facts["drops"])
+        self.drops = Drops(self.drops.limit, self.rows, **facts["drops"])
         self.metrics.rewind(self.stage.name, found.step)
         return found.step
 

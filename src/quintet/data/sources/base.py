@@ -7,6 +7,7 @@ opens no medium, keeps no file open, and can be pickled, so that workers may rea
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
+from quintet.data.sources.rows import Rows
 from quintet.errors import DataError
 from quintet.values import Node, Origin, Sample, Turn
 
@@ -62,6 +63,11 @@ class Source(ABC):
     @abstractmethod
     def read(self, index: int) -> Reading:
         """The row and all its faults; raises nothing for what is in the file. `index` counts from 0."""
+
+    def text(self, index: int) -> str:
+        """The row as it stands in its file, for people to look at; empty where it is no row of JSON text."""
+        rows = getattr(self, "rows", None)
+        return rows.data(index).decode(errors="replace").strip() if isinstance(rows, Rows) else ""
 
     def sample(self, index: int) -> Sample:
         """The row as a sample.

@@ -30,6 +30,11 @@ def vlfeedback(at: Taking) -> Told:
     notes: list[str] = []
     for where, one in _completions(at, frozenset({"model", "response", "annotations"})):
         held = one.get("annotations")
+        if not isinstance(held, dict):
+            what = "has no `annotations`" if held is None else f"has annotations that are no object but {held!a:.40}"
+            message = f"an answer {what}: ratings of {', '.join(ASPECTS)}; rate it or leave it out"
+            at.faults.add("no-rating", message, field=f"{where}.annotations")
+            continue
         ratings = [_rating(at, held, aspect, f"{where}.annotations") for aspect in ASPECTS]
         known = [rating for rating in ratings if rating is not None]
         if len(known) < len(ratings):
@@ -97,9 +102,9 @@ def _completions(at: Taking, known: frozenset[str]) -> Iterator[tuple[str, dict[
             at.faults.add("wrong-type", message, field=f"completions[{n}]")
 
 
-def _rating(at: Taking, held: Any, aspect: str, where: str) -> float | None:
+def _rating(at: Taking, held: Row, aspect: str, where: str) -> float | None:
     """1 to 5; None where there is said to be none."""
-    note: Any = held.get(aspect) if isinstance(held, dict) else None
+    note = held.get(aspect)
     value = note.get("Rating") if isinstance(note, dict) else None
     field = f"{where}.{aspect}.Rating"
     if isinstance(value, str) and value.strip().upper() == "N/A":

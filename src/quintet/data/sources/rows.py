@@ -42,14 +42,21 @@ class Rows:
         Raises:
             DataError: `not-utf8`, `invalid-json`, `duplicate-key`, or `missing-file` when the file went away.
         """
+        return parse(decode(self.data(index)))
+
+    def data(self, index: int) -> bytes:
+        """One row as it stands in the file.
+
+        Raises:
+            DataError: `missing-file` when the file went away.
+        """
         start, end = int(self.starts[index]), int(self.ends[index])
         try:
             with self.file.open("rb") as file:
                 file.seek(start)
-                data = file.read(end - start)
+                return file.read(end - start)
         except OSError as error:
             raise DataError("missing-file", f"cannot be read ({error.strerror})") from None
-        return parse(decode(data))
 
 
 class Zipped:

@@ -7,7 +7,7 @@ from typing import Any
 
 from quintet.evaluation.metrics.metric import beside
 from quintet.lab.compare import words
-from quintet.lab.compare.differs import said
+from quintet.lab.differs import said
 from quintet.lab.page import page, table
 from quintet.lab.plots import Mark, scatter
 

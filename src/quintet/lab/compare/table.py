@@ -21,9 +21,9 @@ from quintet.evaluation.bootstrap import percentiles, resampled
 from quintet.evaluation.metrics.metric import Floats
 from quintet.evaluation.run import scored
 from quintet.evaluation.task import Task
-from quintet.lab.compare.differs import recipe_differs
 from quintet.lab.compare.machine import machine_of
 from quintet.lab.compare.runs import Asked, Comparison, Failures, System
+from quintet.lab.differs import recipe_differs
 from quintet.lab.listing import entry
 from quintet.lab.recipe import load_recipe
 from quintet.lab.show import Shown, show

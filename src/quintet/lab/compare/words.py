@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quintet.evaluation.metrics.metric import beside
-from quintet.lab.compare.differs import said
+from quintet.lab.differs import said
 
 __all__ = [
     "amount",
