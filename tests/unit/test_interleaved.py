@@ -270,7 +270,7 @@ def test_scenes_of_an_older_version_are_refused_by_the_stage_that_needs_more(sce
     old = tmp_path / "old"
     shutil.copytree(scenes, old)
     (old / "train_text.json").unlink()
-    with pytest.raises(ConfigError, match="has no train_text.json: it was made by an older version"):
+    with pytest.raises(ConfigError, match=r"has no train_text\.json: it was made by an older version"):
         train(Job(recipe="vila", out=tmp_path / "run", scale="tiny", scenes=old))
     assert not (tmp_path / "run").exists()
 

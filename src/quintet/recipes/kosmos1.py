@@ -6,8 +6,8 @@ encoder only the last layer trains. 64 latent queries make a picture's features,
 
 Each update mixes 256 rows of text, 6,144 captioned pictures and 128 interleaved pages; here they are one source, mixed
 beforehand. Instruction tuning is on language alone: 256 instructions and 32 rows of text, among 768 captioned pictures
-and 16 pages again (Scenes: its captions, and 27 % questions about what is told in words). No question about a picture is
-ever learnt. The resampler's inside and the class token are taken from Kosmos-2's code.
+and 16 pages again (Scenes: its captions, and 27 % questions about what is told in words). No question about a picture
+is ever learnt. The resampler's inside and the class token are taken from Kosmos-2's code.
 """
 
 from quintet.components.connectors.resampler import AttentivePooling

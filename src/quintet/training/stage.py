@@ -62,7 +62,7 @@ class Data(Config):
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
     text: float = 0.0
-    """Share of the rows that have no picture, of kinds whose rows have one: named where the paper makes a point of it."""
+    """Share of rows without a picture, in kinds whose rows have one: named where the paper makes a point of it."""
     pages: Pages | None = None
     """What the paper takes of interleaved documents."""
     pairs: str = ""
