@@ -122,6 +122,8 @@ def test_the_command_ends_with_what_changed_and_fails_when_a_capability_is_lost(
     found = json.loads((tmp_path / "out" / "change.json").read_text())
     names = [row["name"] for row in found["rows"]]
     assert {"scenes.chair", "scenes.pope", "scenes.vqa", "scenes.caption", "perplexity of text"} <= set(names)
+    assert {"scenes.chair: recall", "scenes.chair: words", "scenes.pope: recall"} <= set(names)
+    assert all(row["interval"][0] <= row["interval"][1] for row in found["rows"])
     assert done.exit_code == int(found["failed"])
     assert "perplexity of text" in done.output
     again = CliRunner().invoke(app, [*args, str(tmp_path / "out")])

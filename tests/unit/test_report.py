@@ -212,7 +212,7 @@ def test_an_unfinished_run_without_evaluation_has_a_report(tmp_path: Path) -> No
 def test_what_an_alignment_changed_stands_with_its_verdict(tmp_path: Path) -> None:
     kept = Row("scenes.vqa", 0.8, 0.79, True, (-0.03, 0.01), guarded=True)
     lost = Row("scenes.caption", 5.0, 1.0, True, (-4.5, -3.5), guarded=True, lost=True)
-    nothing = Row("answers in form", 0.0, 0.0, True, None, guarded=True)
+    nothing = Row("answers in form", 0.0, 0.0, True, (0.0, 0.0), guarded=True)
     free = Row("scenes.chair", 0.2, 0.1, False, (-0.2, -0.05))
     assert [row.verdict for row in (kept, lost, nothing, free)] == ["kept", "lost", "nothing to lose", ""]
     assert Change((nothing, free), 0.05).mute

@@ -165,7 +165,7 @@ def _print_change(found: "Change") -> None:
     table.add_column("")
     for row in found.rows:
         name = f"{row.name} (lower is better)" if row.higher_is_better is False else row.name
-        interval = f"{row.interval[0]:+.3f} – {row.interval[1]:+.3f}" if row.interval else ""
+        interval = "{:+.3f} – {:+.3f}".format(*row.interval)
         colour = {"lost": "red", "kept": "green"}.get(row.verdict, "yellow")
         verdict = f"[{colour}]{row.verdict}[/]" if row.verdict else ""
         table.add_row(

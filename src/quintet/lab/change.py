@@ -1,29 +1,30 @@
 """What an alignment changed: the same items before and after, hallucination beside what must not be lost.
 
-    hallucination   CHAIR with recall and length, POPE, AMBER, MMHal      on held-out pictures of Scenes
+    hallucination   CHAIR-i with recall and words · POPE with recall      on held-out pictures of Scenes
     capability      VQA · captions (CIDEr-D) · answers in the form that was asked for · perplexity of text alone
 
 A capability that falls by more than a share of what it was marks the run as failed: a model that says nothing makes
-nothing up either. Intervals are of paired items (`quintet.evaluation.bootstrap`).
+nothing up either. Every difference has its interval, of items drawn again, the same before and after
+(`quintet.evaluation.bootstrap`).
 """
 
 import json
-import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from quintet.data.collate import collate
 from quintet.data.scenes import Truth, caption, read_truth
 from quintet.data.scenes.questions import CANDIDATES
 from quintet.evaluation.bootstrap import percentiles, resampled
-from quintet.evaluation.metrics.metric import Floats
+from quintet.evaluation.metrics.metric import Floats, Metric
 from quintet.evaluation.run import evaluate
-from quintet.evaluation.task import Task
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import judge
@@ -31,7 +32,7 @@ from quintet.model.checkpoint import read_json, write_json
 from quintet.serving.engine import Engine
 from quintet.values import Node, Sample, Text, Turn
 
-__all__ = ["CAPABILITIES", "Change", "Row", "change", "measure"]
+__all__ = ["CAPABILITIES", "Change", "Row", "change", "measure", "measure_text", "perplexity", "text"]
 
 HALLUCINATION = ("scenes.chair", "scenes.pope")
 CAPABILITIES = ("scenes.vqa", "scenes.caption")
@@ -39,6 +40,8 @@ TEXTS, QUESTIONS = 100, 3
 """Pictures told in words that text alone is measured on, and questions about each."""
 
 Progress = Callable[[str, int, int], None]
+Value = Callable[[Floats], Floats]
+"""The score of totals float[..., K]."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Row:
     after: float
     higher_is_better: bool | None
     """None where neither is."""
-    interval: tuple[float, float] | None
-    """95 %, of the difference; None where items cannot be drawn again."""
+    interval: tuple[float, float]
+    """95 %, of the difference."""
     guarded: bool = False
     lost: bool = False
     """A capability that fell by more than the margin."""
@@ -98,9 +101,26 @@ def measure(engine: Engine, out: Path, *, scenes: Path, limit: int, progress: Pr
             engine.answers(task), task, read=engine.processor.regions, limit=limit, out=out,
             progress=lambda done, total, name=name: progress(name, done, total),
         )  # fmt: skip
+    measure_text(engine, out, scenes=scenes)
+
+
+def measure_text(engine: Engine, out: Path, *, scenes: Path) -> None:
+    """Writes `out/eval/text.json`: the perplexity of text alone and what it is of, unless it is there."""
     place = out / "eval" / "text.json"
-    if not place.exists():
-        write_json(place, {"perplexity": perplexity(engine, scenes)})
+    # Files of before have no items, and no interval can be made of them.
+    if not place.exists() or "items" not in read_json(place):
+        items = told(engine, scenes)
+        write_json(place, {"perplexity": float(perplexity(np.sum(items, axis=0))), "items": items})
+
+
+def text(folder: Path) -> Floats:
+    """What `measure_text` wrote, float[N, 2]: nats and tokens of the answers about each picture."""
+    return np.array(read_json(folder / "eval" / "text.json")["items"], dtype=np.float64)
+
+
+def perplexity(sums: Floats) -> Floats:
+    """Of total nats and tokens float[..., 2]: e to the mean negative log-likelihood per token."""
+    return np.exp(sums[..., 0] / sums[..., 1])
 
 
 def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: float) -> Change:
@@ -110,41 +130,30 @@ def change(before: Path, after: Path, engine: Engine, *, scenes: Path, margin: f
         task = scenes_task(name, scenes)
         asked = Asked(task, {item.id: item for item in task.items()}, 0)
         found = [judge(folder, asked, engine.processor.template) for folder in (before, after)]
-        one, two = (each for each in found if each is not None)
-        guarded = name in CAPABILITIES
-        rows.append(_row(name, task, one.own, two.own, guarded=guarded, margin=margin))
+        one, two = (each.own for each in found if each is not None)
+        row = _row(name, one, two, task.metric.value, task.higher_is_better)
+        rows.append(_guarded(row, margin) if name in CAPABILITIES else row)
         rows += [
-            Row(
-                f"{name}: {key}",
-                one.result["measures"][key],
-                two.result["measures"][key],
-                None if key == "words" else True,
-                None,
-            )
-            for key in ("recall", "words")
-            if key in one.result["measures"]
+            _row(f"{name}: {key}", one, two, partial(_beside, task.metric, key), None if key == "words" else True)
+            for key in task.metric.measures(one.sum(axis=0))
+            if key in ("recall", "words")
         ]
-    kept = [_in_form(folder) for folder in (before, after)]
-    one, two = map(_mean, kept)
-    rows.append(_guarded(Row("answers in form", one, two, True, _paired(*kept)), margin))
-    one, two = (float(read_json(folder / "eval" / "text.json")["perplexity"]) for folder in (before, after))
-    rows.append(_guarded(Row("perplexity of text", one, two, False, None), margin))
+    one, two = map(_in_form, (before, after))
+    rows.append(_guarded(_row("answers in form", one, two, lambda sums: sums[..., 0] / sums[..., 1], True), margin))
+    rows.append(_guarded(_row("perplexity of text", text(before), text(after), perplexity, False), margin))
     return Change(tuple(rows), margin)
 
 
 @torch.no_grad()
-def perplexity(engine: Engine, scenes: Path) -> float:
-    """Of the answers to questions about held-out pictures that are told in words and not shown: text alone.
-
-    e to the mean negative log-likelihood per token.
-    """
-    total, count = 0.0, 0
+def told(engine: Engine, scenes: Path) -> list[list[float]]:
+    """Of held-out pictures told in words and not shown: the nats that answers to questions cost, and the tokens."""
+    items = []
     for sample in _told(read_truth(scenes / "test.truth.jsonl")[:TEXTS]):
         batch = collate([[engine.processor.tokens(sample)]], {}, pad=engine.processor.tokenizer.pad_id)
         batch = batch.to(engine.device)
         logps = engine.model.target_logps(engine.model(batch, only_targets=True), batch.targets)
-        total, count = total - float(logps.sum()), count + len(logps)
-    return math.exp(total / count)
+        items.append([-float(logps.sum()), float(len(logps))])
+    return items
 
 
 def _told(truths: Sequence[Truth]) -> Iterator[Sample]:
@@ -161,34 +170,28 @@ def _told(truths: Sequence[Truth]) -> Iterator[Sample]:
             yield Sample(Node(tuple(turns)))
 
 
-def _row(name: str, task: Task, one: Floats, two: Floats, *, guarded: bool, margin: float) -> Row:
-    value = task.metric.value
+def _row(name: str, one: Floats, two: Floats, value: Value, higher_is_better: bool | None) -> Row:
     before, after = (float(value(sums.sum(axis=0))) for sums in (one, two))
     drawn = resampled([[one], [two]], value)
-    made = Row(name, before, after, task.higher_is_better, percentiles(drawn[1] - drawn[0]))
-    return _guarded(made, margin) if guarded else made
+    return Row(name, before, after, higher_is_better, percentiles(drawn[1] - drawn[0]))
+
+
+def _beside(metric: Metric, key: str, sums: Floats) -> Floats:
+    """What a metric reports beside its score, of totals float[K] or float[R, K]."""
+    return np.array([metric.measures(total)[key] for total in np.atleast_2d(sums)]).reshape(sums.shape[:-1])
 
 
 def _guarded(row: Row, margin: float) -> Row:
     """The row as one of a capability."""
     fall = row.before - row.after if row.higher_is_better else row.after - row.before
-    return Row(row.name, row.before, row.after, row.higher_is_better, row.interval, True, fall > margin * row.before)
+    return replace(row, guarded=True, lost=fall > margin * row.before)
 
 
-def _in_form(folder: Path) -> list[float]:
-    """Of each answer to a question of Scenes, whether it is one of those that its kind of question can have."""
+def _in_form(folder: Path) -> Floats:
+    """Of each answer to a question of Scenes, whether it is one of those that its kind of question can have; and 1."""
     lines = (folder / "eval" / "scenes.vqa.jsonl").read_text(encoding="utf-8").splitlines()
     found: Sequence[Mapping[str, Any]] = [json.loads(line) for line in lines]
-    return [float(line["output"].strip().rstrip(".").lower() in CANDIDATES[line["kind"]]) for line in found]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _paired(one: Sequence[float], two: Sequence[float]) -> tuple[float, float]:
-    import numpy as np
-
-    sums = [np.stack([np.array(each), np.ones(len(each))], axis=1) for each in (one, two)]
-    drawn = resampled([[each] for each in sums], lambda total: total[..., 0] / total[..., 1])
-    return percentiles(drawn[1] - drawn[0])
+    return np.array(
+        [[line["output"].strip().rstrip(".").lower() in CANDIDATES[line["kind"]], 1.0] for line in found],
+        dtype=np.float64,
+    )

@@ -1,7 +1,7 @@
 """What a claim is as an experiment: arms that differ in one thing, what is measured, and what is expected of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["Arm", "Claim", "Expected"]
 
@@ -29,14 +29,19 @@ class Expected:
 
     better: str
     than: str
+    """Another arm; empty: it is held against 0."""
     measure: str
-    """`scenes.chair`, or with a colon one of its measures: `scenes.chair:recall`; or `reward_won` of training; or
-    `judge:accuracy` of the reward model's training; or `rollouts:truth`, how rewards go with the truth."""
+    """`scenes.chair`, or with a colon one of its measures: `scenes.chair:recall`; `text:perplexity`; `swap:picture` and
+    `swap:crop`, how much less likely the truth gets with another picture; or `reward_won` of training; `pairs:right`,
+    the share of its pairs whose chosen answer is the better one; `judge:accuracy` of the reward model's training;
+    `rollouts:truth`, how rewards go with the truth."""
     lower: bool = False
     """Whether less is better."""
     apart: bool = True
     """Whether they must differ; False: the first must not be worse by more than `room`."""
     room: float = 0.0
+    beyond: tuple[str, str] | None = None
+    """Two more arms, of which the first must be ahead of the second by less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,5 +53,9 @@ class Claim:
     source: str
     arms: Mapping[str, Arm]
     expects: tuple[Expected, ...]
-    shows: tuple[str, ...] = ("scenes.chair", "scenes.vqa")
-    """Tasks that are asked."""
+    not_run: str
+    """What of the experiment that methods.md describes is left out, so that nobody takes the verdict for more."""
+    needs: Mapping[str, Expected] = field(default_factory=dict)
+    """What must be so for the claim to be seen at all, under what is said where it is not so."""
+    shows: tuple[str, ...] = ("scenes.chair", "scenes.vqa", "scenes.pope")
+    """What every arm is asked: tasks of Scenes, `text:…` and `swap:…`."""

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.evaluation.metrics.metric import Floats, ratio
 from quintet.evaluation.tasks.scenes import scenes_task
+from quintet.lab.change import perplexity, text
 from quintet.lab.claims.claim import Arm
 from quintet.lab.compare.runs import Asked
 from quintet.lab.compare.table import judge
@@ -42,7 +44,8 @@ class Measured:
 def fits(name: str, arm: Arm) -> bool:
     """Whether an arm has the measure: what is noted while training, only one that trains."""
     kind = name.partition(":")[0]
-    return name.startswith("scenes.") or bool(arm.reward if kind in ("judge", "rollouts") else arm.method)
+    asked = name.startswith("scenes.") or kind in ("text", "swap")
+    return asked or bool(arm.reward if kind in ("judge", "rollouts") else arm.method)
 
 
 def measured(name: str, runs: list[Path], *, scenes: Path, template: Template) -> Measured:
@@ -52,6 +55,12 @@ def measured(name: str, runs: list[Path], *, scenes: Path, template: Template) -
         ConfigError: no such measure.
     """
     task_name, _, part = name.partition(":")
+    if task_name == "text":
+        return Measured([text(run) for run in runs], perplexity)
+    if task_name == "swap":
+        return Measured([_margins(run) for run in runs], _ratio(("picture", "crop").index(part), 2))
+    if task_name == "pairs":
+        return Measured([_labels(run, scenes) for run in runs], _ratio(0, 1))
     if not name.startswith("scenes."):
         notes = {
             "judge": lambda run: _noted(Path(read_json(RunFolder(run).recipe)["reward"]), part),
@@ -88,13 +97,32 @@ def _noted(run: Path, name: str) -> float:
     return float(np.mean([row[name] for row in last]))
 
 
+def _margins(run: Path) -> Floats:
+    """What `quintet.lab.claims.swap` wrote."""
+    return np.array(read_json(run / "eval" / "swap.json")["items"], dtype=np.float64)
+
+
+def _labels(run: Path, scenes: Path) -> Floats:
+    """Of each of a run's pairs: whether the chosen answer has fewer false claims, and whether one of them has."""
+    known = {each.image.stem: each.scene for each in read_truth(scenes / "train.truth.jsonl")}
+    made = []
+    for row in _rows(run):
+        scene = known[Path(row["image"]).stem]
+        won, lost = (sum(severity(each, scene) > 0 for each in claims(row[side])) for side in ("chosen", "rejected"))
+        made.append([won < lost, won != lost])
+    return np.array(made, dtype=np.float64)
+
+
+def _rows(run: Path) -> list[dict[str, Any]]:
+    """What a run of one stage learnt from."""
+    [data] = read_json(RunFolder(run).recipe)["data"].values()
+    return [json.loads(line) for line in Path(data["path"]).read_text(encoding="utf-8").splitlines()]
+
+
 def _true(run: Path, scenes: Path) -> float:
     """How the rewards of the last iterations' answers go with the truth about them: Pearson's correlation."""
     known = {each.image.stem: each.scene for each in read_truth(scenes / "train.truth.jsonl")}
-    [data] = read_json(RunFolder(run).recipe)["data"].values()
-    names = [
-        Path(json.loads(line)["image"]).stem for line in Path(data["path"]).read_text(encoding="utf-8").splitlines()
-    ]
+    names = [Path(row["image"]).stem for row in _rows(run)]
     files = sorted((run / "rollouts").glob("*.json"), key=lambda path: int(path.stem.rpartition("-")[2]))
     pairs: list[tuple[float, float]] = []
     for facts in map(read_json, files[-max(1, round(LAST * len(files))) :]):

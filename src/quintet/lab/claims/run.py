@@ -14,15 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quintet.data.template import Template
 from quintet.errors import ConfigError, QuintetError, nearest
 from quintet.evaluation.bootstrap import percentiles, resampled
 from quintet.evaluation.run import Answer, evaluate
 from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.align import Start
+from quintet.lab.change import measure_text
 from quintet.lab.claims.claim import Arm, Claim, Expected
 from quintet.lab.claims.measure import fits, measured
 from quintet.lab.claims.pools import POOLS
+from quintet.lab.claims.swap import margins
 from quintet.lab.claims.table import CLAIMS
 from quintet.lab.claims.told import html, markdown
 from quintet.lab.compare.folder import alone, check_folder
@@ -78,14 +82,18 @@ def study(asked: Study, watch: Watcher) -> dict[str, Any]:
             raise ConfigError(f"{asked.out} holds a study under other conditions; name another --out")
         write_json(place, facts)
         write_json(asked.out / "comparison.json", facts)
-    arms = {_name(arm): (arm, claim) for claim in _chosen(asked) for arm in claim.arms.values()}
-    order = [(name, seed) for seed in asked.seeds for name in arms if arms[name][0].method or seed == asked.seeds[0]]
+    arms = {_name(arm): arm for claim in _chosen(asked) for arm in claim.arms.values()}
+    # What several claims share is asked what any of them shows.
+    shown = {
+        name: [show for claim in _chosen(asked) if name in map(_name, claim.arms.values()) for show in claim.shows]
+        for name in arms
+    }
+    order = [(name, seed) for seed in asked.seeds for name in arms if arms[name].method or seed == asked.seeds[0]]
     first, step = asked.share
     failed: dict[str, str] = {}
     for number, (name, seed) in enumerate(order[first - 1 :: step]):
-        arm, claim = arms[name]
         try:
-            _run(asked, arm, seed, claim.shows, scenes, watch)
+            _run(asked, arms[name], seed, shown[name], scenes, watch)
         except Interrupted:
             raise
         except QuintetError as error:
@@ -131,13 +139,21 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
         )  # fmt: skip
         title = f"{_name(arm)}, seed {seed}"
         train(job, progress=lambda row: watch.count(f"{title}: {row['stage']}", row["step"], row["steps"]))
-    missing = [name for name in tasks if not (out / "eval" / f"{name}.json").exists()]
-    if not missing:
-        return
-    engine = Engine.open(out if arm.method else start.run)
-    for name in missing:
+    if missing := _unasked(out, tasks):
+        engine = Engine.open(out if arm.method else start.run)
+        for name in missing:
+            _ask(asked, arm, engine, name, out, scenes, watch)
+
+
+def _ask(asked: Study, arm: Arm, engine: Engine, name: str, out: Path, scenes: Path, watch: Watcher) -> None:
+    """Writes `out/eval/NAME.json`."""
+    progress = partial(watch.count, f"{_name(arm)}: {name}")
+    if name == "text":
+        measure_text(engine, out, scenes=scenes)
+    elif name == "swap":
+        write_json(out / "eval" / "swap.json", {"items": list(margins(engine, scenes, limit=asked.limit))})
+    else:
         task = scenes_task(name, scenes)
-        progress = partial(watch.count, f"{_name(arm)}: {name}")
         answer = _asking(engine.answers(task), arm.asks if name == DESCRIBED else "")
         evaluate(answer, task, read=engine.processor.regions, limit=asked.limit, out=out, progress=progress)
 
@@ -178,7 +194,8 @@ def _collected(asked: Study, scenes: Path, failed: Mapping[str, str]) -> dict[st
 
 
 def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed: Mapping[str, str]) -> dict[str, Any]:
-    facts: dict[str, Any] = {"id": claim.id, "says": claim.says, "source": claim.source, "arms": {}, "expects": []}
+    facts: dict[str, Any] = {name: getattr(claim, name) for name in ("id", "says", "source", "not_run")}
+    facts |= {"arms": {}, "needs": [], "expects": []}
     folders = {
         label: [_folder(asked, arm, seed) for seed in (asked.seeds if arm.method else asked.seeds[:1])]
         for label, arm in claim.arms.items()
@@ -187,7 +204,8 @@ def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed
     if lacking:
         why = [failed.get(_name(claim.arms[label]), "not run yet") for label in lacking]
         return facts | {"verdict": "not testable", "why": f"{', '.join(lacking)}: {'; '.join(dict.fromkeys(why))}"}
-    names = [*claim.shows, "scenes.chair:recall", "scenes.chair:words", *(each.measure for each in claim.expects)]
+    tested = [*claim.needs.values(), *claim.expects]
+    names = [*claim.shows, "scenes.chair:recall", "scenes.chair:words", *(each.measure for each in tested)]
     for label, runs in folders.items():
         of_arm = {}
         for name in dict.fromkeys(names):
@@ -195,6 +213,8 @@ def _judged(asked: Study, claim: Claim, scenes: Path, template: Template, failed
                 made = measured(name, runs, scenes=scenes, template=template)
                 of_arm[name] = {"mean": made.mean, "interval": percentiles(resampled([made.runs], made.value)[0])}
         facts["arms"][label] = of_arm
+    for why, each in claim.needs.items():
+        facts["needs"].append(_tested(each, folders, scenes, template) | {"else": why})
     facts["expects"] = [_tested(each, folders, scenes, template) for each in claim.expects]
     if why := _untestable(facts):
         return facts | {"verdict": "not testable", "why": why}
@@ -207,24 +227,28 @@ def _untestable(facts: Mapping[str, Any]) -> str:
     before = facts["arms"].get("tuned", {}).get("scenes.chair")
     if before and before["mean"] < LEAST:
         return f"the tuned model makes up {before['mean']:.3f} of what it mentions; there is nothing to lower"
+    if lacking := [each["else"] for each in facts["needs"] if not each["holds"]]:
+        return "; ".join(lacking)
     same = [each for each in facts["expects"] if each["apart"] and each["interval"] == [0.0, 0.0]]
-    return f"{same[0]['better']} and {same[0]['than']} answer the same" if same else ""
+    return f"{same[0]['better']} and {same[0]['than']} do not differ in {same[0]['measure']}" if same else ""
 
 
-def _unasked(run: Path, tasks: Sequence[str]) -> bool:
-    return any(not (run / "eval" / f"{name}.json").exists() for name in tasks)
+def _unasked(run: Path, shows: Sequence[str]) -> list[str]:
+    """What a run was not asked yet, each once."""
+    names = dict.fromkeys(name.partition(":")[0] for name in shows)
+    return [name for name in names if not (run / "eval" / f"{name}.json").exists()]
 
 
 def _tested(expected: Expected, folders: Mapping[str, list[Path]], scenes: Path, template: Template) -> dict[str, Any]:
     """The difference in the direction that is expected, with its interval over items and seeds."""
-    labels = (expected.better, expected.than)
+    labels = [label for label in (expected.better, expected.than, *(expected.beyond or ())) if label]
     sides = [measured(expected.measure, folders[label], scenes=scenes, template=template) for label in labels]
     most = max(len(side.runs) for side in sides)
     # An arm that is not trained is the same with every seed.
     runs = [side.runs * most if len(side.runs) == 1 else side.runs for side in sides]
     drawn = resampled(runs, sides[0].value)
-    sign = -1.0 if expected.lower else 1.0
-    gain = sign * (sides[0].mean - sides[1].mean)
-    low, high = percentiles(sign * (drawn[0] - drawn[1]))
+    signs = np.array([1.0, -1.0, -1.0, 1.0])[: len(sides)] * (-1.0 if expected.lower else 1.0)
+    gain = float(signs @ [side.mean for side in sides])
+    low, high = percentiles(signs @ drawn)
     holds = low > 0 if expected.apart else low >= -expected.room
     return asdict(expected) | {"gain": gain, "interval": [low, high], "holds": bool(holds)}
