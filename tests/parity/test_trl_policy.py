@@ -1,7 +1,7 @@
 """Reward models and policies against TRL's own code: the losses of its RewardTrainer and its GRPOTrainer.
 
 TRL's trainers take numbers from a model; here tables of random numbers stand for it, float64, so that nothing but the
-loss is compared, with its gradient. The tolerance is 1e-12, for sums in another order; measured worst case: 4e-16.
+loss is compared, with its gradient. The tolerance is 1e-12, for sums in another order; measured worst case: 2e-16.
 The installed TRL (1.16) has no PPO trainer, and with it no GAE and no `masked_whiten`: those are held by the vectors of
 tests/unit/test_rolling_numbers.py alone.
 """

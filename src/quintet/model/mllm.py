@@ -275,8 +275,7 @@ class MLLM(nn.Module):
             raise ConfigError(
                 "this model has no score head, so it is no reward model; `quintet align reward` makes one"
             )
-        found = self.score(hidden).squeeze(-1)
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+        return self.score(hidden).squeeze(-1).to(torch.promote_types(hidden.dtype, torch.float32))
 
     def target_logps(self, output: Output, targets: Targets) -> Tensor:
         """Log-probability of each supervised token, float32[P], in nats.
