@@ -5,6 +5,7 @@ a turn that asks for a score of quality by four criteria, of which the first, ac
 truth, or a file of captions: {"000000123456": ["A dog on a sofa.", …], …}, by the picture's name with or without its
 folder and ending, as LLaVA-RLHF publishes `image_to_caption.json`. What that file has under `aok_` and the name, the
 reasons of A-OKVQA, is told of questions with choices (`caption_type` 2 to 5); where there is none, the captions are.
+The release begins the reply, too, and reads the reward off that; here it is read off the end of the request.
 """
 
 import json

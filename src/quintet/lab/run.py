@@ -254,8 +254,9 @@ def _reward(job: Job, stage: Stage, model: MLLM, processor: Processor) -> Worth 
     job.note(f"stage {stage.name!r}: answers are worth what {name} says")
     base = Base(model, processor, job.start.run, stage) if job.start else None
     found = Worth(reward_of(name, scenes=_pictures(job), facts=job.facts, base=base), value_of(name, base))
-    if found.value:
-        job.note(f"stage {stage.name!r}: the value model begins as {name}")
+    if stage.rollouts.advantage == "gae" and Path(name).is_dir():
+        other = f"anew: {name} is more than adapters of its rank over the same weights"
+        job.note(f"stage {stage.name!r}: the value model begins {f'as {name}' if found.value else other}")
     return found
 
 
