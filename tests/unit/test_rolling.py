@@ -15,13 +15,14 @@ from quintet.data.sources import open_source
 from quintet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from quintet.lab.align import Start
 from quintet.lab.pairs import Work, build
-from quintet.lab.rewards import Base, _lent, reward_of
+from quintet.lab.rewards import Base, _learnt, _lent, reward_of, value_of
 from quintet.lab.run import Job, train
 from quintet.model.checkpoint import TRAINED
 from quintet.training.folder import Metrics, RunFolder
 from quintet.training.loop import Interrupted, Settings
 from quintet.training.objectives import rewards
 from quintet.training.objectives.policy import Policy
+from quintet.training.objectives.reward import Reward
 from quintet.training.optim import set_trainable
 from quintet.training.rolling import continued
 from quintet.training.rollout import Rollouts
@@ -185,6 +186,56 @@ def test_a_reward_model_over_the_same_base_lends_its_adapters(judged: Path, scen
     assert _lent(judged, replace(base, stage=everything)) is None
 
 
+def test_a_value_model_begins_as_the_reward_model_over_the_same_base(
+    judged: Path, run: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """Adapters and head, where nothing has moved them yet; any other reward leaves them as they begin."""
+    still = ["stages.ppo.train.llm.lr=1e-30", "stages.ppo.train.score.lr=1e-30"]
+    job = Job(recipe="llava_rlhf", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run),
+              reward=str(judged), sets=still)  # fmt: skip
+    said = list[str]()
+    train(replace(job, note=said.append))
+    assert f"stage 'ppo': the value model begins as {judged}" in said
+    held, lent = (load_file(RunFolder(f).stage(s) / TRAINED) for f, s in ((job.out, "ppo"), (judged, "reward")))
+    begun = {name: name.replace(".lora_", ".beside.value.lora_") for name in lent if ".lora_" in name}
+    assert begun
+    assert all(torch.equal(held[there], lent[name]) for name, there in begun.items())
+    assert all(torch.equal(held[f"score.{part}"], lent[f"score.{part}"]) for part in ("weight", "bias"))
+    assert any(bool(lent[name].any()) for name in lent if name.endswith("lora_B")), "the reward model has learnt"
+    policy = [held[name] for name in held if name.endswith("lora_B") and ".beside." not in name]
+    assert max(float(each.abs().max()) for each in policy) < 1e-20
+
+
+def test_only_a_reward_model_of_the_same_rank_over_the_same_base_is_a_value_models_beginning(
+    judged: Path, run: Path
+) -> None:
+    """What it adds is the same where its strength, alpha over rank, is another."""
+    stage = Start(run).aligned("llava_rlhf").stages[0]
+    own = stage.train["llm"].lora
+    assert own is not None
+
+    def begun(**changed: object) -> dict[str, torch.Tensor]:
+        rate = replace(stage.train["llm"], lora=replace(own, **changed))
+        base = Base(Start(run).load(), Start(run).processor(), run, replace(stage, train={**stage.train, "llm": rate}))
+        return value_of(str(judged), base)
+
+    plain, strong = begun(), begun(alpha=4 * own.alpha)
+    assert plain.keys() == strong.keys() != set()
+    for name in plain:
+        torch.testing.assert_close(strong[name] * (4.0 if name.endswith("lora_B") else 1.0), plain[name])
+    assert begun(rank=2 * own.rank) == begun(beside=()) == {}
+    assert value_of("truth", None) == {}
+
+
+def test_a_reward_model_of_before_there_was_a_request_is_read_as_it_learnt(judged: Path, tmp_path: Path) -> None:
+    """Its recipe says nothing of one."""
+    assert _learnt(judged).asked
+    facts = json.loads((judged / "recipe.json").read_text())
+    del facts["recipe"]["stages"][0]["reward"]["asked"]
+    (tmp_path / "recipe.json").write_text(json.dumps(facts))
+    assert _learnt(tmp_path) == Reward(centering=1e-3, center="mean", asked=False, facts=True)
+
+
 def test_values_are_read_by_adapters_of_their_own(run: Path, scenes: Path, tmp_path: Path) -> None:
     """PPO as in LLaVA-RLHF: both sets learn, and only the policy's is folded into the model."""
     job = Job(recipe="llava_rlhf", scale="tiny", out=tmp_path / "out", scenes=scenes, start=Start(run), reward="truth")
@@ -237,6 +288,7 @@ def test_rules_add_to_a_reward_what_the_rows_say(run: Path, scenes: Path, tmp_pa
     ):  # fmt: skip
         assert correct(answer, {"caption_type": kind}) == worth
     assert symbolic("B.", 0.25, {"caption_type": 3, "length_bonus": 2.0}, most) == 2 * 1.0 - 10 * 2.0 * 0.25
+    assert symbolic("B.", 0.25, {}, most) == -10 * 0.25, "a row that says nothing costs as in the release"
 
 
 def open_rows(scenes: Path, folder: Path) -> list[str]:

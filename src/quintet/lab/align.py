@@ -212,7 +212,9 @@ def _compares(source: Rows) -> bool:
         except DataError as error:
             faults.append(error)
             continue
-        if any(node.answer is not None for tree in (sample.root, *sample.others) for node in tree.walk()):
+        nodes = (node for tree in (sample.root, *sample.others) for node in tree.walk())
+        # An answer without a score is a prompt's own, as LLaVA-RLHF's prompts have it: nothing to compare.
+        if any(node.answer is not None and node.answer.score is not None for node in nodes):
             return True
     if looked and len(faults) == looked:
         first = faults[0]

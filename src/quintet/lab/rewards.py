@@ -5,7 +5,7 @@ truth     on Scenes' pictures: the share of what is there that it names, less wh
 RUN       the score of a reward model of ours, whose folder is named
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +16,25 @@ from torch import Tensor
 from quintet import dist
 from quintet.answers import Answer
 from quintet.components import lora
+from quintet.components.lora import Lora
 from quintet.data.processor import Processor
 from quintet.data.scenes import Scene, read_truth
 from quintet.data.scenes.claims import claims, severity, truths
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.evaluation.metrics.exact import ExactMatch
 from quintet.lab.align import KNOWN_REWARDS, Start
-from quintet.lab.facts import Facts, known_facts
+from quintet.lab.facts import Request, known_facts
 from quintet.model.checkpoint import TRAINED, read_json
 from quintet.model.mllm import MLLM
 from quintet.serving.engine import Engine
 from quintet.training.folder import RunFolder
+from quintet.training.objectives.policy import VALUE
+from quintet.training.objectives.reward import Reward
 from quintet.training.rolling import RewardOf
 from quintet.training.stage import Rate, Stage
 from quintet.values import Batch, Node, Sample, Text, Turn
 
-__all__ = ["Base", "reward_of", "worth"]
+__all__ = ["Base", "Worth", "reward_of", "value_of", "worth"]
 
 BATCH = 32
 
@@ -44,6 +47,14 @@ class Base:
     processor: Processor
     run: Path
     stage: Stage
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What a stage's own answers are worth, and the weights that its value model begins as."""
+
+    of: RewardOf
+    value: Mapping[str, Tensor]
 
 
 def reward_of(name: str, *, scenes: Path, facts: Path | None = None, base: Base | None = None) -> RewardOf:
@@ -64,9 +75,10 @@ def reward_of(name: str, *, scenes: Path, facts: Path | None = None, base: Base 
         ]
     if not Path(name).is_dir():
         raise ConfigError(f"no reward {name!r}{nearest(name, KNOWN_REWARDS)}, or the run of a reward model")
-    told = known_facts(facts, scenes=scenes) if _with_facts(Path(name)) else None
+    learnt = _learnt(Path(name))
+    request = Request(learnt.asked, known_facts(facts, scenes=scenes) if learnt.facts else None)
     if base is not None and (lent := _lent(Path(name), base)):
-        return _rewards(base.processor, lent, told)
+        return _rewards(base.processor, lent.scores(base.model), request)
     engine = Engine.open(Path(name))
     if engine.model.score is None:
         raise CheckpointError(f"{name} is no reward model, it has no score head; `quintet align reward` makes one")
@@ -77,11 +89,49 @@ def reward_of(name: str, *, scenes: Path, facts: Path | None = None, base: Base 
             moved = batch.to(engine.device)
             return engine.model.scores(engine.model(moved).hidden.flatten(0, 1)[batch.answers.last])
 
-    return _rewards(engine.processor, scores, told)
+    return _rewards(engine.processor, scores, request)
 
 
-def _lent(run: Path, base: Base) -> Callable[[Batch], Tensor] | None:
-    """What reads a reward off the base by the run's own adapters; None where the run is more than these."""
+def value_of(name: str, base: Base | None) -> dict[str, Tensor]:
+    """What a value model with adapters of its own begins as, by name: the reward model, adapters and head.
+
+    Empty where the reward is no model, or not adapters of the same rank over the base. The paper's value model starts
+    from the reward model; its release takes the adapters alone and sets the head to 0 (`rl_models.py`, `Value`).
+    """
+    lent = _lent(Path(name), base) if base and Path(name).is_dir() else None
+    own = base.stage.train["llm"].lora if lent and base else None
+    if lent is None or own is None or VALUE not in own.beside or own.rank != lent.how.rank:
+        return {}
+    begun = {f"score.{part}": tensor for part, tensor in lent.head.items()}
+    for key, tensor in lent.adapters.items():
+        layer, _, part = key.rpartition(".")
+        begun[f"{layer}.beside.{VALUE}.{part}"] = tensor * (lent.how.scale / own.scale if part == "lora_B" else 1.0)
+    return begun
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A reward model that is adapters and a head over another model's weights."""
+
+    adapters: dict[str, Tensor]
+    how: Lora
+    head: dict[str, Tensor]
+
+    def scores(self, model: MLLM) -> Callable[[Batch], Tensor]:
+        """What reads rewards off that model, whose adapters compute as these meanwhile."""
+
+        def scores(batch: Batch) -> Tensor:
+            assert batch.answers is not None
+            with model.inference(), lora.borrowed(model, self.adapters, self.how):
+                hidden = model(batch.to(dist.device())).hidden.flatten(0, 1)[batch.answers.last]
+            weight, bias = (self.head[name].to(hidden) for name in ("weight", "bias"))
+            return F.linear(hidden, weight, bias).float().squeeze(-1)
+
+        return scores
+
+
+def _lent(run: Path, base: Base) -> Lent | None:
+    """A run's reward model as adapters over the base; None where the run is more than these."""
     found = read_json(run / "recipe.json") if (run / "recipe.json").exists() else {}
     begun, stages = found.get("from", {}), found.get("recipe", {}).get("stages", [])
     parts = {"llm", "score"}
@@ -96,22 +146,14 @@ def _lent(run: Path, base: Base) -> Callable[[Batch], Tensor] | None:
     assert lends is not None
     tensors = load_file(RunFolder(run).stage(stages[0]["name"]) / TRAINED)
     head = {name.removeprefix("score."): tensors.pop(name) for name in list(tensors) if name.startswith("score.")}
-
-    def scores(batch: Batch) -> Tensor:
-        assert batch.answers is not None
-        with base.model.inference(), lora.borrowed(base.model, tensors, lends):
-            hidden = base.model(batch.to(dist.device())).hidden.flatten(0, 1)[batch.answers.last]
-        weight, bias = (head[name].to(hidden) for name in ("weight", "bias"))
-        return F.linear(hidden, weight, bias).float().squeeze(-1)
-
-    return scores
+    return Lent(tensors, lends, head)
 
 
-def _with_facts(run: Path) -> bool:
-    """Whether a reward model read facts when it learnt."""
+def _learnt(run: Path) -> Reward:
+    """How a reward model learnt; one of before there was a request says of none, and is asked none."""
     place = run / "recipe.json"
     stages = read_json(place)["recipe"]["stages"] if place.exists() else []
-    return any((stage.get("reward") or {}).get("facts", False) for stage in stages)
+    return next((Reward.from_json(stage["reward"]) for stage in stages if stage.get("reward")), Reward())
 
 
 def _exact(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
@@ -145,14 +187,14 @@ def _scenes(folder: Path) -> Callable[[Sample], Scene]:
     return of
 
 
-def _rewards(processor: Processor, scores: Callable[[Batch], Tensor], facts: Facts | None) -> RewardOf:
-    """A reward model's numbers; one that was taught with facts is told them."""
+def _rewards(processor: Processor, scores: Callable[[Batch], Tensor], request: Request) -> RewardOf:
+    """A reward model's numbers; it is asked and told what it was when it learnt."""
 
     def rewards(samples: Sequence[Sample], answers: Sequence[Sequence[str]]) -> list[list[float]]:
         asked = []
         for sample, said in zip(samples, answers, strict=True):
-            behind = (facts.turn(sample),) if facts else ()
             for each in said:
+                behind = request.behind(sample, each or " ")
                 turns = (*sample.root.turns[:-1], Turn("assistant", (Text(each or " "),)), *behind)
                 asked.append(Sample(Node(turns, answer=Answer(0.0)), sample.origin))
         found: list[float] = []

@@ -24,7 +24,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, look_at_preferences, own_rows
 from quintet.lab.begin import begun, check_folder, look_for_pictures, run_facts
-from quintet.lab.facts import known_facts, with_facts
+from quintet.lab.facts import Request, asking, known_facts
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pretrained import (
     build_model,
@@ -35,7 +35,7 @@ from quintet.lab.pretrained import (
 )
 from quintet.lab.recipe import load_recipe
 from quintet.lab.references import keep_references
-from quintet.lab.rewards import Base, reward_of
+from quintet.lab.rewards import Base, Worth, reward_of, value_of
 from quintet.log import logger
 from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folder, save_model
 from quintet.model.mllm import MLLM
@@ -44,7 +44,6 @@ from quintet.recipes._scale import at_scale
 from quintet.training.folder import RunFolder
 from quintet.training.loop import Given, Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
-from quintet.training.rolling import RewardOf
 from quintet.training.stage import Data, Stage
 
 __all__ = [
@@ -207,10 +206,12 @@ def _given(job: Job, model: MLLM, stage: Stage, stages: Sequence[Stage], source:
     """What is computed before a stage, where that pays or is needed."""
     how: Any = {"settings": job.settings, "note": job.note}
     cache = cache_folder()
+    reward = _reward(job, stage, model, Processor(tokenizer, stage.template, model.config))
     return Given(
         keep_features(model, stage, stages, source, folder=cache / "features", **how),
         keep_references(model, stage, source, tokenizer, folder=cache / "references", **how),
-        _reward(job, stage, model, Processor(tokenizer, stage.template, model.config)),
+        reward and reward.of,
+        reward.value if reward else {},
     )
 
 
@@ -257,19 +258,25 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
 
 
 def _judged(job: Job, stage: Stage, source: Source) -> Source:
-    """With facts behind every answer, where a reward model is told them."""
-    told = stage.reward and stage.reward.facts
-    return with_facts(source, known_facts(job.facts, scenes=_pictures(job))) if told else source
+    """With a request behind every answer, where a reward model is asked for its quality or told facts."""
+    how = stage.reward
+    if not (how and (how.asked or how.facts)):
+        return source
+    return asking(source, Request(how.asked, known_facts(job.facts, scenes=_pictures(job)) if how.facts else None))
 
 
-def _reward(job: Job, stage: Stage, model: MLLM, processor: Processor) -> RewardOf | None:
-    """What a stage's own answers are worth."""
+def _reward(job: Job, stage: Stage, model: MLLM, processor: Processor) -> Worth | None:
+    """What a stage's own answers are worth, and what its value model begins as."""
     if stage.rollouts is None:
         return None
     name = job.reward or stage.rollouts.reward
     job.note(f"stage {stage.name!r}: answers are worth what {name} says")
     base = Base(model, processor, job.start.run, stage) if job.start else None
-    return reward_of(name, scenes=_pictures(job), facts=job.facts, base=base)
+    found = Worth(reward_of(name, scenes=_pictures(job), facts=job.facts, base=base), value_of(name, base))
+    if stage.rollouts.advantage == "gae" and Path(name).is_dir():
+        other = f"anew: {name} is more than adapters of its rank over the same weights"
+        job.note(f"stage {stage.name!r}: the value model begins {f'as {name}' if found.value else other}")
+    return found
 
 
 def _pictures(job: Job) -> Path:

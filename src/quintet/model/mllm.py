@@ -266,7 +266,7 @@ class MLLM(nn.Module):
         return logits if self.tokens is None else self.tokens.head(hidden, logits)
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """float[…, D] → float32[…]: the score head's number.
+        """float[…, D] → float32[…]: the score head's number; float64 stays.
 
         Raises:
             ConfigError: the model has no such head.
@@ -275,7 +275,7 @@ class MLLM(nn.Module):
             raise ConfigError(
                 "this model has no score head, so it is no reward model; `quintet align reward` makes one"
             )
-        return self.score(hidden).float().squeeze(-1)
+        return self.score(hidden).squeeze(-1).to(torch.promote_types(hidden.dtype, torch.float32))
 
     def target_logps(self, output: Output, targets: Targets) -> Tensor:
         """Log-probability of each supervised token, float32[P], in nats.

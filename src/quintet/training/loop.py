@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from quintet import dist
@@ -97,6 +98,8 @@ class Given:
     """Log-probabilities under the model before the stage."""
     reward: RewardOf | None = None
     """What the model's own answers are worth."""
+    begin: Mapping[str, Tensor] = field(default_factory=dict)
+    """Weights that the stage adds and that begin as these, by name: a value model that begins as the reward model."""
 
 
 def train_stage(
@@ -154,6 +157,8 @@ class _Loop:
         # Adapters begin with random numbers: the same on every rank, and when a run resumes at this stage.
         torch.manual_seed(settings.seed)
         rates = set_trainable(model, stage.train)
+        if given.begin and (extra := model.load_state_dict(given.begin, strict=False).unexpected_keys):
+            raise CheckpointError(f"stage {stage.name!r} has no weights that could begin as {extra[:4]}")
         model.kept_encoders = frozenset({cache.kind} if cache else ())
         model.fused = stage.fused
         model.to(self.device)

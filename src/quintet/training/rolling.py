@@ -134,8 +134,7 @@ class Rolling(Planner):
             [symbolic(text, len(ids) / how.max_tokens, _numbers(sample), how) for text, ids in zip(*each, strict=True)]
             for (sample, _), *each in zip(prompts, texts, answers, strict=True)
         ]
-        worth = (torch.tensor(found) + torch.tensor(ruled)) * how.times
-        worth += how.unended * (1.0 - torch.tensor(ended).float())
+        worth = self._worth(*(torch.tensor(each) for each in (found, ruled, ended)))
         drawn = [continued(t, ids) for (_, t), ids in zip(prompts, answers, strict=True)]
         if how.advantage == "group" and bool((worth == worth[:, :1]).all()):
             why = "all answers of each prompt are worth the same, so nothing can be learnt from them"
@@ -166,6 +165,12 @@ class Rolling(Planner):
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside)
             aside.replace(place)
         dist.barrier()
+
+    def _worth(self, found: Tensor, ruled: Tensor, ended: Tensor) -> Tensor:
+        """What answers earn at their ends, float32[N, G]: rewards, what rules add, what it costs not to end."""
+        how = self.how
+        late = how.unended + (0.0 if how.unended_replaces else found)
+        return torch.where(ended, found, late) + ruled + how.bias
 
     def _answer(self, prompts: list[Tokens], seed: int) -> list[list[list[int]]]:
         """Ids of every answer to each prompt; what answers share is read once."""
@@ -208,7 +213,7 @@ class Rolling(Planner):
         apart = known["old"] - known["reference"] if compares else torch.zeros_like(known["old"])
         if how.advantage == "group":
             group = torch.arange(len(worth)).repeat_interleave(worth.shape[1])
-            each = rewards.group_advantages(worth.flatten(), group, scale=how.scale)
+            each = rewards.group_advantages(how.times * worth.flatten(), group, scale=how.scale)
             known["advantage"] = each.repeat_interleave(lengths)
         else:
             known |= self._estimated(known, apart, torch.cat(values), lengths, worth.flatten())
@@ -235,6 +240,7 @@ class Rolling(Planner):
         table, paid = torch.zeros(valid.shape), torch.zeros(valid.shape)
         table[valid], paid[valid] = values, -self.cost.coefficient * costs
         paid[torch.arange(len(lengths)), lengths - 1] += worth
+        paid = rewards.whiten(paid, valid, shift=False) if how.whiten_rewards else how.times * paid
         found, returns = rewards.advantages(paid, table, valid, gamma=how.gamma, lam=how.lam)
         if how.whiten:
             found = rewards.whiten(found, valid)

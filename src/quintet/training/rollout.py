@@ -43,13 +43,21 @@ class Rollouts(Config):
     whiten: bool = True
     """Whether advantages are whitened over an iteration's tokens."""
     times: float = 1.0
-    """What rewards are multiplied by (LLaVA-RLHF's code: 10)."""
+    """What all shaped rewards are multiplied by, the cost of KL and what rules add with them: 1 in LLaVA-RLHF's paper,
+    10 in its code (`PPOTrainer._estimate_advantage`). Not where rewards are whitened."""
+    whiten_rewards: bool = False
+    """Whether shaped rewards are in their deviations over an iteration's tokens, their mean kept (PPO: an option)."""
+    bias: float = 0.0
+    """Added to every answer's reward (LLaVA-RLHF's `reward_bias`)."""
     correct: float = 0.0
     """What a right answer to a closed question adds, by the row's `caption_type` (LLaVA-RLHF: 2)."""
     length: float = 0.0
-    """What an answer of `max_tokens` costs, shorter ones less, times the row's `length_bonus` (LLaVA-RLHF: 10)."""
+    """What an answer of `max_tokens` costs, shorter ones less, times the row's `length_bonus`, 1 where it has none
+    (LLaVA-RLHF: 10)."""
     unended: float = 0.0
     """Added to the reward of an answer that did not end within `max_tokens` (LLaVA-RLHF: −8)."""
+    unended_replaces: bool = False
+    """Whether such an answer's reward is `unended` alone (an option of LLaVA-RLHF's code); rules add to it still."""
 
     def __post_init__(self) -> None:
         if self.advantage == "group" and self.group < 2:

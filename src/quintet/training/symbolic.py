@@ -8,15 +8,19 @@ from collections.abc import Mapping
 
 from quintet.training.rollout import Rollouts
 
-__all__ = ["correct", "symbolic"]
+__all__ = ["CHOICES", "correct", "symbolic"]
 
 CHOICES = {2: "A", 3: "B", 4: "C", 5: "D"}
+"""`caption_type` of a question with choices → the right one."""
 NO = 6
 
 
 def symbolic(answer: str, share: float, numbers: Mapping[str, float], how: Rollouts) -> float:
-    """What an answer's rightness adds and its length costs; `share` is its tokens as a share of `max_tokens`."""
-    return how.correct * correct(answer, numbers) - how.length * numbers.get("length_bonus", 0.0) * share
+    """What an answer's rightness adds and its length costs; `share` is its tokens as a share of `max_tokens`.
+
+    A row without `length_bonus` counts as 1, as in the release.
+    """
+    return how.correct * correct(answer, numbers) - how.length * numbers.get("length_bonus", 1.0) * share
 
 
 def correct(answer: str, numbers: Mapping[str, float]) -> float:

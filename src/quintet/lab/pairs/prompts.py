@@ -20,10 +20,11 @@ def questions(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def descriptions(work: Work) -> Iterator[dict[str, Any]]:
-    """A description of each picture."""
+    """A description of each picture, whose length is free (a row that does not say so costs what LLaVA-RLHF's do)."""
     for truth in work.truths:
         rng = random.Random(f"{work.seed}/descriptions/{truth.image.stem}")
-        yield _row(truth.image.stem, work.name(truth), work.question, caption(truth.scene, rng, "long"))
+        row = _row(truth.image.stem, work.name(truth), work.question, caption(truth.scene, rng, "long"))
+        yield row | {"length_bonus": 0.0}
 
 
 def preferred(work: Work) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """A reward model: which of two answers is better, read off their last token (Ouyang et al. 2022, arXiv:2203.02155).
 
-Notable: a linear head of one number on the LLM, its bias 0; pairs of the model's own answers. Behind each answer stand
-the facts of its picture, as in LLaVA-RLHF: Scenes' truth, or captions (`--facts FILE`). Without them it is an ordinary
-reward model (`--set stages.reward.reward.facts=false`).
+Notable: a linear head of one number on the LLM, its bias 0; pairs of the model's own answers. Behind each answer its
+quality is asked for, by four criteria, and the first has the facts of the picture, as in LLaVA-RLHF: Scenes' truth, or
+captions (`--facts FILE`). `--set stages.reward.reward.facts=false` asks without facts; with `…asked=false`, too, it is
+an ordinary reward model.
 """
 
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ def method(template: Template) -> Method:
                 batch=32,
                 schedule="constant",
                 objective="reward",
-                reward=Reward(centering=1e-3, center="mean", facts=True),
+                reward=Reward(centering=1e-3, center="mean", asked=True, facts=True),
             ),
         ),
         paper=Paper(

@@ -35,10 +35,15 @@ class Policy(Config):
     value_clip: float = 0.2
     kl: float = 0.0
     """How much KL(π ‖ π_ref) counts in the loss (GRPO: 0.04); PPO has it in the rewards instead."""
+    entropy: float = 0.0
+    """How much the entropy of what may be said next is rewarded, nats a token (PPO: an option)."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip < 1 or min(self.value, self.value_clip, self.kl) < 0:
-            raise ConfigError(f"clip is {self.clip}, value {self.value} and kl {self.kl}; see their meanings")
+        if not 0 < self.clip < 1:
+            raise ConfigError(f"clip is {self.clip}; it is over 0 and under 1")
+        for name in ("value", "value_clip", "kl", "entropy"):
+            if (weight := getattr(self, name)) < 0:
+                raise ConfigError(f"{name} is {weight}; it is 0 or more")
 
 
 def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes]:
@@ -60,6 +65,11 @@ def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes
         penalty = rewards.kl(logps, known["reference"], estimator="k3")
         loss = loss + how.kl * penalty
         notes["kl"] = penalty.detach().sum()
+    if how.entropy:
+        said = model.logits(_hidden(batch, output)).log_softmax(-1)
+        spread = -(said.exp() * said).sum(-1)
+        loss = loss - how.entropy * spread
+        notes["entropy"] = spread.detach().sum()
     if how.value:
         values = valued(model, batch, output)
         error = rewards.value_loss(values, known["value"], known["return"], clip=how.value_clip)
@@ -73,8 +83,13 @@ def valued(model: MLLM, batch: Batch, output: Output) -> Tensor:
     if lora.has(model, VALUE):
         with lora.using(model, VALUE):
             output = model(batch, only_targets=True)
+    return model.scores(_hidden(batch, output))
+
+
+def _hidden(batch: Batch, output: Output) -> Tensor:
+    """Hidden states that targets are predicted from, float[P, D]."""
     hidden = output.hidden if output.read is not None else output.hidden.flatten(0, 1)[batch.targets.slots]
-    return model.scores(hidden[: len(batch.targets.ids)])
+    return hidden[: len(batch.targets.ids)]
 
 
 def counted(batch: Batch) -> float:

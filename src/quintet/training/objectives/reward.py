@@ -1,7 +1,7 @@
 """A reward model: of two answers the better one gets the higher number, read off its last token.
 
-Sources: Bradley–Terry as in Ouyang et al. 2022 (arXiv:2203.02155, section 3.5); the facts that LLaVA-RLHF gives its
-reward model (Sun et al. 2023, arXiv:2309.14525) are put behind the answers where rows are read (`quintet.lab.facts`).
+Sources: Bradley–Terry as in Ouyang et al. 2022 (arXiv:2203.02155, section 3.5); what LLaVA-RLHF asks its reward model
+and tells it (Sun et al. 2023, arXiv:2309.14525) is put behind the answers where rows are read (`quintet.lab.facts`).
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,11 @@ class Reward(Config):
     center: Literal["square", "mean"] = "square"
     """What is pulled: each pair's squared sum, or the size of the batch's mean sum (LLaVA-RLHF's code)."""
 
+    asked: bool = False
+    """Whether behind every answer its quality is asked for, by four criteria (LLaVA-RLHF)."""
     facts: bool = False
-    """Whether every answer is read with the facts of its picture behind it (LLaVA-RLHF)."""
+    """Whether every answer is read with the facts of its picture behind it, within that request if there is one
+    (LLaVA-RLHF)."""
 
     def __post_init__(self) -> None:
         if self.centering < 0:
