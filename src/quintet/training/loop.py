@@ -22,8 +22,9 @@ from torch.distributed.tensor import DTensor
 
 from quintet import dist
 from quintet.data.collate import collate
+from quintet.data.drops import Drops
 from quintet.data.features import FeatureCache
-from quintet.data.pipeline import Drops, MediaLoader, Micro, Source, StepPlan, batches
+from quintet.data.pipeline import MediaLoader, Micro, Source, StepPlan, batches
 from quintet.data.processor import Processor
 from quintet.data.references import References
 from quintet.data.tokenizer import Tokenizer
