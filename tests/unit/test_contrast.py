@@ -99,6 +99,21 @@ def test_the_better_answer_stands_once_more_behind_the_worse_picture() -> None:
     assert 0.01 <= float(second.ref.change.split()[1]) <= 0.2
 
 
+def test_every_winner_of_a_tree_stands_behind_the_same_worse_picture() -> None:
+    said = ("One.", 2.0), ("Two.", 5.0), ("Three.", 1.0), ("Four.", 5.0), ("Five.", 1.0)
+    asked = pair().root.turns
+    sample = Sample(Node(asked, tuple(Node((Turn("assistant", (Text(t),)),), answer=Answer(s)) for t, s in said)))
+    [other] = Contrast().draw(sample, seed=(0, 5)).others
+    assert [node.answer for node in other.children] == [Answer(name=UNSEEN, of=at) for at in (0, 1, 3)]
+    assert [node.turns for node in other.children] == [sample.root.children[at].turns for at in (0, 1, 3)]
+    assert other.turns == Contrast().draw(pair(), seed=(0, 5)).others[0].turns, "one change, whatever the answers are"
+
+
+def test_a_winner_that_has_another_picture_in_its_file_gets_no_second_one() -> None:
+    drawn = Contrast().draw(pair(), seed=(0, 5))
+    assert Contrast().draw(drawn, seed=(0, 6)) == drawn
+
+
 def test_without_a_picture_or_a_comparison_nothing_is_added() -> None:
     blind = replace(pair(), root=replace(pair().root, turns=(Turn("user", (Text("What is here?"),)),)))
     alone = Sample(Node((*pair().root.turns, Turn("assistant", (Text("A circle."),)))))

@@ -105,6 +105,8 @@ class Plan:
     contrast: Contrast | None = None
     differences: bool = False
     """Whether tokens are marked in which two answers differ."""
+    check: Callable[[Tokens], None] | None = None
+    """Raises a DataError for a sample that the objective cannot learn from."""
 
 
 def order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -157,6 +159,8 @@ class Planner:
                 made = plan.completion(made, self.tokenizer, seed=seed)
             if plan.differences:
                 made = mark_differences(made)
+            if plan.check:
+                plan.check(made)
             if self.references:
                 made = self.references.give(made)
         except DataError as error:
