@@ -1,7 +1,7 @@
 """RPO: DPO that keeps the chosen answers likely (Pang et al. 2024, arXiv:2404.19733).
 
-Notable: DPO may make both answers less likely, the rejected one more so; the chosen answer's
-mean negative log-likelihood beside it forbids that. What keeps recall while hallucination falls (docs/alignment.md).
+Notable: DPO may make both answers less likely, the rejected one more so; the chosen answer's mean negative
+log-likelihood beside it forbids that, and here does most of the work (docs/alignment.md).
 """
 
 from dataclasses import replace
