@@ -16,6 +16,7 @@ from quintet.components.lora import Lora
 from quintet.data.contrast import KEPT, Contrast
 from quintet.errors import ConfigError, DataError, TrainingError
 from quintet.recipes import llava15
+from quintet.training.loop import _empty
 from quintet.training.objectives import pair_losses
 from quintet.training.objectives.preference import FREE, Preference, Term, preference, reference_logps
 from quintet.training.stage import Rate
@@ -212,6 +213,22 @@ def test_a_tree_of_three_answers_costs_what_its_three_pairs_cost(
     assert whole[0].item() == pytest.approx(sum(each[0].item() for each in apart), abs=2e-5)
     for name, value in whole[2].items():
         assert value.item() == pytest.approx(sum(each[2][name].item() for each in apart), abs=2e-5), name
+
+
+def test_a_rank_without_rows_runs_the_model_as_often_as_the_others(small: Small) -> None:
+    """Or sharded weights that the others gather would wait for it: twice with adapters, once where numbers came."""
+    forwards = list[int]()
+    small.model.register_forward_hook(lambda *_: forwards.append(1))
+    pad, asked = small.processor.tokenizer.pad_id, batch(small)
+    kept = replace(asked.targets, known={"reference": torch.zeros_like(asked.targets.weights)})
+    for known, full in (((), asked), (("reference",), replace(asked, targets=kept))):
+        found = []
+        for each in (full, _empty(pad, known=known)):
+            forwards.clear()
+            loss, count, _ = preference(small.model, each, TERMS["mdpo"])
+            found.append(len(forwards))
+        assert found[0] == found[1] == (1 if known else 2)
+        assert (loss.item(), count) == (0.0, 0.0)
 
 
 def test_without_adapters_or_numbers_there_is_no_reference_and_a_run_says_so(small: Small) -> None:

@@ -140,11 +140,12 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
     with lora.undropped(model):
         seen = model.look(batch)
         policy = _State(model, batch, seen)
+        reference = _reference(model, batch, how, seen)
         if batch.answers is None:
-            # A rank without rows: it runs what the others run.
+            # A rank without rows: it has run what the others run, the reference too.
             return policy.logps.sum() * 0.0, 0.0, {}
         won, lost = batch.answers.pairs()
-        compared = _Compared(batch, batch.answers, won, lost, how, policy, _reference(model, batch, how, seen))
+        compared = _Compared(batch, batch.answers, won, lost, how, policy, reference)
         loss = policy.logps.new_zeros(())
         notes: Notes = {}
         for term, weight in how.terms.items():
