@@ -6,7 +6,7 @@ Numbers that are written out are those of shared test vectors (DPO, mDPO, RLHF-V
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from math import exp, log, log1p
 from typing import cast
@@ -61,10 +61,10 @@ class Table(nn.Module):
         return output.hidden.log_softmax(-1).gather(-1, targets.ids[:, None])[:, 0]
 
 
-def _rows(of: object) -> Tensor:
+def _rows(of: Iterable[float | Sequence[float]]) -> Tensor:
     """Logits float64[P, WORDS] in which word 0, the one that was said, has its log-probability."""
     rows = []
-    for each in cast(Sequence[float | Sequence[float]], of):
+    for each in of:
         shares = [exp(each), *[(1 - exp(each)) / (WORDS - 1)] * (WORDS - 1)] if isinstance(each, float) else each
         rows.append([log(max(share, 1e-300)) for share in shares])
     return torch.tensor(rows, dtype=torch.float64)
