@@ -13,6 +13,9 @@ from quintet.errors import DataError
 
 __all__ = ["Answer", "Answers"]
 
+KEYS = {"severity": "`rejected_score` (of the better answer `chosen_score`)", "margin": "`margin`"}
+"""What rows call a number of an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -76,7 +79,7 @@ class Answers:
             if len(same) != 1:
                 raise DataError(
                     "no-answer",
-                    f"the better answer has {len(same)} answers named {name!r} beside it, its words about another "
+                    f"{len(same) or 'nothing'} named {name!r} stands beside a better answer, its words about another "
                     "picture, and the objective needs one; a row without a picture can have none",
                 )
             found += same
@@ -94,7 +97,8 @@ class Answers:
         """
         known = [self.told[i].numbers.get(name) for i in of.tolist()]
         if None in known:
-            raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
+            key = f", the row's key {KEYS[name]}" if name in KEYS else ""
+            raise DataError("no-number", f"an answer has no {name!r}{key}, and the objective needs it of each")
         return torch.tensor(known, dtype=torch.float32, device=self.node.device)
 
     def _apart(self, one: int, two: int) -> bool:
