@@ -3,7 +3,7 @@
 A answers, N of them that are asked about.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,9 @@ from quintet.errors import DataError
 
 __all__ = ["Answer", "Answers"]
 
+KEYS = {"severity": "`rejected_score` (of the better answer `chosen_score`)", "margin": "`margin`"}
+"""What rows call a number of an answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -21,7 +24,9 @@ class Answer:
     score: float | None = None
     """How good it is: of two answers of a sample, the one with the higher score won. A preference pair has 1 and 0."""
     name: str = ""
-    """What it is besides, for objectives that ask: `unseen` are the winner's words about another picture."""
+    """What it is besides, for objectives that ask: `unseen` are a winner's words about another picture."""
+    of: int = 0
+    """With such a name: which answer of its sample has the same words, counted from 0 in the order of the tree."""
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What else is known about it: `severity`, `margin`."""
 
@@ -40,6 +45,13 @@ class Answers:
     last: Tensor
     told: tuple[Answer, ...]
 
+    @classmethod
+    def alone(cls, told: Sequence[tuple[int, Answer]], enter: Tensor, exit: Tensor) -> "Answers":
+        """Those of one sample: `told`, `enter` and `exit` as in `Tokens`."""
+        last = [int((enter == node).nonzero()[-1]) for node, _ in told]
+        node, column = (torch.tensor(each, dtype=torch.int64) for each in ([n for n, _ in told], last))
+        return cls(node, exit[column], torch.zeros_like(node), column, tuple(answer for _, answer in told))
+
     def __len__(self) -> int:
         return len(self.told)
 
@@ -54,16 +66,24 @@ class Answers:
         return self._indices(won), self._indices(lost)
 
     def beside(self, name: str, of: Tensor) -> Tensor:
-        """For answers of these indices, the answer of that name in the same sample.
+        """For answers of these indices, the answer of that name with the same words (`Answer.of`).
 
         Raises:
-            DataError: a sample has none, or several.
+            DataError: one has none, or several.
         """
         groups, samples = self._groups(), self.sample.tolist()
-        found = [[j for j in groups[samples[i]] if self.told[j].name == name] for i in of.tolist()]
-        if counts := {len(each) for each in found} - {1}:
-            raise DataError("no-answer", f"a sample has {counts.pop()} answers named {name!r}; the objective needs one")
-        return self._indices(each[0] for each in found)
+        found: list[int] = []
+        for i in of.tolist():
+            group = groups[samples[i]]
+            same = [j for j in group if self.told[j].name == name and group[self.told[j].of] == i]
+            if len(same) != 1:
+                raise DataError(
+                    "no-answer",
+                    f"{len(same) or 'nothing'} named {name!r} stands beside a better answer, its words about another "
+                    "picture, and the objective needs one; a row without a picture can have none",
+                )
+            found += same
+        return self._indices(found)
 
     def named(self, name: str) -> list[int]:
         """The answers of that name."""
@@ -77,7 +97,8 @@ class Answers:
         """
         known = [self.told[i].numbers.get(name) for i in of.tolist()]
         if None in known:
-            raise DataError("no-number", f"an answer has no {name!r}, which the objective needs of each")
+            key = f", the row's key {KEYS[name]}" if name in KEYS else ""
+            raise DataError("no-number", f"an answer has no {name!r}{key}, and the objective needs it of each")
         return torch.tensor(known, dtype=torch.float32, device=self.node.device)
 
     def _apart(self, one: int, two: int) -> bool:

@@ -1,15 +1,15 @@
 """Losses of preferences against TRL's own code: its trainers' losses on random log-probabilities, and a step of DPO.
 
 TRL's trainers take the log-probabilities of tokens from a model. Here a table of random numbers stands for the model,
-float64, one number a token, so that nothing but the loss is compared, with its gradient. The tolerance, 1e-12, is for
-sums in another order; measured worst case: 4e-16. ORPO's code computes in float32: 1e-6 there.
+float64, one number a token, so that nothing but the loss is compared, with its gradient; ours is the objective, given
+settings as a recipe has them. The tolerance, 1e-12, is for sums in another order; measured worst case: 4e-16. ORPO's
+code computes in float32: 1e-6 there.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -20,15 +20,16 @@ from torch.nn.utils.rnn import pad_sequence
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from conftest import published_tokenizer
-from quintet.answers import Answer
+from quintet.answers import Answer, Answers
 from quintet.components.llms.weights import hf_name
 from quintet.data.processor import Processor
 from quintet.data.tokenizer import Tokenizer
 from quintet.model.convert import import_model
+from quintet.model.mllm import MLLM, Output
 from quintet.recipes._templates import VICUNA_V1
 from quintet.training.objectives import pair_losses as P
-from quintet.training.objectives.preference import Preference, preference, reference_logps
-from quintet.values import Node, Sample, Tokens
+from quintet.training.objectives.preference import Preference, Term, preference, reference_logps
+from quintet.values import Batch, Features, Node, Sample, Targets, Tokens
 from systems import says, shown, user
 
 pytestmark = [
@@ -113,97 +114,111 @@ def compared(made: Any, batch: dict[str, Tensor], policy: Told, reference: Told,
 
 
 # ---- DPO and its siblings ----------------------------------------------------------------------------------------
-class Pairs:
-    """What our losses are given of a batch."""
+class Read(nn.Module):
+    """A table as the objective meets a model: no media, and the log-probability of each target."""
 
-    def __init__(self, policy: Told, reference: Told, batch: dict[str, Tensor]) -> None:
-        said, before = logps(policy, batch), logps(reference, batch)
-        self.won, self.lost = (said - before.detach()).sum(1).chunk(2)
-        self.length_won, self.length_lost = batch["completion_mask"].sum(1).chunk(2)
-        self.h = BETA * (self.won - self.lost)
-        self.nll = -said.sum(1).chunk(2)[0] / self.length_won
+    def __init__(self, told: Told) -> None:
+        super().__init__()
+        self.told = told
 
-    @property
-    def means(self) -> tuple[Tensor, Tensor]:
-        return self.won / self.length_won, self.lost / self.length_lost
+    def look(self, batch: Batch) -> dict[str, Features]:
+        return {}
+
+    def forward(self, batch: Batch, *, only_targets: bool, seen: object) -> Output:
+        return Output(self.told.logps, read=batch.targets.slots)
+
+    def target_logps(self, output: Output, targets: Targets) -> Tensor:
+        return output.hidden[targets.ids]
 
 
-LOSSES: dict[str, tuple[list[str], Callable[[Pairs], Tensor]]] = {
-    "sigmoid": (["sigmoid"], lambda p: P.sigmoid(p.h)),
-    "sigmoid of means": (["sigmoid_norm"], lambda p: P.sigmoid(BETA * (p.means[0] - p.means[1]))),
-    "robust": (["robust"], lambda p: P.robust(p.h, smoothing=EPS)),
-    "hinge": (["hinge"], lambda p: P.hinge(p.h)),
-    "ipo": (["ipo"], lambda p: P.ipo(*p.means, beta=BETA)),
-    "bco_pair": (["bco_pair"], lambda p: P.bco_pair(p.won, p.lost, beta=BETA, mean_reward=0.0)),
+def objective(policy: Told, reference: Told, batch: dict[str, Tensor], how: Preference) -> Tensor:
+    """Our objective with these settings, a mean over pairs; a row of the trainer's batch is an answer of its pair."""
+    row, column = batch["completion_mask"].nonzero(as_tuple=True)
+    ids, rows = batch["input_ids"][row, column], len(batch["input_ids"])
+    known = {"reference": reference.logps.detach()[ids]}
+    targets = Targets(torch.arange(len(ids)), ids, torch.ones(len(ids), dtype=torch.float64), row, known)
+    node, told = torch.arange(rows), tuple(Answer(1.0 if at < rows // 2 else 0.0) for at in range(rows))
+    compared = Answers(node, node + 1, node % (rows // 2), node, told)
+    empty = torch.zeros(1, 1, dtype=torch.int64)
+    asked = Batch(empty, empty, empty, empty, empty, targets, answers=compared)
+    loss, count, _ = preference(cast(MLLM, Read(policy)), asked, how)
+    return loss / count
+
+
+LOSSES: dict[str, tuple[list[str], Preference]] = {
+    "sigmoid": (["sigmoid"], Preference(beta=BETA)),
+    "sigmoid of means": (["sigmoid_norm"], Preference(beta=BETA, average=True)),
+    "robust": (["robust"], Preference(terms={"robust": 1.0}, beta=BETA, smoothing=EPS)),
+    "hinge": (["hinge"], Preference(terms={"hinge": 1.0}, beta=BETA)),
+    "ipo": (["ipo"], Preference(terms={"ipo": 1.0}, beta=BETA)),
+    "bco_pair": (["bco_pair"], Preference(terms={"bco_pair": 1.0}, beta=BETA)),
 }
-"""TRL's names and our loss. Its `bco_pair` has no running mean of rewards (δ)."""
+"""TRL's names and our settings. Its `bco_pair` has no running mean of rewards (δ), nor has ours."""
 
 
-@pytest.mark.parametrize(("names", "ours"), LOSSES.values(), ids=LOSSES)
-def test_a_loss_is_trls_on_random_log_probabilities(
-    names: list[str], ours: Callable[[Pairs], Tensor], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("names", "how"), LOSSES.values(), ids=LOSSES)
+def test_a_loss_is_trls_on_random_log_probabilities(names: list[str], how: Preference, tmp_path: Path) -> None:
     policy, reference, batch = Told(1), Told(2), answers(PAIRS)
     made = trainer(tmp_path, loss_type=names, beta=BETA, label_smoothing=EPS)
-    compared(made, batch, policy, reference, ours(Pairs(policy, reference, batch)).mean())
+    compared(made, batch, policy, reference, objective(policy, reference, batch, how))
 
 
 def test_a_smoothed_sigmoid_is_trls_where_it_has_one(tmp_path: Path) -> None:
     """Its `aot` is cDPO after sorting the batch: of one pair nothing is sorted."""
     policy, reference, batch = Told(3), Told(4), answers(1)
     made = trainer(tmp_path, loss_type=["aot"], beta=BETA, label_smoothing=EPS)
-    ours = P.sigmoid(Pairs(policy, reference, batch).h, smoothing=EPS).mean()
+    ours = objective(policy, reference, batch, Preference(beta=BETA, smoothing=EPS))
     compared(made, batch, policy, reference, ours)
 
 
 @pytest.mark.parametrize(
-    ("weights", "ours"),
+    ("weights", "terms"),
     [
-        ({"sigmoid": 1.0, "sft": 0.7}, lambda p: P.sigmoid(p.h) + 0.7 * p.nll),
-        (
-            {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0},
-            lambda p: 0.8 * P.sigmoid(p.h) + 0.2 * P.bco_pair(p.won, p.lost, beta=BETA, mean_reward=0.0) + p.nll,
-        ),
+        ({"sigmoid": 1.0, "sft": 0.7}, {"sigmoid": 1.0, "nll": 0.7}),
+        ({"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0}, {"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1.0}),
     ],
     ids=["rpo", "mpo"],
 )
 def test_a_mix_with_the_likelihood_of_the_better_answer_is_trls(
-    weights: dict[str, float], ours: Callable[[Pairs], Tensor], tmp_path: Path
+    weights: dict[str, float], terms: dict[Term, float], tmp_path: Path
 ) -> None:
     """Answers of one length: TRL's likelihood is a mean over the tokens of the batch, ours over each answer's."""
     policy, reference, batch = Told(5), Told(6), answers(PAIRS, equal=True)
     made = trainer(tmp_path, loss_type=list(weights), loss_weights=list(weights.values()), beta=BETA)
-    compared(made, batch, policy, reference, ours(Pairs(policy, reference, batch)).mean())
+    ours = objective(policy, reference, batch, Preference(terms=terms, beta=BETA))
+    compared(made, batch, policy, reference, ours)
 
 
 # ---- KTO on pairs ------------------------------------------------------------------------------------------------
-def moved(reference: Told, policy: Told, batch: dict[str, Tensor], *, to: float) -> Pairs:
-    """The reference's end markers made such that the better and the worse answers gained `to` in the mean."""
-    pairs = Pairs(policy, reference, batch)
+KTO = Preference(terms={"kto_pair": 1.0}, beta=BETA)
+
+
+def move(reference: Told, policy: Told, batch: dict[str, Tensor], *, to: float) -> None:
+    """Makes the reference's end markers such that the better and the worse answers gained `to` in the mean."""
     with torch.no_grad():
-        for end, gained in zip(ENDS, (pairs.won, pairs.lost), strict=True):
-            reference.logps[end] += gained.mean() - to
-    return Pairs(policy, reference, batch)
+        gained = (logps(policy, batch) - logps(reference, batch)).sum(1).chunk(2)
+        for end, side in zip(ENDS, gained, strict=True):
+            reference.logps[end] += side.mean() - to
 
 
 def test_kto_on_pairs_is_trls_where_both_means_are_the_divergence_that_it_estimates(tmp_path: Path) -> None:
     """TRL estimates one divergence from other answers; given the batch's own, that is the mean of either side."""
     policy, reference, batch = Told(7), Told(8), answers(PAIRS)
-    pairs = moved(reference, policy, batch, to=0.8)
+    move(reference, policy, batch, to=0.8)
     made = trainer(tmp_path, KTOTrainer, loss_type="kto", beta=BETA)
     divergence = {f"KL_{name}": value for name, value in batch.items()}
     label = torch.tensor([True] * PAIRS + [False] * PAIRS)
     # Theirs is a mean over answers, ours the sum of a pair's two.
-    ours = P.kto_pair(pairs.won, pairs.lost, beta=BETA).mean() / 2
+    ours = objective(policy, reference, batch, KTO) / 2
     compared(made, batch | divergence | {"label": label}, policy, reference, ours)
 
 
 def test_kto_on_pairs_is_apo_zero_where_no_side_gained_in_the_mean(tmp_path: Path) -> None:
     """Its baselines are 0 then."""
     policy, reference, batch = Told(9), Told(10), answers(PAIRS)
-    pairs = moved(reference, policy, batch, to=-0.5)
+    move(reference, policy, batch, to=-0.5)
     made = trainer(tmp_path, loss_type=["apo_zero"], beta=BETA)
-    compared(made, batch, policy, reference, P.kto_pair(pairs.won, pairs.lost, beta=BETA).mean())
+    compared(made, batch, policy, reference, objective(policy, reference, batch, KTO))
 
 
 # ---- without a reference -----------------------------------------------------------------------------------------

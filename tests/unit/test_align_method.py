@@ -71,6 +71,19 @@ def test_a_method_trains_what_it_says_and_leaves_the_rest(
         assert first["loss"] == pytest.approx(0.6931472 * sum(recipe.stages[0].preference.terms.values()), abs=2e-3)  # type: ignore[union-attr]
 
 
+def test_a_term_that_keeps_conversations_is_refused_where_no_row_has_one(
+    run: Path, pairs: dict[str, Path], tmp_path: Path
+) -> None:
+    """As in HALVA's published layout: without a word its KL would be nothing."""
+    rows = [json.loads(line) for line in pairs["phrases"].read_text().splitlines()]
+    bare = pairs["phrases"].with_name("bare.jsonl")
+    bare.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "kept"}) + "\n" for row in rows))
+    asked = replace(job("halva", run, pairs, tmp_path / "out"), data={"phrases": bare})
+    with pytest.raises(ConfigError, match=r"bare\.jsonl have none.*`kept`.*terms=\{\"phrases\": 1.0\}"):
+        train(asked)
+    train(replace(asked, sets=('stages.phrases.preference.terms={"phrases": 1.0}',)))
+
+
 @pytest.mark.parametrize("method", ["dpo", "rlhf_v", "povid"])
 def test_an_alignment_that_was_stopped_goes_on_to_the_same_bits(
     method: str, run: Path, pairs: dict[str, Path], tmp_path: Path

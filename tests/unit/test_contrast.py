@@ -36,6 +36,14 @@ def test_the_schedule_of_noise_is_the_published_one() -> None:
         assert float(alpha_bar()[step]) == pytest.approx(left, abs=2e-7)
 
 
+def test_a_noisy_picture_keeps_the_root_of_what_the_schedule_leaves() -> None:
+    """Under the same noise two even pictures that are 40 apart stay √ᾱ · 40 apart, where neither is cut off."""
+    assert float(alpha_bar()[500].sqrt()) == pytest.approx(0.8630171, abs=2e-7)
+    light, dark = (changed(torch.full((3, 64, 64), v, dtype=torch.uint8), "noise 500 1").float() for v in (140, 100))
+    whole = (light < 255) & (dark > 0)
+    assert float((light - dark)[whole].mean()) == pytest.approx(0.8630171 * 40, abs=0.05)
+
+
 @pytest.mark.parametrize("change", ["noise 500 7", "small 4", "jitter 0.5 0.3", "crop 0.1 1.2 0.3 0.9"])
 def test_a_changed_picture_has_its_size_and_other_pixels_the_same_ones_every_time(change: str) -> None:
     pixels = torch.randint(0, 256, (3, 30, 20), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -97,6 +105,21 @@ def test_the_better_answer_stands_once_more_behind_the_worse_picture() -> None:
     assert drawn == Contrast().draw(pair(), seed=(0, 5))
     assert drawn != Contrast().draw(pair(), seed=(0, 6))
     assert 0.01 <= float(second.ref.change.split()[1]) <= 0.2
+
+
+def test_every_winner_of_a_tree_stands_behind_the_same_worse_picture() -> None:
+    said = ("One.", 2.0), ("Two.", 5.0), ("Three.", 1.0), ("Four.", 5.0), ("Five.", 1.0)
+    asked = pair().root.turns
+    sample = Sample(Node(asked, tuple(Node((Turn("assistant", (Text(t),)),), answer=Answer(s)) for t, s in said)))
+    [other] = Contrast().draw(sample, seed=(0, 5)).others
+    assert [node.answer for node in other.children] == [Answer(name=UNSEEN, of=at) for at in (0, 1, 3)]
+    assert [node.turns for node in other.children] == [sample.root.children[at].turns for at in (0, 1, 3)]
+    assert other.turns == Contrast().draw(pair(), seed=(0, 5)).others[0].turns, "one change, whatever the answers are"
+
+
+def test_a_winner_that_has_another_picture_in_its_file_gets_no_second_one() -> None:
+    drawn = Contrast().draw(pair(), seed=(0, 5))
+    assert Contrast().draw(drawn, seed=(0, 6)) == drawn
 
 
 def test_without_a_picture_or_a_comparison_nothing_is_added() -> None:

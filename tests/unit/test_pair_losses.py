@@ -84,12 +84,12 @@ def test_a_share_of_wrong_labels_that_cannot_be_is_refused(smoothing: float) -> 
 def test_segment_scores_of_several_answers_at_once_are_those_of_each_alone() -> None:
     logps, answer = drawn(7), torch.tensor([0, 0, 0, 1, 1, 1, 1])
     changed = torch.tensor([False, True, False, True, True, False, False])
-    whole = P.segment_score(logps, changed, answer, gamma=5.0)
+    whole = P.segment_score(logps, changed, answer, 2, gamma=5.0)
     for n in (0, 1):
         of = answer == n
-        alone = P.segment_score(logps[of], changed[of], torch.zeros_like(answer[of]), gamma=5.0)
+        alone = P.segment_score(logps[of], changed[of], torch.zeros_like(answer[of]), 1, gamma=5.0)
         torch.testing.assert_close(whole[n], alone[0])
-    plain = P.segment_score(logps, changed, answer, gamma=1.0, average=False)
+    plain = P.segment_score(logps, changed, answer, 2, gamma=1.0, average=False)
     torch.testing.assert_close(plain, torch.stack([logps[:3].sum(), logps[3:].sum()]))
 
 

@@ -9,9 +9,10 @@ import torch
 
 from conftest import byte_tokenizer, picture, picture_rows
 from quintet.components.roles import ImageSpec
+from quintet.data.drops import Drops
 from quintet.data.features import FeatureCache
 from quintet.data.media import load_image
-from quintet.data.pipeline import Drops, MediaLoader, Micro, Plan, Planner, StepPlan, batches, measure_with
+from quintet.data.pipeline import MediaLoader, Micro, Plan, Planner, StepPlan, batches, measure_with
 from quintet.data.sources import open_source
 from quintet.data.template import Frame, Template
 from quintet.errors import DataError, TrainingError

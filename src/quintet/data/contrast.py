@@ -1,10 +1,12 @@
-"""The better answer once more, about a picture that was made worse: a second tree in the same row.
+"""Better answers once more, about a picture that was made worse: a second tree in the same row.
 
-    ▣ what is here? ─┬─ chosen          ▣' what is here? ── chosen, named `unseen`
-                     └─ rejected
+    ▣ what is here? ─┬─ best            ▣' what is here? ─┬─ best, named `unseen`
+                     ├─ second                            └─ second, named `unseen`
+                     └─ worst
 
-An objective that compares the two teaches that the picture matters (mDPO, POVID). The change is drawn once a sample,
-so that policy and reference see the same; mDPO's code draws it anew for each.
+Every answer that wins over another one has its words there, and `Answer.of` says whose they are. An objective that
+compares the two teaches that the picture matters (mDPO, POVID). The change is drawn once a sample, so that policy and
+reference see the same; mDPO's code draws it anew for each.
 """
 
 from dataclasses import dataclass, replace
@@ -41,15 +43,28 @@ class Contrast(Config):
             raise ConfigError(f"area is {self.area}; it is a range of shares of the picture, over 0 and at most 1")
 
     def draw(self, sample: Sample, *, seed: tuple[int, ...]) -> Sample:
-        """The sample with its second tree; without a picture or without a comparison it stays as it is."""
-        scored = [child for child in sample.root.children if child.answer and child.answer.score is not None]
-        if not scored or not any(isinstance(part, Media) for turn in sample.root.turns for part in turn.parts):
+        """The sample with its second tree; without a picture or a winner that needs one it stays as it is."""
+        if not any(isinstance(part, Media) for turn in sample.root.turns for part in turn.parts):
             return sample
-        best = max(scored, key=lambda child: child.answer.score)  # type: ignore[union-attr]
+        nodes = [node for root in (sample.root, *sample.others) for node in root.walk() if node.answer]
+        told = [node.answer for node in nodes if node.answer]
+        # A file may have brought other pictures of its own.
+        there = {answer.of for answer in told if answer.name == UNSEEN}
+        worst = min((answer.score for answer in told if answer.score is not None), default=None)
+        again = tuple(
+            Node(node.turns, answer=Answer(name=UNSEEN, of=at))
+            for at, (node, answer) in enumerate(zip(nodes, told, strict=True))
+            if answer.score is not None
+            and answer.score != worst
+            and at not in there
+            # Answers elsewhere are about pictures of their own.
+            and any(node is child for child in sample.root.children)
+        )
+        if not again:
+            return sample
         random = np.random.default_rng((*seed, 2))
         turns = tuple(self._changed(turn, random) for turn in sample.root.turns)
-        other = Node(turns, (replace(best, answer=Answer(name=UNSEEN)),))
-        return replace(sample, others=(*sample.others, other))
+        return replace(sample, others=(*sample.others, Node(turns, again)))
 
     def _changed(self, turn: Turn, random: np.random.Generator) -> Turn:
         parts = (

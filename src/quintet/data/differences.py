@@ -9,6 +9,7 @@ from difflib import SequenceMatcher
 
 import torch
 
+from quintet.errors import DataError
 from quintet.values import Tokens
 
 __all__ = ["mark_differences"]
@@ -18,10 +19,18 @@ SHORTEST = 3
 
 
 def mark_differences(tokens: Tokens) -> Tokens:
-    """The sample with `mark` 1 where a scored answer differs from the other one; answers that are not two stay."""
+    """The sample with `mark` 1 where a scored answer differs from the other one.
+
+    Raises:
+        DataError: there are not two of them; what differs is told of an answer and its correction.
+    """
     nodes = [node for node, answer in tokens.answers if answer.score is not None]
     if len(nodes) != 2:
-        return tokens
+        raise DataError(
+            "not-two",
+            f"{len(nodes)} answers are compared, and `differences` marks what two of them do not share; "
+            "give each pair a row of its own, or set differences=false",
+        )
     columns = [(tokens.enter == node).nonzero().flatten() for node in nodes]
     one, two = (tokens.ids[at].tolist() for at in columns)
     mark = torch.zeros_like(tokens.ids)

@@ -27,16 +27,10 @@ from quintet.data.references import References
 from quintet.data.template import Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError, TrainingError
-from quintet.log import logger
 from quintet.sizes import rounded
 from quintet.values import Batch, Item, Media, Sample, Tokens
 
-__all__ = ["Drops", "MediaLoader", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with", "order"]
-
-log = logger(__name__)
-
-MISSING = "missing-file"
-"""The rule of a picture that is not where it should lie."""
+__all__ = ["MediaLoader", "Micro", "Plan", "Planner", "Source", "StepPlan", "batches", "measure_with", "order"]
 
 
 class Source(Protocol):
@@ -69,80 +63,6 @@ def measure_with(specs: dict[str, ImageSpec], columns: Columns) -> Callable[[Med
         return size, columns(medium.kind, size)
 
     return measure
-
-
-_ENOUGH = 100
-"""Samples, or pictures of documents, that are met before a share of them can stop a run: less where there are less."""
-
-
-@dataclass
-class Drops:
-    """Samples and pictures of documents that were left out, by the reason; past a share of all the run stops."""
-
-    limit: float
-    rows: int = _ENOUGH
-    """Of the source: once a small one has been read, its share is known."""
-    seen: int = 0
-    faults: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)  # pictures not in their documents, by the rule
-    shown: int = 0  # media that are in their samples
-    told: set[str] = field(default_factory=set)  # a row that is met again is counted, and not named again
-
-    @property
-    def dropped(self) -> int:
-        return sum(self.faults.values())
-
-    def take(self, plan: "StepPlan") -> None:
-        """Counts what the plan of a step left out.
-
-        Raises:
-            TrainingError: too many samples were dropped (`add`), or too many pictures are missing (`judge`).
-        """
-        self.seen += plan.seen
-        for error in plan.dropped:
-            self.add(error)
-        unheard = not self.left_out.get(MISSING)
-        self.left_out = dict(Counter(self.left_out) + Counter(plan.left_out))
-        self.shown += plan.shown
-        if unheard and self.left_out.get(MISSING):
-            log.warning("pictures are left out of their documents, at step %d: %s", plan.step + 1, self.lost())
-        self.judge(_ENOUGH)
-
-    def lost(self) -> str:
-        """'8 of 40 pictures (7 missing-file, 1 too-many)': those that are not in their documents."""
-        counts = ", ".join(f"{n:,} {rule}" for rule, n in sorted(self.left_out.items()))
-        return f"{(lost := sum(self.left_out.values())):,} of {lost + self.shown:,} pictures ({counts})"
-
-    def judge(self, least: int = 1) -> None:
-        """Stops the run when most pictures are not there: that is no loss of a few but a wrong folder.
-
-        Raises:
-            TrainingError: of at least `least` pictures that were met, more than half are missing.
-        """
-        met = self.shown + sum(self.left_out.values())
-        if met >= least and 2 * self.left_out.get(MISSING, 0) > met:
-            raise TrainingError(
-                f"{self.lost()} are left out of their documents, more than half of them because no file is there. "
-                "Pictures lie beside the data file, by name or by the SHA-256 of their address. If they are elsewhere, "
-                "`quintet data filter FILE --root FOLDER` writes the documents with them"
-            )
-
-    def add(self, error: DataError) -> None:
-        """Counts one, says so, and stops the run when there are too many.
-
-        Raises:
-            TrainingError: more than `limit` were dropped of at least 100 samples, or of all where they are fewer.
-        """
-        self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
-        if (text := str(error)) not in self.told:
-            log.warning("sample dropped: %s", text)
-        self.told.add(text)
-        if self.seen >= min(_ENOUGH, self.rows) and self.dropped > self.limit * self.seen:
-            counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
-            raise TrainingError(
-                f"{self.dropped} of {self.seen} samples were dropped ({counts}), over the limit of {self.limit:.0%}; "
-                f"the last: {error}. Run `quintet data check` on the file"
-            )
 
 
 @dataclass(frozen=True)
@@ -185,6 +105,8 @@ class Plan:
     contrast: Contrast | None = None
     differences: bool = False
     """Whether tokens are marked in which two answers differ."""
+    check: Callable[[Tokens], None] | None = None
+    """Raises a DataError for a sample that the objective cannot learn from."""
 
 
 def order(rows: int, *, seed: int, epoch: int) -> np.ndarray:
@@ -237,6 +159,8 @@ class Planner:
                 made = plan.completion(made, self.tokenizer, seed=seed)
             if plan.differences:
                 made = mark_differences(made)
+            if plan.check:
+                plan.check(made)
             if self.references:
                 made = self.references.give(made)
         except DataError as error:

@@ -1,12 +1,15 @@
 """Aligning a tuned model: `quintet align METHOD --from RUN`, and what its stages learn from where no file is named."""
 
 import importlib
+import json
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quintet.answers import Answer
+from quintet.data.contrast import KEPT
 from quintet.data.pipeline import Source as Rows
 from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
@@ -192,6 +195,13 @@ def look_at_preferences(
                 "compare: no chosen and rejected, no scores. docs/alignment.md says which files are read, "
                 "`quintet data check FILE` what it is taken for"
             )
+        if source is not None and stage.preference and "kl" in stage.preference.terms and not _first(source, _kept):
+            rest = json.dumps({term: weight for term, weight in stage.preference.terms.items() if term != "kl"})
+            raise ConfigError(
+                f"stage {stage.name!r} keeps conversations as they are (`kl`), and the first {LOOKED} rows of "
+                f"{_named(files, stage)} have none: write some into rows under the key `kept`, turns as in "
+                f"`conversations`, or leave the term out: --set 'stages.{stage.name}.preference.terms={rest}'"
+            )
 
 
 def _named(files: Mapping[str, Path], stage: Stage) -> str:
@@ -199,7 +209,17 @@ def _named(files: Mapping[str, Path], stage: Stage) -> str:
 
 
 def _compares(source: Rows) -> bool:
-    """Whether one of the first rows that can be read has answers that are compared.
+    """Whether one of the first rows that can be read has answers that are compared."""
+    # An answer without a score is a prompt's own, as LLaVA-RLHF's prompts have it: nothing to compare.
+    return _first(source, lambda answer: answer.score is not None)
+
+
+def _kept(answer: Answer) -> bool:
+    return answer.name == KEPT
+
+
+def _first(source: Rows, wanted: Callable[[Answer], bool]) -> bool:
+    """Whether one of the first rows that can be read has such an answer.
 
     Raises:
         DataError: none can be read.
@@ -213,8 +233,7 @@ def _compares(source: Rows) -> bool:
             faults.append(error)
             continue
         nodes = (node for tree in (sample.root, *sample.others) for node in tree.walk())
-        # An answer without a score is a prompt's own, as LLaVA-RLHF's prompts have it: nothing to compare.
-        if any(node.answer is not None and node.answer.score is not None for node in nodes):
+        if any(node.answer is not None and wanted(node.answer) for node in nodes):
             return True
     if looked and len(faults) == looked:
         first = faults[0]

@@ -10,9 +10,9 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import FrameType
 from typing import Any, Literal
 
@@ -23,8 +23,9 @@ from torch.distributed.tensor import DTensor
 
 from quintet import dist
 from quintet.data.collate import collate
+from quintet.data.drops import Drops
 from quintet.data.features import FeatureCache
-from quintet.data.pipeline import Drops, MediaLoader, Micro, Source, StepPlan, batches
+from quintet.data.pipeline import MediaLoader, Micro, Source, StepPlan, batches
 from quintet.data.processor import Processor
 from quintet.data.references import References
 from quintet.data.tokenizer import Tokenizer
@@ -183,6 +184,7 @@ class _Loop:
         self.load = MediaLoader(specs, cache)
         self.drops = Drops(stage.drop_limit, self.rows)
         self.pad = tokenizer.pad_id
+        self.known = ("reference",) if given.references else ()
         run.checkpoints.mkdir(parents=True, exist_ok=True)
         self.metrics = Metrics(run.metrics)
         self.seconds, self.tokens = 0.0, 0
@@ -237,7 +239,7 @@ class _Loop:
             group["lr"] = group["peak"] * rate
         total, noted = 0.0, dict[str, float]()
         for m in micro:
-            batch = (m.batch or _empty(self.pad)).to(self.device)
+            batch = (m.batch or _empty(self.pad, known=self.known)).to(self.device)
             with autocast(self.precision, self.device):
                 loss, notes = self.step(batch)
             total += float(loss.detach())
@@ -352,11 +354,14 @@ def _clip(parameters: list[torch.nn.Parameter], most: float) -> float:
     return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
-def _empty(pad: int) -> Batch:
-    """A batch that asks for nothing: what a rank computes when it has no rows left in a step."""
+def _empty(pad: int, *, known: Sequence[str] = ()) -> Batch:
+    """A batch that asks for nothing: what a rank computes when it has no rows left in a step.
+
+    `known` is what comes with the batches of the other ranks, for what is known they do not compute.
+    """
     one = torch.zeros(2, dtype=torch.int64)
     tokens = Tokens(one + pad, one.float(), one, one + 1, torch.arange(2), torch.arange(2), one - 1, ())
-    return collate([[tokens]], {}, pad=pad)
+    return collate([[replace(tokens, known={name: one.float() for name in known})]], {}, pad=pad)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ def planner(
         completion=stage.completion,
         contrast=stage.contrast,
         differences=stage.differences,
+        check=stage.preference.check if stage.preference else None,
     )
     specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
     measure = measure_with(specs, model.config.columns)

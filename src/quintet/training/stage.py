@@ -13,7 +13,7 @@ from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
 from quintet.errors import ConfigError
 from quintet.training.objectives.policy import Policy
-from quintet.training.objectives.preference import LIVE, Preference
+from quintet.training.objectives.preference import LIVE, WORSE, Preference
 from quintet.training.objectives.reward import Reward
 from quintet.training.rollout import Rollouts
 
@@ -151,7 +151,7 @@ class Stage(Config):
                 raise ConfigError(f"stage {self.name!r}: `{name}` is for the objective {name!r}, which needs it")
         if (self.objective == "policy") != (self.rollouts is not None):
             raise ConfigError(f"stage {self.name!r}: `rollouts` are for the objective 'policy', which needs them")
-        if self.preference and not self.contrast and {"unseen", "noisy"} & self.preference.terms.keys():
+        if self.preference and not self.contrast and self.preference.terms.keys() & set(WORSE):
             raise ConfigError(f"stage {self.name!r}: its terms compare with a picture made worse; set `contrast`")
         if self.preference and self.preference.needs_live_reference and not self.adapts:
             raise ConfigError(

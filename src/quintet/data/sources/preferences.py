@@ -213,7 +213,7 @@ def _tree(told: Told, read: list[Conversation]) -> Compared:
             children.append(Node(said.turns[-1:], answer=answer))
             continue
         if _words(said.turns[-1:]) == words:
-            answer = replace(answer, name=UNSEEN)
+            answer = replace(answer, name=UNSEEN, of=sum(r.turns[:-1] == prompt for r in read[:best]))
         others.setdefault(said.turns[:-1], []).append(Node(said.turns[-1:], answer=answer))
     trees = tuple(Node(turns, tuple(answers)) for turns, answers in others.items())
     return Compared(turns=prompt, children=tuple(children), others=trees)

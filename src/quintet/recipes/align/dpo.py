@@ -2,8 +2,10 @@
 
 Notable: no reward model, no sampling; the reference is the model itself before, with its adapters off. Settings are
 those of common libraries (β 0.1). Its siblings are other `terms` of the same stage: `--set
-'stages.dpo.preference.terms={"ipo": 1}'`, and hinge, robust, bco_pair, kto_pair, simpo (which need no other setting),
-odds with nll (ORPO), sigmoid with nll (RPO), `{"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1}` (MPO).
+'stages.dpo.preference.terms={"ipo": 1}'`, and hinge, bco_pair, kto_pair (at the same β), robust (with `smoothing`),
+odds with nll (ORPO), sigmoid with nll (RPO), `{"sigmoid": 0.8, "bco_pair": 0.2, "nll": 1}` (MPO). SimPO's means over
+tokens want a larger β than DPO's sums, which the defaults here are for, and a margin γ: with simpo add
+`--set stages.dpo.preference.beta=2 --set stages.dpo.preference.margin=1` (its paper's β is 2 to 2.5).
 """
 
 from quintet.data.template import Template

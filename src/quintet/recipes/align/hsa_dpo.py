@@ -1,7 +1,8 @@
 """HSA-DPO: hallucinations graded sentence by sentence weigh the pair (Xiao et al. 2024, arXiv:2404.14233).
 
 Notable: the severity (minor 1, moderate 2, major 3, the mean over an answer's) multiplies the rejected log-ratio inside
-the sigmoid. The pair is the rewritten and the raw answer of the model.
+the sigmoid. The pair is the rewritten and the raw answer of the model. The chosen log-ratio counts once; by its own
+score with `--set stages.hsa.preference.won_weight=severity`.
 """
 
 from quintet.data.template import Template

@@ -1,8 +1,9 @@
 """mDPO: the same answer about a piece of the picture is a third to compare with (Wang et al. 2024, arXiv:2406.11839).
 
 Notable: plain DPO can learn from the words alone; the conditional term asks that the chosen answer fits its picture
-better than a crop of 1 to 20 % of it, and the anchor keeps the chosen answer from becoming less likely. The crop is
-drawn once; the released code draws it anew for policy and reference.
+better than a crop of 1 to 20 % of it, and the anchor keeps the chosen answer from becoming less likely. Of several
+ranked answers each that wins is compared with itself. The crop is drawn once a sample; the released code draws it anew
+for policy and reference.
 """
 
 from quintet.data.contrast import Contrast

@@ -3,8 +3,9 @@
 Notable: the first stage is DPO against answers with injected errors. The second also lowers, token by token, what the
 model would say next were the picture noisy (step 500 of 1,000 of a diffusion): a second tree in the row shows the
 noisy picture, and the words that are likeliest there are scored about the clean one. Two sigmoids are averaged, as in
-the released code; the paper writes one. Noise is cut off at black and white, which the code lets wrap around; the
-code's trained projector would change the reference, so only adapters learn here.
+the released code; the paper's one is `--set 'stages.noise.preference.terms={"noisy_joint": 1}'`. Noise is cut off at
+black and white, which the code lets wrap around; the code's trained projector would change the reference, so only
+adapters learn here.
 """
 
 from quintet.data.contrast import Contrast

@@ -1,9 +1,9 @@
 """RLHF-V: a person corrects what an answer makes up; corrected tokens count more (Yu et al. 2023, arXiv:2312.00849).
 
 Notable: DDPO; an answer's score is the weighted mean of its tokens' log-probabilities, γ for tokens in which the two
-answers differ and 1 for the rest; all weights learn, so the reference is computed before. The released script differs
-from the paper: β 0.1, γ 1.1, and no division (`--set stages.ddpo.preference.beta=0.1 …gamma=1.1 …average=false`). The
-paper's 7 epochs of 1.4 K pairs.
+answers differ and 1 for the rest, so a row has two answers; all weights learn, so the reference is computed before.
+The released script differs from the paper: β 0.1, γ 1.1, and no division (`--set stages.ddpo.preference.beta=0.1
+…gamma=1.1 …average=false`). The paper's 7 epochs of 1.4 K pairs.
 """
 
 from quintet.data.template import Template

@@ -1,8 +1,8 @@
 """RPO: DPO that keeps the chosen answers likely (Pang et al. 2024, arXiv:2404.19733).
 
-Notable: DPO may make both answers less likely, the rejected one more so; the chosen answer's
-mean negative log-likelihood beside it forbids that. On Scenes that term alone, without comparing,
-lowered hallucination as much (docs/alignment.md).
+Notable: DPO may make both answers less likely, the rejected one more so; the chosen answer's mean negative
+log-likelihood beside it forbids that. On Scenes that term alone, without comparing, lowered hallucination as much
+(docs/alignment.md).
 """
 
 from dataclasses import replace

@@ -1,9 +1,9 @@
 """STIC: the model makes its own pairs and its own descriptions, no labels (Deng et al. 2024, arXiv:2405.19716).
 
 Notable: chosen answers follow a prompt that asks for care, rejected ones a prompt that invites what is not there, or a
-picture made worse; both are then answers to the plain prompt about the clean picture. The chosen answer's likelihood
-is added with 1/1024 of its sum, as released; per token that is the share below times its length. The second stage is
-instruction tuning in which the model's own description stands before the question.
+picture made worse; both are then answers to the plain prompt about the clean picture. 1/1024 of the chosen answer's
+negative log-likelihood, summed over its tokens, is added, as released. The second stage is instruction tuning in which
+the model's own description stands before the question.
 """
 
 from quintet.data.template import Template
@@ -24,7 +24,7 @@ def method(template: Template) -> Method:
                 train=lora_on_llm(1e-7, rank=128, alpha=256),
                 batch=8,
                 objective="preference",
-                preference=Preference(terms={"sigmoid": 1.0, "nll": 1.0 / 16}),
+                preference=Preference(terms={"sigmoid": 1.0, "nll_sum": 1 / 1024}),
             ),
             Stage(
                 name="infused",

@@ -64,14 +64,19 @@ def ipo(won: Tensor, lost: Tensor, *, beta: float) -> Tensor:
 
 
 def bco_pair(won: Tensor, lost: Tensor, *, beta: float, mean_reward: float | Tensor) -> Tensor:
-    """−log σ(βΔ_won − δ) − log σ(δ − βΔ_lost); δ is the mean of the rewards βΔ so far."""
+    """−log σ(βΔ_won − δ) − log σ(δ − βΔ_lost), a pair's two answers; δ is `mean_reward`, the paper's running mean."""
     return -F.logsigmoid(beta * won - mean_reward) - F.logsigmoid(mean_reward - beta * lost)
 
 
 def kto_pair(won: Tensor, lost: Tensor, *, beta: float) -> Tensor:
-    """1 − σ(β(Δ_won − K_lost)) + 1 − σ(β(K_won − Δ_lost)), K the batch's mean of Δ, at least 0, without gradient.
+    """1 − σ(β(Δ_won − K_lost)) + 1 − σ(β(K_won − Δ_lost)), K the mean of Δ over N, at least 0, without gradient.
 
-    KTO on pairs as LLaMA-Factory has it: the other answers of the batch stand for those that KTO pairs at random.
+    KTO on pairs with LLaMA-Factory's baselines: the other answers of the batch stand for those that KTO pairs at
+    random. It is the sum of a pair's two answers, where LLaMA-Factory takes the mean over answers: twice that.
+
+    The N are the pairs of one micro-batch on one rank, so where an answer gained in the mean the loss depends on how a
+    step is cut (`Stage.micro`): the later pairs of a step are not known yet when the first are learnt from. Where
+    neither side gained in the mean of any micro-batch, as at the first step, K is 0 and it does not.
     """
     base_won, base_lost = (each.detach().mean().clamp_min(0.0) for each in (won, lost))
     return 2 - torch.sigmoid(beta * (won - base_lost)) - torch.sigmoid(beta * (base_won - lost))
@@ -105,22 +110,25 @@ def severity(won: Tensor, lost: Tensor, *, beta: float, severity: Tensor, won_we
     return -F.logsigmoid(beta * (won_weight * won - severity * lost))
 
 
-def segment_score(logps: Tensor, changed: Tensor, answer: Tensor, *, gamma: float, average: bool = True) -> Tensor:
-    """RLHF-V's score of each answer, float[A]: tokens that a person changed count γ times.
+def segment_score(
+    logps: Tensor, changed: Tensor, answer: Tensor, count: int, *, gamma: float, average: bool = True
+) -> Tensor:
+    """RLHF-V's score of each answer, float[count]: tokens that a person changed count γ times.
 
     `logps` and `changed` are float[P] and bool[P] of all tokens, `answer` int64[P] numbers the answer of each. The sum
-    is divided by the weights' sum if `average` (the paper; its script leaves it).
+    is divided by the weights' sum if `average` (the paper; its script leaves it). With γ 1 and without `average` it is
+    an answer's log-probability.
 
     >>> logps, changed = torch.tensor([-1.0, -2.0, -3.0, -0.5]), torch.tensor([False, True, True, False])
-    >>> round(segment_score(logps, changed, torch.zeros(4, dtype=torch.int64), gamma=5.0).item(), 7)
+    >>> round(segment_score(logps, changed, torch.zeros(4, dtype=torch.int64), 1, gamma=5.0).item(), 7)
     -2.2083333
     """
     weights = torch.where(changed, gamma, 1.0).to(logps)
-    count = int(answer.max()) + 1 if len(answer) else 0
     total = logps.new_zeros(count).index_add(0, answer, weights * logps)
     if not average:
         return total
-    return total / logps.new_zeros(count).index_add(0, answer, weights)
+    # An answer without a token scores 0.
+    return total / logps.new_zeros(count).index_add(0, answer, weights).clamp_min(1e-9)
 
 
 def phrase_contrast(right: Tensor, wrong: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ attended once. Every two of them of which one is better are a pair. Log-probabil
 forward; an answer's is the sum over its node.
 
 The reference is the model before the stage: its log-probabilities come with the batch, if they were computed before,
-or from the same weights with adapters off.
+or from the same weights with adapters off. Adapters run without dropout, whatever they are set to: noise in one of two
+models that are compared would be taken for what it learnt.
 """
 
 from collections.abc import Mapping
@@ -23,33 +24,38 @@ from quintet.errors import ConfigError, DataError, TrainingError, nearest
 from quintet.model.mllm import MLLM, Output
 from quintet.training.objectives import pair_losses as losses
 from quintet.training.objectives.lm import Notes
-from quintet.values import Batch, Features
+from quintet.values import Batch, Features, Tokens
 
-__all__ = ["LIVE", "Preference", "count", "preference", "reference_logps"]
+__all__ = ["LIVE", "WORSE", "Preference", "count", "preference", "reference_logps"]
 
 Term = Literal[
     "sigmoid", "robust", "hinge", "ipo", "bco_pair", "kto_pair", "odds", "simpo", "anchor", "unseen", "severity",
-    "nll", "noisy", "phrases", "kl",
+    "nll", "nll_sum", "noisy", "noisy_joint", "phrases", "kl",
 ]  # fmt: skip
-FREE = ("odds", "simpo", "nll", "phrases")
+FREE = ("odds", "simpo", "nll", "nll_sum", "phrases")
 """Terms that no reference is needed for."""
-LIVE = ("noisy", "kl")
+LIVE = ("noisy", "noisy_joint", "kl")
 """Terms that need more of the reference than its log-probabilities of the answers: it runs beside the policy."""
+WORSE = ("unseen", "noisy", "noisy_joint")
+"""Terms that look at the second tree, where winners stand behind a picture made worse."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preference(Config):
-    """What is minimised: a sum of terms, each a function of `objectives/pair_losses.py`.
+    """What is minimised: a sum of terms, each a function of `objectives/pair_losses.py`; the mean over all pairs.
 
-    unseen    −log σ(β(Δ_won − Δ of the same words about a picture made worse)): mDPO's conditional term
-    noisy     −log σ(β(Δ_won − Δ_noise)): of the words that would be likeliest one by one were the picture the worse
-              one, about the real one (POVID's second stage)
-    anchor    mDPO's: the better answer shall not become less probable
-    nll       the better answer's negative log-likelihood per token (RPO, STIC, ORPO)
-    phrases   HALVA: marked phrases against those that stand in their place, without a reference
-    kl        HALVA: KL(π_ref ‖ π) over the whole vocabulary, summed over the tokens of answers named `kept`
+    unseen       −log σ(β(Δ_won − Δ of the same words about a picture made worse)): mDPO's conditional term
+    noisy        −log σ(β(Δ_won − Δ_noise)): of the words that would be likeliest one by one were the picture the
+                 worse one, about the real one (POVID's second stage, as its code has it)
+    noisy_joint  −log σ(β(Δ_won − (1 − s)Δ_lost − sΔ_noise)), s `noise`: POVID's paper, one sigmoid
+    anchor       mDPO's: the better answer shall not become less probable
+    nll          the better answer's negative log-likelihood per token (RPO, ORPO)
+    nll_sum      the same, summed over its tokens (STIC)
+    phrases      HALVA: marked phrases against those that stand in their place, without a reference
+    kl           HALVA: KL(π_ref ‖ π) over the whole vocabulary, summed over the tokens of answers named `kept`
 
-    `unseen` and `noisy` need a second tree (`Stage.contrast`).
+    `unseen`, `noisy` and `noisy_joint` need a second tree (`Stage.contrast`). `kl` is divided by the pairs like every
+    term: with one `kept` beside each pair it is HALVA's mean, with r of them a pair HALVA's α is `kl` times r.
     """
 
     terms: Mapping[Term, float] = field(default_factory=lambda: {"sigmoid": 1.0})
@@ -61,10 +67,17 @@ class Preference(Config):
     """γ of SimPO."""
     delta: float = 0.0
     """δ of the anchor."""
+    baseline: float = 0.0
+    """δ of `bco_pair`: the reward βΔ over which a better answer shall come, and under it a worse one. A constant, not
+    the paper's running mean (docs/decisions/0012)."""
     gamma: float = 1.0
     """How much a marked token counts, one that a person changed; others count 1 (RLHF-V)."""
     average: bool = False
     """Whether an answer's log-probability is its weighted mean over tokens (RLHF-V's paper)."""
+    won_weight: Literal["one", "severity"] = "one"
+    """What the better answer's Δ is multiplied by in `severity`: 1, or its own severity (an option of HSA-DPO)."""
+    noise: float = 0.5
+    """Share of Δ_noise in `noisy_joint`; the rest is the worse answer's."""
 
     def __post_init__(self) -> None:
         known = get_args(Term)
@@ -79,6 +92,8 @@ class Preference(Config):
         for name in ("beta", "gamma"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be over 0")
+        if not 0 <= self.noise <= 1:
+            raise ConfigError(f"noise is {self.noise}; it is a share, from 0 to 1")
 
     @property
     def needs_reference(self) -> bool:
@@ -90,28 +105,54 @@ class Preference(Config):
         """Whether it must run beside the policy: log-probabilities computed before are not enough."""
         return any(term in LIVE for term in self.terms)
 
+    def check(self, tokens: Tokens) -> None:
+        """Looks whether a sample has what the terms need, before anything is computed of it.
+
+        Raises:
+            DataError: no answer of it is better than another, or what a term asks for is not there.
+        """
+        answers = Answers.alone(tokens.answers, tokens.enter, tokens.exit)
+        won, lost = answers.pairs()
+        if not len(won):
+            raise DataError("no-pair", "no answer is better than another one, and the objective compares them")
+        if self.gamma != 1 and tokens.mark is None:
+            raise DataError("no-marks", "no token is marked for `gamma` to weigh; set differences=true, or gamma=1")
+        if self.terms.keys() & set(WORSE):
+            answers.beside(UNSEEN, won)
+        if "severity" in self.terms:
+            self.severities(answers, won, lost)
+        if "phrases" in self.terms:
+            _phrases(tokens.mark, tokens.enter, answers, won, lost)
+
+    def severities(self, answers: Answers, won: Tensor, lost: Tensor) -> tuple[Tensor | float, Tensor]:
+        """What `severity` multiplies either side's Δ by."""
+        weight = answers.numbers("severity", won) if self.won_weight == "severity" else 1.0
+        return weight, answers.numbers("severity", lost)
+
 
 def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, float, Notes]:
-    """Sum over pairs of the terms, how many pairs (and kept answers) there are, and sums to report.
+    """Sum over pairs of the terms, how many pairs there are, and sums to report.
 
     Raises:
         TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
-        DataError: a sample lacks an answer that a term needs.
+        DataError: a sample lacks what a term needs; where rows are planned `Preference.check` has found it before.
     """
-    seen = model.look(batch)
-    policy = _State(model, batch, seen)
-    if batch.answers is None:
-        # A rank without rows: it runs what the others run.
-        return policy.logps.sum() * 0.0, 0.0, {}
-    won, lost = batch.answers.pairs()
-    compared = _Compared(batch, batch.answers, won, lost, how, policy, _reference(model, batch, how, seen))
-    loss = policy.logps.new_zeros(())
-    notes: Notes = {}
-    for term, weight in how.terms.items():
-        found = compared.term(term).sum()
-        loss = loss + weight * found
-        if len(how.terms) > 1:
-            notes[term] = found.detach()
+    with lora.undropped(model):
+        seen = model.look(batch)
+        policy = _State(model, batch, seen)
+        reference = _reference(model, batch, how, seen)
+        if batch.answers is None:
+            # A rank without rows: it has run what the others run, the reference too.
+            return policy.logps.sum() * 0.0, 0.0, {}
+        won, lost = batch.answers.pairs()
+        compared = _Compared(batch, batch.answers, won, lost, how, policy, reference)
+        loss = policy.logps.new_zeros(())
+        notes: Notes = {}
+        for term, weight in how.terms.items():
+            found = compared.term(term).sum()
+            loss = loss + weight * found
+            if len(how.terms) > 1:
+                notes[term] = found.detach()
     better, worse = compared.delta(won).detach(), compared.delta(lost).detach()
     rewards = {"reward_won": how.beta * better, "reward_lost": how.beta * worse}
     rewards |= {"margin": how.beta * (better - worse), "accuracy": (better > worse).float()}
@@ -119,10 +160,8 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
 
 
 def count(batch: Batch) -> float:
-    """What a batch counts in a step: its pairs, and the answers that shall stay as they are."""
-    if batch.answers is None:
-        return 0.0
-    return float(len(batch.answers.pairs()[0]) + len(batch.answers.named(KEPT)))
+    """What a batch counts in a step: its pairs."""
+    return 0.0 if batch.answers is None else float(len(batch.answers.pairs()[0]))
 
 
 def reference_logps(model: MLLM, batch: Batch) -> Tensor:
@@ -182,73 +221,81 @@ class _Compared:
     reference: _State | _Known
 
     def term(self, term: str) -> Tensor:
-        """A term for each pair, float[N]."""
-        how, won, lost = self.how, self.won, self.lost
-        if term == "nll":
-            return -self.mean(won)
-        if term == "odds":
-            return losses.odds(self.mean(won), self.mean(lost))
-        if term == "simpo":
-            return losses.simpo(self.mean(won), self.mean(lost), beta=how.beta, margin=how.margin)
-        if term == "phrases":
-            return self._phrases()
-        if term == "kl":
-            return self._divergence()
-        if term == "unseen":
-            lost = self.answers.beside(UNSEEN, won)
-        better = self.delta(won)
-        worse = self._noisy() if term == "noisy" else self.delta(lost)
-        if term == "ipo":
-            length = self.length
-            return losses.ipo(better / length[won], worse / length[lost], beta=how.beta)
-        h = how.beta * (better - worse)
+        """A term for each pair, float[N]; `kl` for each kept answer."""
         match term:
-            case "anchor":
-                return losses.anchored(better, beta=how.beta, delta=how.delta)
-            case "robust":
-                return losses.robust(h, smoothing=how.smoothing)
-            case "hinge":
-                return losses.hinge(h)
-            case "bco_pair":
-                mean = how.beta * torch.cat([better, worse]).detach().mean()
-                return losses.bco_pair(better, worse, beta=how.beta, mean_reward=mean)
-            case "kto_pair":
-                return losses.kto_pair(better, worse, beta=how.beta)
-            case "severity":
-                return losses.severity(better, worse, beta=how.beta, severity=self.answers.numbers("severity", lost))
+            case "nll":
+                return -self.mean(self.won)
+            case "nll_sum":
+                return -self._per_answer(self.policy.logps)[self.won]
+            case "odds":
+                return losses.odds(self.mean(self.won), self.mean(self.lost))
+            case "simpo":
+                return losses.simpo(
+                    self.mean(self.won), self.mean(self.lost), beta=self.how.beta, margin=self.how.margin
+                )
+            case "phrases":
+                return self._contrasted()
+            case "kl":
+                return self._divergence()
             case _:
-                return losses.sigmoid(h, smoothing=how.smoothing)
+                return self._against_reference(term)
 
-    def delta(self, at: Tensor) -> Tensor:
+    def _against_reference(self, term: str) -> Tensor:
+        how, beta = self.how, self.how.beta
+        better, worse = self.delta(self.won), self.delta(self.lost)
+        match term:
+            case "unseen":
+                return losses.sigmoid(
+                    beta * (better - self.delta(self.answers.beside(UNSEEN, self.won))), smoothing=how.smoothing
+                )
+            case "noisy":
+                return losses.sigmoid(beta * (better - self._noisy()), smoothing=how.smoothing)
+            case "noisy_joint":
+                both = (1 - how.noise) * worse + how.noise * self._noisy()
+                return losses.sigmoid(beta * (better - both), smoothing=how.smoothing)
+            case "anchor":
+                return losses.anchored(better, beta=beta, delta=how.delta)
+            case "ipo":
+                return losses.ipo(*(self.delta(at, average=True) for at in (self.won, self.lost)), beta=beta)
+            case "bco_pair":
+                return losses.bco_pair(better, worse, beta=beta, mean_reward=how.baseline)
+            case "kto_pair":
+                return losses.kto_pair(better, worse, beta=beta)
+            case "severity":
+                weight, severity = how.severities(self.answers, self.won, self.lost)
+                return losses.severity(better, worse, beta=beta, severity=severity, won_weight=weight)
+            case "robust":
+                return losses.robust(beta * (better - worse), smoothing=how.smoothing)
+            case "hinge":
+                return losses.hinge(beta * (better - worse))
+            case _:
+                assert term == "sigmoid", term
+                return losses.sigmoid(beta * (better - worse), smoothing=how.smoothing)
+
+    def delta(self, at: Tensor, *, average: bool = False) -> Tensor:
         """Δ = log π − log π_ref of answers of these indices, float[N]; marked tokens count `gamma` times."""
-        return self._summed(self.policy.logps - self.reference.logps)[at]
+        mark, apart = self.batch.targets.mark, self.policy.logps - self.reference.logps
+        changed = torch.zeros_like(apart, dtype=torch.bool) if mark is None else mark > 0
+        whole = average or self.how.average
+        return losses.segment_score(apart, changed, *self._numbered, gamma=self.how.gamma, average=whole)[at]
 
     def mean(self, at: Tensor) -> Tensor:
         """Mean log π over the tokens of answers, float[N]."""
-        return (self._per_answer(self.policy.logps) / self.length)[at]
+        length = self._per_answer(torch.ones_like(self.policy.logps)).clamp_min(1.0)
+        return (self._per_answer(self.policy.logps) / length)[at]
 
     @property
-    def length(self) -> Tensor:
-        """Tokens of each answer, float[A]."""
-        return self._per_answer(torch.ones_like(self.policy.logps)).clamp_min(1.0)
-
-    def _summed(self, logps: Tensor) -> Tensor:
-        """Of each answer, float[A], with the weights of marked tokens."""
-        mark = self.batch.targets.mark
-        if mark is None or (self.how.gamma == 1 and not self.how.average):
-            total = self._per_answer(logps)
-            return total / self.length if self.how.average else total
-        weights = torch.where(mark > 0, self.how.gamma, 1.0).to(logps)
-        total = self._per_answer(weights * logps)
-        return total / self._per_answer(weights).clamp_min(1e-9) if self.how.average else total
+    def _numbered(self) -> tuple[Tensor, int]:
+        """The answer of each target, int64[P]; what is in none has the number of answers, one more than there are."""
+        node, at, count = self.batch.targets.node, self.answers.node, len(self.answers)
+        numbers = node.new_full((int(torch.cat([node, at]).max()) + 1,), count)
+        numbers[at] = torch.arange(count, device=at.device)
+        return numbers[node], count + 1
 
     def _per_answer(self, values: Tensor) -> Tensor:
-        """Sums of one number a target over each answer's node, float[A]."""
-        node, at = self.batch.targets.node, self.answers.node
-        if not len(node):
-            return values.new_zeros(len(at))
-        nodes = int(torch.maximum(node.max(), at.max())) + 1
-        return values.new_zeros(nodes).index_add(0, node, values)[at]
+        """Sums of one number a target over each answer's node, float[A + 1]."""
+        answer, count = self._numbered
+        return values.new_zeros(count).index_add(0, answer, values)
 
     def _targets(self, answer: int) -> Tensor:
         """The targets of an answer, in their order."""
@@ -267,18 +314,13 @@ class _Compared:
             made.append(sums[0] - sums[1])
         return torch.stack(made) if made else self.policy.logps.new_zeros(0)
 
-    def _phrases(self) -> Tensor:
-        """Mean over the phrases of each pair, float[N]; a pair without one counts nothing."""
-        mark, logps = self.batch.targets.mark, self.policy.logps
+    def _contrasted(self) -> Tensor:
+        """Mean over the phrases of each pair, float[N]."""
+        mark, logps, node = self.batch.targets.mark, self.policy.logps, self.batch.targets.node
         made = []
-        for won, lost in zip(self.won.tolist(), self.lost.tolist(), strict=True):
-            sides = [self._targets(won), self._targets(lost)]
-            if mark is None:
-                raise DataError("no-phrases", "no phrase of an answer is marked, and the objective compares phrases")
-            both = set(mark[sides[0]].tolist()) & set(mark[sides[1]].tolist()) - {0}
-            sums = [[logps[at[mark[at] == phrase]].sum() for phrase in sorted(both)] for at in sides]
-            right, wrong = (torch.stack(each) if each else logps.new_zeros(0) for each in sums)
-            made.append(losses.phrase_contrast(right, wrong).mean() if both else logps.sum() * 0.0)
+        for right, wrong in _phrases(mark, node, self.answers, self.won, self.lost):
+            sums = [torch.stack([logps[at].sum() for at in side]) for side in (right, wrong)]
+            made.append(losses.phrase_contrast(*sums).mean())
         return torch.stack(made) if made else logps.new_zeros(0)
 
     def _divergence(self) -> Tensor:
@@ -290,3 +332,26 @@ class _Compared:
             before, now = self.reference.log_probs(at), self.policy.log_probs(at)
             made.append((before.exp() * (before - now)).sum())
         return torch.stack(made) if made else self.policy.logps.new_zeros(0)
+
+
+def _phrases(
+    mark: Tensor | None, node: Tensor, answers: Answers, won: Tensor, lost: Tensor
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Of each pair the phrases that both answers have: bool[P] each, of the better one and of the other.
+
+    `mark` and `node` are int64[P], of targets or of a sample's tokens.
+
+    Raises:
+        DataError: a pair has none.
+    """
+    found: list[tuple[list[Tensor], list[Tensor]]] = []
+    for sides in zip(answers.node[won], answers.node[lost], strict=True):
+        marks = [set[int]() if mark is None else set(mark[node == side].tolist()) - {0} for side in sides]
+        if mark is None or not marks[0] & marks[1]:
+            raise DataError(
+                "no-phrases", "no phrase is marked in both answers of a pair, and the objective compares them"
+            )
+        both = sorted(marks[0] & marks[1])
+        right, wrong = ([(node == side) & (mark == phrase) for phrase in both] for side in sides)
+        found.append((right, wrong))
+    return found
