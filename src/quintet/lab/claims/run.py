@@ -135,6 +135,8 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
     if not missing:
         return
     engine = Engine.open(out if arm.method else start.run)
+    # Arms are asked alike: what is asked under a condition says so itself (`asks`), whatever a method's chat asks.
+    engine.processor = replace(engine.processor, template=start.processor().template)
     for name in missing:
         task = scenes_task(name, scenes)
         progress = partial(watch.count, f"{_name(arm)}: {name}")
