@@ -385,6 +385,12 @@ def test_data_is_converted_filtered_and_mixed(scenes: Path, tmp_path: Path) -> N
     )
     assert facts["rows_by_source"] == {"a.jsonl": 6, "b.jsonl": 2}
     assert json.loads(ok("data", "check", tmp_path / "m.jsonl", "--json"))["faults"] == []
+    # By the root: 24 rows and 6 weigh 2 to 1.
+    ok("data", "mix", tmp_path / "a.jsonl=1", "--size", "6", "--out", tmp_path / "few.jsonl")
+    files, root = (tmp_path / "a.jsonl", tmp_path / "few.jsonl"), ("--power", "0.5", "--size", "9", "--json")
+    facts = json.loads(ok("data", "mix", *files, *root, "--out", tmp_path / "r.jsonl"))
+    assert facts["rows_by_source"] == {"a.jsonl": 6, "few.jsonl": 3}
+    assert run("data", "mix", f"{files[0]}=1", f"{files[1]}=1", *root, "--out", tmp_path / "n.jsonl").exit_code == 2
     unequal = ("data", "mix", tmp_path / "a.jsonl=3", tmp_path / "b.jsonl", "--out", tmp_path / "n.jsonl")
     assert run(*unequal).exit_code == 2
     assert run("data", "mix", tmp_path / "a.jsonl=much", "--out", tmp_path / "n.jsonl").exit_code == 2

@@ -20,7 +20,9 @@ from quintet.errors import CheckpointError, ConfigError
 from quintet.values import Layout
 
 TINY = CLIP_L.tiny()
-PRESETS: dict[str, Vision.Config] = {name: getattr(presets, name) for name in presets.__all__}
+_ALL = {name: getattr(presets, name) for name in presets.__all__}
+PRESETS = {name: config for name, config in _ALL.items() if isinstance(config, Vision.Config)}
+"""The transformers; the one of convolutions is in tests/unit/test_convnext.py."""
 
 
 def pictures(*sizes: tuple[int, int]) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
@@ -21,10 +22,10 @@ from quintet.data.scenes import make_scenes, read_truth
 from quintet.data.scenes.pages import NAMES
 from quintet.data.sources import Pages, open_source
 from quintet.data.template import Template
-from quintet.errors import TrainingError
+from quintet.errors import ConfigError, TrainingError
 from quintet.lab.doctor.spelling import answers, length
 from quintet.lab.recipe import load_recipe, recipe_names
-from quintet.lab.run import Job, scenes_rows, train
+from quintet.lab.run import Job, scenes_rows, stage_source, train
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
@@ -245,9 +246,33 @@ def test_the_papers_that_pre_train_on_documents_have_a_stage_on_them() -> None:
 @pytest.mark.parametrize("name", ["flamingo", "vila"])
 def test_a_stage_learns_from_the_documents_of_scenes(name: str, scenes: Path, tmp_path: Path) -> None:
     stage = next(s for s in load_recipe(name)[1].stages if s.data.kind == "interleaved")
-    assert scenes_rows(scenes, stage).name == "train_interleaved.jsonl"
+    assert scenes_rows(scenes, stage.data.kind).name == "train_interleaved.jsonl"
     results = train(Job(recipe=name, out=tmp_path / "run", scale="tiny", scenes=scenes, stages=[stage.name]))
     assert (results[stage.name].steps, results[stage.name].dropped) == (2, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("vila", 0.6), ("mplug_owl", 0.62), ("lavin", 0.25), ("multimodal_gpt", 0.5), ("kosmos1", 0.27),
+     ("llama_adapter_v2", 1.0), ("llava15", 0.0)],
+)  # fmt: skip
+def test_text_without_pictures_is_in_the_batches_of_the_papers_that_say_so(
+    name: str, share: float, scenes: Path, tmp_path: Path
+) -> None:
+    """Shares: systems.yaml's rows; LLaMA-Adapter V2's instructions are text alone."""
+    recipe = at_scale(load_recipe(name)[1], "tiny")
+    source = stage_source(Job(recipe=name, out=tmp_path, scale="tiny", scenes=scenes), recipe, recipe.stages[-1])
+    plain = sum(not source.sample(i).media() for i in range(len(source)))
+    assert plain == pytest.approx(share * len(source), abs=1)
+
+
+def test_scenes_of_an_older_version_are_refused_by_the_stage_that_needs_more(scenes: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(scenes, old)
+    (old / "train_text.json").unlink()
+    with pytest.raises(ConfigError, match=r"has no train_text\.json: it was made by an older version"):
+        train(Job(recipe="vila", out=tmp_path / "run", scale="tiny", scenes=old))
+    assert not (tmp_path / "run").exists()
 
 
 def _pages(folder: Path, *, there: int) -> Path:

@@ -233,7 +233,7 @@ def test_published_weights_go_into_the_tower_and_the_adapters_stay_as_drawn() ->
 def test_features_are_not_kept_while_adapters_inside_the_encoder_learn(tmp_path: Path) -> None:
     recipe = at_scale(load_recipe("lavin")[1], "tiny")
     model, _ = fresh()
-    source = open_source(scenes_rows(scenes_folder(64), recipe.stages[0]))
+    source = open_source(scenes_rows(scenes_folder(64), recipe.stages[0].data.kind))
     kept = keep_features(
         model,
         recipe.stages[0],

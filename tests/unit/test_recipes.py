@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
-from quintet.components.encoders.presets import CLIP_L, OPENCLIP_BIGG
+from quintet.components.encoders.convnext import ConvNeXt
+from quintet.components.encoders.presets import CLIP_L, OPENCLIP_BIGG, OPENCLIP_CONVNEXT_L
 from quintet.components.encoders.vision import Vision
 from quintet.data.template import Template
 from quintet.errors import ConfigError, QuintetError
@@ -84,14 +85,21 @@ def test_a_printed_figure_is_held_as_it_is_printed(name: str, part: str, figure:
 
 
 @pytest.mark.parametrize(
-    ("encoder", "projection"), [(CLIP_L.at(layer=-1), 1024 * 768), (OPENCLIP_BIGG.at(layer=-1), 1664 * 1280)]
+    ("encoder", "projection"),
+    [
+        (CLIP_L.at(layer=-1), 1024 * 768),
+        (replace(OPENCLIP_CONVNEXT_L, norm=True), 1536 * 768),
+        (OPENCLIP_BIGG.at(layer=-1), 1664 * 1280),
+    ],
 )
-def test_whole_encoders_are_as_large_as_in_the_surveys_table(encoder: Vision.Config, projection: int) -> None:
+def test_whole_encoders_are_as_large_as_in_the_surveys_table(
+    encoder: Vision.Config | ConvNeXt.Config, projection: int
+) -> None:
     with torch.device("meta"):
         found = count(encoder.build()) + projection
     value, half = printed(ENCODERS[encoder.source])
     # The class of the norms behind the last layer: two of them, of which we build one.
-    assert abs(found - value) <= half + 2 * encoder.width
+    assert abs(found - value) <= half + 2 * encoder.dim
 
 
 @pytest.mark.parametrize("figure", ["about 3 M", "3.15M", "3 million"])

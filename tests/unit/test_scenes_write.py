@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -63,6 +64,24 @@ def test_llava_files_have_the_fields_and_the_picture_first(made: Path) -> None:
             assert sum("<image>" in turn["value"] for turn in turns) == 1
             assert all(turn["value"] for turn in turns)
             assert len(turns) == 2 if kind == "_captions" else len(turns) >= 2
+
+
+def test_what_is_told_in_words_answers_the_questions_without_a_picture(made: Path) -> None:
+    rows = json.loads((made / "train_text.json").read_text())
+    assert len(rows) == 60
+    for row in rows:
+        first, *others = [turn["value"] for turn in row["conversations"]]
+        assert set(row) == {"id", "conversations"}
+        assert re.match(r"(There is an? .+\.|The picture is empty\.|The (digit|word) .+\.)\n\S", first)
+        assert others
+        assert not any("<image>" in said or "<region>" in said for said in (first, *others))
+    digits = [row for row in rows if any("digit" in turn["value"] for turn in row["conversations"][2::2])]
+    for row in digits:
+        [told] = re.findall(r"The digit (\d) is shown", row["conversations"][0]["value"]) or ["none"]
+        answers = [
+            b["value"] for a, b in itertools.pairwise(row["conversations"]) if "digit" in a["value"].split("\n")[-1]
+        ]
+        assert {a for a in answers if a not in ("yes", "no")} <= {told}
 
 
 def test_truth_gives_back_scene_and_picture(made: Path) -> None:

@@ -142,6 +142,9 @@ def mix(
     size: Annotated[
         int | None, typer.Option(help="Rows in all. Default: all rows of all files together.", min=1)
     ] = None,
+    power: Annotated[
+        float, typer.Option(help="Without weights: of a file of n rows, n to the power. 0.5 is InstructBLIP's.", min=0)
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the choice and the order.", min=0)] = 0,
     as_json: JSON = False,
 ) -> None:
@@ -150,10 +153,13 @@ def mix(
 
     names, weights = zip(*(_weighted(each) for each in files), strict=True)
     sources = [open_source(name) for name in names]
-    shares = [len(source) if weight is None else weight for source, weight in zip(sources, weights, strict=True)]
-    if len({weight is None for weight in weights}) > 1:
-        raise typer.BadParameter("give every file a weight, or none")
-    mixed = Mix.weighted(sources, weights=shares, size=size, seed=seed)
+    given = [weight for weight in weights if weight is not None]
+    if given and (len(given) < len(weights) or power != 1):
+        raise typer.BadParameter("give every file a weight, or none and a --power")
+    if given:
+        mixed = Mix.weighted(sources, weights=given, size=size, seed=seed)
+    else:
+        mixed = Mix.tempered(sources, power=power, size=size, seed=seed)
     _write(mixed, out, as_json=as_json, facts={"rows_by_source": dict(mixed.counts)})
 
 

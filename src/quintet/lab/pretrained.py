@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from quintet.components.connectors.qformer import QFormer
 from quintet.components.connectors.resampler import sincos
+from quintet.components.encoders.convnext import ConvNeXt, load_open_clip_folder
 from quintet.components.encoders.vision import Vision
 from quintet.components.encoders.weights import load_hf_folder
 from quintet.components.llms.decoder import Decoder
@@ -158,6 +159,8 @@ def _published(model: MLLM) -> Iterator[tuple[str, nn.Module, str]]:
 def _load(part: nn.Module, folder: Path) -> None:
     if isinstance(part, Vision):
         load_hf_folder(part, folder)
+    elif isinstance(part, ConvNeXt):
+        load_open_clip_folder(part, folder)
     elif isinstance(part, Decoder):
         load_hf_state(part, SafetensorsFolder(folder))
     elif isinstance(part, QFormer):

@@ -18,7 +18,7 @@ from quintet.config.override import override
 from quintet.data.pipeline import Source
 from quintet.data.processor import Processor
 from quintet.data.scenes import LAYOUT, World, make_scenes
-from quintet.data.sources import open_source
+from quintet.data.sources import Mix, open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
@@ -48,7 +48,7 @@ from quintet.training.folder import RunFolder
 from quintet.training.loop import Given, Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
 from quintet.training.rolling import RewardOf
-from quintet.training.stage import Stage
+from quintet.training.stage import Data, Stage
 
 __all__ = [
     "STARTER_PICTURES",
@@ -87,14 +87,33 @@ def scenes_folder(
     return out
 
 
-def scenes_rows(folder: Path, stage: Stage) -> Path:
-    """The file of Scenes whose rows are of the kind that a stage learns from."""
+def scenes_rows(folder: Path, kind: str) -> Path:
+    """The file of Scenes whose rows are of a kind (`Data.kind`).
+
+    Raises:
+        ConfigError: the folder was made before there were rows of that kind.
+    """
     names = {
         "captions": "train_captions.json",
         "regions": "train_regions.json",
         "interleaved": "train_interleaved.jsonl",
+        "text": "train_text.json",
     }
-    return folder / names.get(stage.data.kind, "train.json")
+    file = folder / names.get(kind, "train.json")
+    if (folder / "scenes.json").exists() and not file.exists():
+        raise ConfigError(
+            f"{folder} has no {file.name}: it was made by an older version; `quintet data make scenes` anew"
+        )
+    return file
+
+
+def _scenes_source(folder: Path, data: Data) -> Source:
+    """What a stage learns from without a file of its own: as many rows of Scenes, a share of them without pictures."""
+    source = open_source(scenes_rows(folder, data.kind), pages=data.pages)
+    if not data.text:
+        return source
+    plain = open_source(scenes_rows(folder, "text"))
+    return Mix.weighted([source, plain], weights=[1 - data.text, data.text], size=len(source), name=source.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +317,7 @@ def stage_source(job: Job, recipe: Recipe, stage: Stage) -> Source:
             f"name its file: --data {stage.name}=PATH"
         )
     folder = job.scenes or scenes_folder(STARTER_PICTURES if job.scale == "starter" else 64)
-    return _told(open_source(scenes_rows(folder, stage), pages=stage.data.pages), recipe)
+    return _told(_scenes_source(folder, stage.data), recipe)
 
 
 def _told(source: Source, recipe: Recipe) -> Source:

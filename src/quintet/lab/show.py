@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from quintet.components.encoders.convnext import ConvNeXt
 from quintet.components.encoders.vision import Vision
 from quintet.lab.cost import TEXT_TOKENS, Cost, Memory, head_flops, token_flops, unread
 from quintet.lab.run import STARTER_PICTURES
@@ -179,9 +180,11 @@ def checks_of(
         found.append(Check(f"parameters of {part}", _sum(parts, part), str(figure), "printed", why))
     found += [Check(f"parameters of {p}", _sum(parts, p), how, "arithmetic") for p, how in paper.derived.items()]
     for kind, encoder in recipe.model.encoders.items():
-        if isinstance(encoder, Vision.Config) and encoder.source in ENCODERS:
+        if isinstance(encoder, Vision.Config | ConvNeXt.Config) and encoder.source in ENCODERS:
             part, figure = f"encoders.{kind}", ENCODERS[encoder.source]
-            why = f"{encoder.num_run} of its {encoder.depth} layers run, and no projection behind them"
+            why = "no projection behind it"
+            if isinstance(encoder, Vision.Config):
+                why = f"{encoder.num_run} of its {encoder.depth} layers run, and no projection behind them"
             found.append(Check(f"parameters of {part}", _sum(parts, part), figure, "printed", why))
     for stage, figure in paper.trainable.items():
         why = paper.differs.get(stage, "")

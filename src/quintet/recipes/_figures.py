@@ -15,10 +15,12 @@ __all__ = ["ENCODERS", "agrees", "arithmetic", "printed"]
 
 ENCODERS = {
     "openai/clip-vit-large-patch14": "304.0 M",
+    "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup": "197.4 M",
     "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": "1,844.9 M",
 }
 """Weights → parameters in the survey's table of encoders. They are counted whole, with the projection to where pictures
-and captions are compared."""
+and captions are compared. ConvNeXt-L's figure has a linear one, 1536 · 768 (`convnext_large` in OpenCLIP's
+`docs/model_profile.csv`); at 320 px what was released (`convnext_large_d_320`) has an MLP there, and is 199.8 M."""
 
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9}
 _SIGNS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Pow: operator.pow}

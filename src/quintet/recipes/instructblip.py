@@ -1,11 +1,11 @@
 """InstructBLIP: the queries read the instruction too (Dai et al. 2023, arXiv:2305.06500).
 
 Notable: other words take other features from the same picture; the Q-Former gets the same instruction as the LLM. There
-are no chat roles: picture, instruction, answer. Data sets are drawn with the square root of their size
-(`Mix.tempered`), 13 of 26 are kept for testing. It starts from BLIP-2 with the same LLM, whose projection stays frozen.
-With Flan-T5 that is published; with Vicuna it is not, so BLIP-2's second stage runs first on BLIP-2's Q-Former, as the
-authors did (appendix). At the small scales it runs first for both. What reads words begins fresh: the paper takes
-BERT's.
+are no chat roles: picture, instruction, answer. Data sets are drawn with the square root of their size (the file is
+made by `quintet data mix FILE… --power 0.5`), 13 of 26 are kept for testing. It starts from BLIP-2 with the same LLM,
+whose projection stays frozen. With Flan-T5 that is published; with Vicuna it is not, so BLIP-2's second stage runs
+first on BLIP-2's Q-Former, as the authors did (appendix). At the small scales it runs first for both. What reads words
+begins fresh: the paper takes BERT's.
 
 The paper trains the Q-Former alone; LAVIS also trains its projection (`released=True`). `ln_vision` belongs to the
 Q-Former in both. The released Q-Former reads BERT's tokens, this one the LLM's (`connectors/qformer.py` says why).

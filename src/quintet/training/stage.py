@@ -61,10 +61,16 @@ class Data(Config):
     kind: Literal["captions", "instructions", "interleaved", "regions", "text", "preferences"]
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
+    text: float = 0.0
+    """Share of rows without a picture, in kinds whose rows have one: named where the paper makes a point of it."""
     pages: Pages | None = None
     """What the paper takes of interleaved documents."""
     pairs: str = ""
     """How answers are made and compared where there is no file: a name of `quintet data pairs`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.text < 1:
+            raise ConfigError(f"text is {self.text}; it is a share of the rows, at least 0 and under 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quintet.components.encoders.pictures import by_size, normalised
 from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.components.starter import STARTER_VISION
 from quintet.values import Features, Layout
@@ -85,25 +86,11 @@ class NFResNet(nn.Module):
 
     def forward(self, values: tuple[Tensor, ...]) -> Features:
         """Features of pictures uint8[3, H, W], in their order; pictures of one size run together."""
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, value in enumerate(values):
-            by_size.setdefault((value.shape[-2], value.shape[-1]), []).append(index)
-        if not by_size:
-            return Features(self.stem.weight.new_empty(0, self.dim), ())
-        return Features.join(
-            [
-                (self.config.layout(size), items, self.encode(torch.stack([values[i] for i in items])))
-                for size, items in by_size.items()
-            ]
-        )
+        return by_size(values, self.config, self.encode, like=self.stem.weight)
 
     def encode(self, pictures: Tensor) -> Tensor:
         """uint8[N, 3, H, W] → float[N, h·w, C]."""
-        mean, std = (
-            torch.tensor(v, device=pictures.device)[:, None, None]
-            for v in (self.config.image.mean, self.config.image.std)
-        )
-        pixels = ((pictures.float() / 255 - mean) / std).to(self.stem.weight.dtype)
+        pixels = normalised(pictures, self.config.image).to(self.stem.weight.dtype)
         hidden = F.max_pool2d(self.stem(pixels), 3, stride=2, padding=1)
         for block in self.blocks:
             hidden = block(hidden)

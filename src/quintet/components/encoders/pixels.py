@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from quintet.components.encoders.pictures import normalised
 from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.errors import ConfigError
 from quintet.values import Features, Layout
@@ -78,13 +79,12 @@ class Pixels(nn.Module):
 
     def forward(self, values: tuple[Tensor, ...]) -> Features:
         """float[S, 3 · patch²] of pictures uint8[3, H, W], normalised with the mean and deviation of `image`."""
-        patch, spec = self.config.patch, self.config.image
+        patch = self.config.patch
         pieces: list[Tensor] = []
         layouts: list[Layout] = []
         for picture in values:
             layout = self.config.layout(tuple(picture.shape[-2:]))
-            mean, std = (torch.tensor(v, device=picture.device)[:, None, None] for v in (spec.mean, spec.std))
-            pixels = (picture.float() / 255 - mean) / std
+            pixels = normalised(picture, self.config.image)
             whole = pixels[:, : layout.grid[0] * patch, : layout.grid[1] * patch]
             grid = whole.unflatten(1, (-1, patch)).unflatten(3, (-1, patch))
             pieces.append(grid.permute(1, 3, 2, 4, 0).flatten(2).flatten(0, 1))

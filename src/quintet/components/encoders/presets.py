@@ -1,9 +1,13 @@
 """Published vision encoders as data: shape, picture preparation, weights' name on the hub and licence.
 
-Shapes and picture preparation are those of the `config.json` and `preprocessor_config.json` next to the weights.
-Use them with `.at(layer=…, select=…, size=…)`. Licences are those of the weights (the model cards).
+Shapes and picture preparation are those of the `config.json` and `preprocessor_config.json` next to the weights;
+ConvNeXt's are those of OpenCLIP's `convnext_large_d_320.json` and `pretrained.py`, and of timm's `convnext_large`.
+Use the transformers with `.at(layer=…, select=…, size=…)`. Licences are those of the weights (the model cards).
 """
 
+from dataclasses import replace
+
+from quintet.components.encoders.convnext import ConvNeXt
 from quintet.components.encoders.vision import Vision
 from quintet.components.roles import ImageSpec
 
@@ -18,6 +22,7 @@ __all__ = [
     "EVA2_CLIP_E",
     "EVA_CLIP_G",
     "OPENCLIP_BIGG",
+    "OPENCLIP_CONVNEXT_L",
     "SIGLIP_B_224",
     "SIGLIP_SO400M_384",
     "VIT_22B",
@@ -208,6 +213,15 @@ OPENCLIP_BIGG = Vision.Config(
     source="laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
     licence="MIT",
 )
+
+OPENCLIP_CONVNEXT_L = ConvNeXt.Config(
+    depths=(3, 3, 27, 3),
+    widths=(192, 384, 768, 1536),
+    image=replace(_CLIP_224, size=(320, 320)),
+    source="laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup",
+    licence="MIT",
+)
+"""ConvNeXt-L of a CLIP on LAION-2B: `convnext_large_d_320`, the mean of three fine-tunings at 320 px."""
 
 EVA2_CLIP_E = Vision.Config(
     family="eva2",

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from quintet.components.encoders.eva import EvaLayer
 from quintet.components.encoders.parallel import ParallelLayer
+from quintet.components.encoders.pictures import by_size, normalised
 from quintet.components.roles import EncoderConfig, ImageSpec
 from quintet.components.unused import parameters_to_buffers
 from quintet.errors import ConfigError
@@ -247,17 +248,7 @@ class Vision(nn.Module):
 
     def forward(self, values: tuple[Tensor, ...], run: Run | None = None) -> Features:
         """Features of pictures uint8[3, H, W], in their order; pictures of one size run together."""
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for index, value in enumerate(values):
-            by_size.setdefault((value.shape[-2], value.shape[-1]), []).append(index)
-        if not by_size:
-            return Features(self.positions.new_empty(0, self.dim), ())
-        return Features.join(
-            [
-                (self.config.layout(size), items, self.encode(torch.stack([values[i] for i in items]), run))
-                for size, items in by_size.items()
-            ]
-        )
+        return by_size(values, self.config, lambda pictures: self.encode(pictures, run), like=self.positions)
 
     def encode(self, pictures: Tensor, run: Run | None = None) -> Tensor:
         """uint8[N, 3, H, W], or pixels that are normalised already as float[N, 3, H, W] → float[N, L, D]."""
@@ -275,11 +266,7 @@ class Vision(nn.Module):
 
     def normalise(self, pictures: Tensor) -> Tensor:
         """uint8[N, 3, H, W] → float32 pixels with the mean and deviation of pre-training taken out."""
-        # Made here, not kept as buffers: a model built on the meta device and then filled from a file would
-        # find its non-persistent buffers uninitialised.
-        mean = torch.tensor(self.config.image.mean, device=pictures.device)[:, None, None]
-        std = torch.tensor(self.config.image.std, device=pictures.device)[:, None, None]
-        return (pictures.float() / 255 - mean) / std
+        return normalised(pictures, self.config.image)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         grid = self.config.grid(tuple(pixels.shape[-2:]))

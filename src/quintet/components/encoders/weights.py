@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quintet.components.encoders.hf_config import as_published, from_hf, to_hf
 from quintet.components.encoders.vision import Vision
-from quintet.components.llms.weights import SafetensorsFolder
+from quintet.components.llms.weights import SafetensorsFolder, some
 from quintet.errors import CheckpointError
 
 __all__ = ["load_hf_folder", "load_hf_state", "save_hf_folder", "to_hf_state"]
@@ -84,8 +84,8 @@ def load_hf_state(encoder: Vision, state: Mapping[str, Tensor]) -> None:
     missing = [_published(name, encoder.config) for name in ours if name not in found]
     if missing or unexpected:
         raise CheckpointError(
-            f"weights do not match the {encoder.config.family} encoder: missing {_some(missing)};"
-            f" unexpected {_some(unexpected)}"
+            f"weights do not match the {encoder.config.family} encoder: missing {some(missing)};"
+            f" unexpected {some(unexpected)}"
         )
     tensors = {own: state[name].reshape(_flat(own, state[name])) for own, name in found.items()}
     if not encoder.config.class_token:  # its row is the first of the file's
@@ -206,8 +206,3 @@ def _shaped(own: str, value: Tensor, config: Vision.Config) -> Tensor:
     if config.family in ("dinov2", "blip2") and own in ("cls", "positions"):
         return value.view(1, -1, config.width)
     return value
-
-
-def _some(names: list[str]) -> str:
-    listed = ", ".join(sorted(names)[:5]) or "none"
-    return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed

@@ -5,7 +5,7 @@ shards; pickled weights are never opened.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from quintet.components.llms.decoder import Decoder
 from quintet.errors import CheckpointError
 
-__all__ = ["SafetensorsFolder", "finite", "hf_name", "load_hf_state", "to_hf_state"]
+__all__ = ["SafetensorsFolder", "finite", "hf_name", "load_hf_state", "some", "to_hf_state"]
 
 _LAYER = {"attend_norm": "input_layernorm", "attn": "self_attn", "feed_norm": "post_attention_layernorm", "mlp": "mlp"}
 _TOP = {"embedding": "model.embed_tokens", "norm": "model.norm", "lm_head": "lm_head"}
@@ -70,8 +70,8 @@ def load_hf_state(decoder: Decoder, state: Mapping[str, Tensor]) -> None:
         theirs.discard("lm_head.weight")
     if ours.keys() != theirs:
         raise CheckpointError(
-            f"weights do not match the decoder: missing {_some(ours.keys() - theirs)};"
-            f" unexpected {_some(theirs - ours.keys())}"
+            f"weights do not match the decoder: missing {some(ours.keys() - theirs)};"
+            f" unexpected {some(theirs - ours.keys())}"
         )
     for name, weight in ours.items():
         found = _shape(state, name)
@@ -88,26 +88,28 @@ def load_hf_state(decoder: Decoder, state: Mapping[str, Tensor]) -> None:
 class SafetensorsFolder(Mapping[str, Tensor]):
     """The weights of a folder by name, read from disk one by one: `model.safetensors`, or shards and their index."""
 
-    def __init__(self, folder: Path, *, prefix: str = "") -> None:
+    def __init__(self, folder: Path, *, prefix: str = "", file: str = "model.safetensors") -> None:
         """`prefix` selects the names that begin with it, and is cut off (`language_model.`).
+
+        Who does not save as transformers does calls the `file` otherwise (`open_clip_model.safetensors`).
 
         Raises:
             CheckpointError: no safetensors in the folder, or an index that names files outside it or not there.
         """
-        index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+        index, single = folder / f"{file}.index.json", folder / file
         if index.is_file():
             where = json.loads(index.read_text())["weight_map"]
         elif single.is_file():
-            with _opened(single) as file:
-                where = dict.fromkeys(file.keys(), single.name)
+            with _opened(single) as opened:
+                where = dict.fromkeys(opened.keys(), single.name)
         else:
             pickled = sorted(p.name for p in folder.glob("*.bin")) if folder.is_dir() else []
-            hint = f"; {pickled[0]} is pickled and never opened, convert it with transformers" if pickled else ""
-            raise CheckpointError(f"{folder} holds no model.safetensors and no index of shards{hint}")
+            hint = f"; {pickled[0]} is pickled and never opened, convert it to {file}" if pickled else ""
+            raise CheckpointError(f"{folder} holds no {file} and no index of shards{hint}")
         for name in sorted(set(where.values())):
             if Path(name).name != name or not (folder / name).is_file():
                 raise CheckpointError(f"{index}: {name!r} is not a file in this folder")
-        self._files = {name[len(prefix) :]: folder / file for name, file in where.items() if name.startswith(prefix)}
+        self._files = {name[len(prefix) :]: folder / shard for name, shard in where.items() if name.startswith(prefix)}
         self._prefix = prefix
 
     def __getitem__(self, name: str) -> Tensor:
@@ -152,6 +154,7 @@ def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return state.shape(name) if isinstance(state, SafetensorsFolder) else tuple(state[name].shape)
 
 
-def _some(names: set[str]) -> str:
+def some(names: Collection[str]) -> str:
+    """The first five of names, and how many more there are."""
     listed = ", ".join(sorted(names)[:5]) or "none"
     return f"{listed} and {len(names) - 5} more" if len(names) > 5 else listed

@@ -9,7 +9,7 @@ import random
 from quintet.data.scenes.language import BRIEF, DETAILED, KINDS, Question, ask, caption, grounding, referring
 from quintet.data.scenes.world import Scene
 
-__all__ = ["conversation", "describe", "pointing", "pretrain"]
+__all__ = ["conversation", "describe", "pointing", "pretrain", "told"]
 
 
 def conversation(
@@ -58,3 +58,8 @@ def pretrain(scene: Scene, rng: random.Random) -> tuple[str, str]:
     Always long: plain pre-training drops the instruction, and a caption whose length nothing tells is half noise.
     """
     return rng.choice(DETAILED), caption(scene, rng, "long")
+
+
+def told(scene: Scene, rng: random.Random) -> tuple[str, list[Question]]:
+    """A scene in words, and a conversation about it for which nobody need look: instructions without a picture."""
+    return caption(scene, rng, "long"), conversation(scene, rng, captions=0.0, boxes=0.0)

@@ -4,6 +4,7 @@
     OUT/images/<split>/<hash>.png    named by their pixels: no picture is in two splits, or twice in one
     OUT/<split>.json                 LLaVA conversations; <split>_captions.json: one caption each, to align a connector;
                                      <split>_regions.json: questions that point, and questions where things are;
+                                     <split>_text.json: scenes told in words, and the questions: no picture;
                                      <split>_fewshot.json: solved examples, then the question (`pages.py`)
     OUT/<split>_interleaved.jsonl    documents of several pictures in MMC4's layout
     OUT/<split>.truth.jsonl          one `Truth` a line, always written: what an evaluation asks, and the right answers
@@ -30,7 +31,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from quintet.data.scenes.conversations import conversation, pointing, pretrain
+from quintet.data.scenes.conversations import conversation, pointing, pretrain, told
 from quintet.data.scenes.pages import Shown, contexts, documents
 from quintet.data.scenes.pope import Occurrences, pope
 from quintet.data.scenes.questions import Question, grounding, questions, referring
@@ -43,7 +44,7 @@ __all__ = ["LAYOUT", "Format", "Truth", "make_scenes", "read_truth", "split_size
 
 Format = Literal["llava", "webdataset", "both"]
 
-LAYOUT = 3
+LAYOUT = 4
 """Raised whenever equal arguments would no longer give equal files."""
 
 _SHARD = 1000
@@ -204,6 +205,8 @@ def _write_all(
             _write_json(root / f"{split}_captions.json", captions)
             pointing = [_llava(split, made, made.pointing) for made in kept if made.pointing]
             _write_json(root / f"{split}_regions.json", pointing)
+            text = random.Random(f"{seed}/{split}/text")
+            _write_json(root / f"{split}_text.json", [_told(made.name, told(made.scene, text)) for made in kept])
             shown = [Shown(_image(split, made.name), made.scene, made.caption[1], made.questions) for made in kept]
             examples = shown if split == "train" else examples
             rng = partial(random.Random, f"{seed}/{split}/pages")
@@ -259,13 +262,24 @@ def _image(split: str, name: str) -> str:
 
 def _llava(split: str, made: _Made, turns: list[Question]) -> dict[str, Any]:
     """A row of a LLaVA file; the picture stands before the first question."""
-    said = []
-    for i, each in enumerate(turns):
-        said.append({"from": "human", "value": each.text if i else f"<image>\n{each.text}"})
-        said.append({"from": "gpt", "value": each.answer})
+    said = _said(turns, "<image>")
     row = {"id": made.name, "image": _image(split, made.name), "conversations": said}
     regions = [list(region) for each in turns for region in each.regions]
     return row | ({"regions": regions} if regions else {})
+
+
+def _told(name: str, conversation: tuple[str, list[Question]]) -> dict[str, Any]:
+    """A row without a picture; what is told stands where the picture would."""
+    words, turns = conversation
+    return {"id": name, "conversations": _said(turns, words)}
+
+
+def _said(turns: list[Question], first: str) -> list[dict[str, str]]:
+    said = []
+    for i, each in enumerate(turns):
+        said.append({"from": "human", "value": each.text if i else f"{first}\n{each.text}"})
+        said.append({"from": "gpt", "value": each.answer})
+    return said
 
 
 def _write_truth(path: Path, split: str, seed: int, kept: list[_Made]) -> None:

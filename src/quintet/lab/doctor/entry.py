@@ -69,7 +69,7 @@ def _is_data(target: str) -> bool:
 
 
 def _scenes(folder: Path | None, stage: Stage) -> Path:
-    return scenes_rows(folder or scenes_folder(SCENES), stage)
+    return scenes_rows(folder or scenes_folder(SCENES), stage.data.kind)
 
 
 def _file_alone(path: Path, chart: Chart) -> Diagnosis:
