@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from quintet.data.scenes import Truth, World, make_scenes, read_truth
 from quintet.data.scenes.claims import claims, mended, severity, told, truths
 from quintet.data.scenes.pairs import spoilt
 from quintet.data.sources import open_source
+from quintet.data.sources.preference_scores import FEEDBACK, PRAISE, condition
 from quintet.errors import ConfigError, DataError
-from quintet.evaluation.judge import Asked, TruthJudge
-from quintet.lab.pairs import BUILDERS, Work, build
+from quintet.evaluation.judge import Asked, Rating, TruthJudge, sentences
+from quintet.lab.align import load_method
+from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
 from quintet.lab.pairs.balance import balanced
+from quintet.lab.pairs.worse import IMAGINING
 from quintet.model.generate import Sampling
 from quintet.values import Media, Sample, Text
 from systems import Small
@@ -103,7 +107,8 @@ def test_the_chosen_side_is_true_and_the_rejected_side_is_not(name: str, scenes:
         left_out = [each for each in claims(row["chosen"]) if each not in claims(row["rejected"])]
         assert wrong or (name == "truth" and left_out)
         if name == "graded":
-            assert row["rejected_score"] == pytest.approx(sum(wrong) / len(wrong), abs=1e-3)
+            assert row["rejected_score"] == pytest.approx(sum(wrong) / len(sentences(row["rejected"])), abs=1e-3)
+            assert row["chosen_score"] == 0
 
 
 def test_answers_are_told_apart_claim_by_claim(scenes: Path, tmp_path: Path) -> None:
@@ -114,6 +119,84 @@ def test_answers_are_told_apart_claim_by_claim(scenes: Path, tmp_path: Path) -> 
         assert wrong[0] < wrong[1]
 
 
+def test_claims_are_balanced_as_they_are_written(scenes: Path) -> None:
+    """The rows that are kept, not those that they were cut from, are those that balancing leaves as they are."""
+    for count in (7, 12, 30):
+        made = list(BUILDERS["claims"](replace(work(scenes), rows=count)))
+        assert 0 < len(made) <= count
+        lengths = [[len(row[side].split()) for row in made] for side in ("chosen", "rejected")]
+        assert balanced(made) == made, lengths
+
+
+class Mumbling(TruthJudge):
+    """Knows the truth, and cannot be read when asked about every third answer."""
+
+    name = "mumbler"
+
+    def __init__(self) -> None:
+        self.unread, self.asked = 0, 0
+
+    def _heard(self) -> bool:
+        self.asked += 1
+        self.unread += self.asked % 3 == 0
+        return self.asked % 3 != 0
+
+    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]:
+        return [each if self._heard() else None for each in super().rate(asked, answers)]
+
+    def grade(self, asked: Asked, said: Sequence[str]) -> list[int | None]:
+        return super().grade(asked, said) if self._heard() else [None] * len(said)
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_what_a_judge_says_unreadably_is_left_out_and_counted(name: str, scenes: Path, tmp_path: Path) -> None:
+    judge = Mumbling()
+    assert build(name, work(scenes, judge=judge), tmp_path / "rows.jsonl") > 0
+    assert judge.unread > 0
+    assert (
+        unread(judge) == f"; {judge.unread:,} replies of mumbler held no verdict, and what they were about was left out"
+    )
+    assert unread(judge, judge.unread) == ""
+
+
+def test_a_caption_is_all_that_its_judge_goes_by(scenes: Path) -> None:
+    """The scene behind it has a blue star; the caption does not tell of it, so who reads the caption refuses it."""
+    asked = Asked("Describe.", caption="There is a small red circle at the top left. The digit 7 is shown.")
+    judge = TruthJudge()
+    said = ["There is a small red circle at the top left.", "There is a large red circle.", "There is a blue star.",
+            "There is a red circle on the right.", "The digit 3 is shown.", "The word lamp is written.",
+            "So it is."]  # fmt: skip
+    assert judge.grade(asked, said) == [0, 2, 3, 1, 2, 3, 0]
+    assert judge.holds(asked, said)[:2] == [True, False]
+    [both, one] = judge.rate(asked, ["There is a red circle. The digit 7 is shown.", "The digit 7 is shown."])
+    assert both is not None
+    assert one is not None
+    assert (both.mean, one.helpfulness, one.faithfulness) == (5, 3, 5)
+    seen: list[Asked] = []
+
+    class Watched(TruthJudge):
+        def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]:
+            seen.append(asked)
+            return super().rate(asked, answers)
+
+    assert list(BUILDERS["proxy"](work(scenes, judge=Watched())))
+    assert all(each.caption and each.scene is None and each.picture is None for each in seen)
+
+
+def test_feedback_is_spelt_as_in_public_files_and_as_the_model_is_asked(scenes: Path, tmp_path: Path) -> None:
+    build("feedback", work(scenes), tmp_path / "rows.jsonl")
+    source = open_source(tmp_path / "rows.jsonl", root=scenes)
+    found: list[str] = []
+    for index in range(len(source)):
+        for node in source.sample(index).root.walk():
+            for turn in node.turns:
+                found += [part.text for part in turn.parts if isinstance(part, Text) and part.mark == FEEDBACK]
+    assert condition(4, PRAISE) in found
+    assert any(each.startswith(" Rating 3. There is no ") for each in found)
+    method = load_method("dress", Small("llava15").processor)
+    assert method.asks == condition(4, PRAISE) == " Rating 4. All of it is there."
+
+
 def test_a_worse_picture_is_shown_where_the_paper_says(scenes: Path) -> None:
     made = work(scenes)
     list(BUILDERS["imagined"](made))
@@ -121,7 +204,9 @@ def test_a_worse_picture_is_shown_where_the_paper_says(scenes: Path) -> None:
     assert any(change == "small 20" for change in changes)
     assert any(change.startswith("jitter") for change in changes)
     asked = {p.text for prompt in made.engine.prompts for p in prompt.root.turns[0].parts if isinstance(p, Text)}  # type: ignore[attr-defined]
-    assert any("could be there" in text for text in asked)
+    inviting = asked & set(IMAGINING)
+    assert len(inviting) > 4, "several prompts invite what is not there"
+    assert len(set(IMAGINING)) == 8
     made = work(scenes)
     list(BUILDERS["biased"](made))
     noisy = [m.ref.change for p in made.engine.prompts for m in p.media() if isinstance(m, Media)]  # type: ignore[attr-defined]
@@ -155,7 +240,9 @@ def test_the_truth_rates_what_is_named_and_what_is_made_up(scenes: Path) -> None
     right = mended("", truth.scene)
 
     right = told(truths(truth.scene))
-    best, silent, wrong = judge.rate(asked, [right, "", right + " There is a large blue star."])
+    best, silent, wrong = (
+        each or Rating(0, 0) for each in judge.rate(asked, [right, "", right + " There is a large blue star."])
+    )
     assert best.mean == 5
     assert silent.helpfulness == 1
     assert wrong.faithfulness < best.faithfulness

@@ -48,7 +48,7 @@ EXPECTED: dict[str, tuple[list[Any], list[Any]]] = {
             [(1.0, "gt", {}, GOOD), (0.0, "llm-hal", {}, BAD), (0.0, "mllm-hal", {}, "A plate.")]),
     "vlfeedback": (PROMPT, [(5.0, "", {}, "Fine."), (4.0, "", {}, "Good."), (3.0, "", {}, "So so."),
                             (7 / 3, "", {}, "Bad.")]),
-    "lvlm-nlf": ([("user", f"[000000151112.png]{QUESTION}{{feedback: \nRating: 2 of 4. Critique: It is no knife.}}")],
+    "lvlm-nlf": ([("user", f"[000000151112.png]{QUESTION}{{feedback:  Rating 2. It is no knife.}}")],
                  [(2.0, "", {}, BAD)]),
 }  # fmt: skip
 
@@ -72,7 +72,7 @@ def test_feedback_goes_on_in_the_branch_of_its_answer(tmp_path: Path) -> None:
     [first] = source(tmp_path, row("lvlm-nlf")).sample(0).root.children
     [second] = first.children
     assert said(second.turns) == [
-        ("user", "Look at its shape.{feedback: \nRating: 4 of 4. Critique: All is right.}"),
+        ("user", "Look at its shape.{feedback:  Rating 4. All is right.}"),
         ("assistant", GOOD),
     ]
     assert second.answer is not None
@@ -208,7 +208,7 @@ def test_answers_go_through_a_template_and_come_out_as_branches(tmp_path: Path) 
         assert {1, 2} <= set(halva.mark[halva.enter == node].tolist())
     feedback = processor.tokens(opened.sample(2))
     assert [answer.score for _, answer in feedback.answers] == [2.0, 4.0]
-    assert "Rating: 2 of 4." in processor.text(feedback.ids.tolist())
+    assert "Rating 2." in processor.text(feedback.ids.tolist())
     beside = processor.tokens(opened.sample(3))
     assert [answer.score for _, answer in beside.answers] == [1.0, 0.0]
     assert [item.ref.name for item in beside.items] == ["a.png", "b.png"]

@@ -47,6 +47,9 @@ def align(
     reward: Annotated[
         str, typer.Option(help="What the model's own answers are worth: exact, truth, or a reward model's run.")
     ] = "",
+    judge: Annotated[
+        str, typer.Option(help="Who judges the model's own answers where pairs are made: truth, a run's folder, a URL.")
+    ] = "truth",
     facts: Annotated[
         Path | None,
         typer.Option(
@@ -72,6 +75,7 @@ def align(
     from quintet.cli.training import bars, noted, print_results, stoppable
     from quintet.lab import run as lab
     from quintet.lab.align import Start
+    from quintet.lab.judges import judge_of
     from quintet.training.loop import Settings
 
     if list_:
@@ -88,7 +92,7 @@ def align(
     job = lab.Job(
         recipe=method, out=folder, scale=begin.scale, data=_files(data or [], recipe.stages),
         sets=sets or [], scenes=scenes or (Path(given) if given else None), resume=resume, start=begin,
-        reward=reward, facts=facts, root=root,
+        reward=reward, facts=facts, root=root, judge=judge_of(judge, cache=lab.cache_folder() / "judge"),
         settings=Settings(seed=seed),
     )  # fmt: skip
     console = screen(stderr=as_json)

@@ -27,7 +27,8 @@ def pairs(
     scenes: SCENES = None,
     rows: Annotated[int, typer.Option(help="At most so many rows.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
-    judge: Annotated[str, typer.Option(help="Who rates answers: truth, a run's folder, or a URL.")] = "truth",
+    judge: Annotated[str, typer.Option(help="Who judges answers: truth, a run's folder, or a URL.")] = "truth",
+    max_tokens: Annotated[int, typer.Option(help="An answer's, at most.", min=1)] = 96,
 ) -> None:
     """Make preference pairs of Scenes' training pictures as a method does, in a layout that any trainer here reads."""
     from quintet import dist
@@ -36,8 +37,8 @@ def pairs(
     from quintet.errors import ConfigError, nearest
     from quintet.lab.align import Start, method_names, pairs_of
     from quintet.lab.judges import judge_of
-    from quintet.lab.pairs import BUILDERS, JUDGED, Work, build
-    from quintet.lab.run import scenes_folder
+    from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
+    from quintet.lab.run import cache_folder, scenes_folder
     from quintet.serving.engine import Engine
 
     name = pairs_of(method) if method in method_names() else method
@@ -55,13 +56,15 @@ def pairs(
             rows=rows,
             seed=seed,
             model=(lambda: Engine.open(start, device=dist.device())) if start else None,
-            judge=judge_of(judge),
+            judge=judge_of(judge, cache=cache_folder() / "judge"),
+            max_tokens=max_tokens,
             progress=update,
         )
         count = build(name, work, out)
     fewer = f" of {rows:,} that were asked for, since no more could be made" if count < rows else ""
     typer.echo(
         f"{count:,} rows{fewer} in {out}; their pictures are named from {folder}: read them with --root {folder}"
+        + unread(work.judge)
     )
 
 

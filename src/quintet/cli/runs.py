@@ -83,6 +83,7 @@ def evaluate(
     from quintet.evaluation.tasks.catalogue import TASKS, find_task
     from quintet.lab.judges import rater_of
     from quintet.lab.record import note_pictures, scenes_of
+    from quintet.lab.run import cache_folder
     from quintet.serving.engine import Engine
 
     know(recipe)
@@ -92,7 +93,7 @@ def evaluate(
         raise typer.BadParameter(f"{', '.join(others)} reads a file of yours; name it", param_hint="--data")
     if judge and "mmhal" not in names:
         raise typer.BadParameter("of these tasks none is rated by a judge; mmhal is", param_hint="--judge")
-    rater = rater_of(judge) if judge else None
+    rater = rater_of(judge, cache=cache_folder() / "judge") if judge else None
     found = {name: find_task(name, data=place, images=images, split=split, judge=rater) for name in names}
     engine = Engine.open(run, device=dist.device())
     if not tasks or tasks == "all":

@@ -2,23 +2,28 @@
 
 | judge | what it goes by |
 |---|---|
-| `truth` | the exact truth of Scenes, claim by claim |
-| a run's folder | any model of ours, asked about each claim |
-| a URL | any endpoint that speaks OpenAI's protocol (`quintet.evaluation.endpoint`); answers are kept and recorded |
+| `truth` | the exact truth of Scenes, or what a caption of Scenes says, claim by claim |
+| a run's folder | any model of ours, asked about each sentence (`quintet.lab.judges`) |
+| a URL | any endpoint that speaks OpenAI's protocol (`quintet.evaluation.endpoint`) |
 
-`rate` gives what VLFeedback's annotators gave, `holds` what RLAIF-V's labeler gave.
+`rate` gives what VLFeedback's annotators gave, `holds` what RLAIF-V's labeler gave, `grade` and `mend` what HSA-DPO's
+detector and rewriter gave. What the last two say is kept and recorded (`quintet.evaluation.written`). Where a reply
+cannot be read the verdict is None: whoever asked leaves that answer out.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from quintet.data.scenes.claims import Claim, claims, severity, truths
+from quintet.data.scenes.claims import Claim, claims, mended, truths, untrue
 from quintet.data.scenes.world import Scene
 from quintet.errors import DataError
 from quintet.values import Ref
 
-__all__ = ["Asked", "Judge", "Rating", "TruthJudge"]
+__all__ = ["Asked", "Judge", "Rating", "TruthJudge", "sentences"]
+
+_BETWEEN = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Asked:
     scene: Scene | None = None
     """The whole truth, where there is one."""
     caption: str = ""
-    """A description that stands for the picture (LLaVA-Hound)."""
+    """A description that stands for the picture (LLaVA-Hound): a judge goes by it alone."""
 
 
 @dataclass(frozen=True)
@@ -48,42 +53,78 @@ class Rating:
 
 
 class Judge(Protocol):
-    """Rates answers, and says of claims whether they hold."""
+    """Rates answers, and says of their sentences whether they hold; None where its reply could not be read."""
 
     name: str
+    unread: int
+    """Verdicts that could not be read, so far."""
 
-    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating]: ...
-    def holds(self, asked: Asked, said: Sequence[Claim]) -> list[bool]: ...
+    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]: ...
+    def holds(self, asked: Asked, said: Sequence[str]) -> list[bool | None]: ...
+    def grade(self, asked: Asked, said: Sequence[str]) -> list[int | None]: ...
+    def mend(self, asked: Asked, said: Sequence[str], grades: Sequence[int]) -> str | None: ...
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of an answer: what is asked about one by one. A sentence of Scenes makes one claim.
+
+    >>> sentences("There is a red star. What a day! ")
+    ['There is a red star.', 'What a day!']
+    """
+    return [each for each in _BETWEEN.split(text.strip()) if each]
 
 
 class TruthJudge:
-    """Exact, on Scenes. Helpfulness is the share of what is there that is named, faithfulness that of true claims."""
+    """Exact, on Scenes. Helpfulness is the share of what is there that is named, faithfulness that of true claims.
+
+    Given a caption it goes by that alone: what the caption leaves out is not there for it.
+    """
 
     name = "truth"
+    unread = 0
 
-    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating]:
+    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]:
         """One rating an answer, exact to the fraction: 1 + 4 · share.
 
         Raises:
             DataError: no truth is known of the picture.
         """
-        scene = _scene(asked)
-        named = {(each.kind, each.what) for each in truths(scene)}
-        made: list[Rating] = []
+        known = _known(asked)
+        named = {(each.kind, each.what) for each in known}
+        made: list[Rating | None] = []
         for answer in answers:
             said = claims(answer)
-            wrong = sum(severity(each, scene) for each in said) / (3 * len(said)) if said else 0.0
+            wrong = sum(untrue(each, known) for each in said) / (3 * len(said)) if said else 0.0
             found = len(named & {(each.kind, each.what) for each in said}) / len(named) if named else 1.0
             made.append(Rating(1 + 4 * found, 5 - 4 * wrong))
         return made
 
-    def holds(self, asked: Asked, said: Sequence[Claim]) -> list[bool]:
-        """Whether each claim is true."""
-        scene = _scene(asked)
-        return [severity(each, scene) == 0 for each in said]
+    def holds(self, asked: Asked, said: Sequence[str]) -> list[bool | None]:
+        """Whether each sentence is true; one that claims nothing is not refused."""
+        return [grade == 0 for grade in self.grade(asked, said)]
+
+    def grade(self, asked: Asked, said: Sequence[str]) -> list[int | None]:
+        """How wrong each sentence is, 0 to 3."""
+        known = _known(asked)
+        return [max((untrue(claim, known) for claim in claims(each)), default=0) for each in said]
+
+    def mend(self, asked: Asked, said: Sequence[str], grades: Sequence[int]) -> str | None:
+        """The answer with what is wrong corrected or struck out.
+
+        Raises:
+            DataError: the scene is not known; a caption says too little to correct by.
+        """
+        if asked.scene is None:
+            raise DataError("no-truth", _NO_TRUTH)
+        return mended(" ".join(said), asked.scene)
 
 
-def _scene(asked: Asked) -> Scene:
+_NO_TRUTH = "no truth is known of this picture; name another judge with --judge"
+
+
+def _known(asked: Asked) -> list[Claim]:
+    if asked.caption:
+        return claims(asked.caption)
     if asked.scene is None:
-        raise DataError("no-truth", "no truth is known of this picture; name another judge with --judge")
-    return asked.scene
+        raise DataError("no-truth", _NO_TRUTH)
+    return truths(asked.scene)

@@ -4,7 +4,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
-from quintet.lab.pairs import BUILDERS, Work, build
+from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
 from quintet.model.checkpoint import load_model, read_json
 from quintet.model.mllm import MLLM
 from quintet.pace import Pace
@@ -23,13 +23,13 @@ from quintet.recipes import align
 from quintet.recipes._method import Method
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import aligned_at_scale
-from quintet.serving.engine import Engine
 from quintet.training.stage import Stage
 
 __all__ = [
     "ANY",
     "KNOWN_REWARDS",
     "Start",
+    "count_of",
     "load_method",
     "look_at_preferences",
     "method_names",
@@ -124,17 +124,12 @@ class Start:
         return {"path": str(self.run), "files": repr(sizes)}
 
 
-def own_rows(
-    stage: Stage,
-    model: MLLM,
-    processor: Processor,
-    *,
-    out: Path,
-    scenes: Path,
-    scale: str,
-    seed: int,
-    note: Callable[[str], None] = lambda text: None,
-) -> Source:
+def count_of(stage: Stage, scale: str) -> int:
+    """How many rows a stage makes for itself."""
+    return ROWS[scale] if stage.steps is None else min(ROWS[scale], stage.steps * stage.batch)
+
+
+def own_rows(stage: Stage, work: Work, *, out: Path, note: Callable[[str], None] = lambda text: None) -> Source:
     """What a stage without a file learns from: pairs of Scenes, made now with the model as it is, kept in `out`.
 
     Raises:
@@ -146,30 +141,37 @@ def own_rows(
         )
     if not out.exists():
         note(f"making pairs for stage {stage.name!r} ({stage.data.pairs})")
-        met = ROWS[scale] if stage.steps is None else min(ROWS[scale], stage.steps * stage.batch)
-        work = Work(
-            scenes=scenes,
-            rows=met,
-            seed=seed,
-            model=lambda: Engine(model, processor),
-            progress=Pace(note, "pairs"),
-        )
-        note(f"{build(stage.data.pairs, work, out):,} rows in {out}")
-    return open_source(out, root=scenes)
+        before = work.judge.unread
+        made = build(stage.data.pairs, replace(work, progress=Pace(note, "pairs")), out)
+        note(f"{made:,} rows in {out}{unread(work.judge, before)}")
+    return open_source(out, root=work.scenes)
 
 
 def look_at_preferences(
-    recipe: Recipe, sources: Mapping[str, Rows], *, files: Mapping[str, Path], reward: str, facts: Path | None = None
+    recipe: Recipe,
+    sources: Mapping[str, Rows],
+    *,
+    files: Mapping[str, Path],
+    reward: str,
+    facts: Path | None = None,
+    judge: str = "truth",
 ) -> None:
     """Whether stages have what they compare, before anything long.
 
     Raises:
-        ConfigError: a file without compared answers, a reward that is missing or none, or one that no stage asks for.
+        ConfigError: a file without compared answers, a reward that is missing or none, one that no stage asks for, or
+            a judge whom none asks.
         DataError: no row of the first ones can be read.
     """
     judges = any(stage.reward and stage.reward.facts for stage in recipe.stages)
     if facts is not None and not judges and not (reward and Path(reward).is_dir()):
         raise ConfigError("--facts are told to reward models: quintet align reward, or --reward RUN of one")
+    if judge != "truth" and not any(s.data.pairs in JUDGED and s.name not in sources for s in recipe.stages):
+        made = ", ".join(s.data.pairs or "nothing" for s in recipe.stages)
+        raise ConfigError(
+            f"--judge is for pairs of the model's own answers ({', '.join(JUDGED)}), and no stage makes such: {made}. "
+            "A file that --data names was judged already; `quintet data pairs` makes one with any judge"
+        )
     drawn = [stage for stage in recipe.stages if stage.rollouts]
     if reward and not drawn:
         raise ConfigError("--reward is for methods that learn from answers of their own: grpo, llava_rlhf")

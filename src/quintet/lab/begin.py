@@ -47,6 +47,7 @@ def run_facts(job: "Job", name: str, recipe: Recipe, run: RunFolder) -> dict[str
         "precision": job.settings.precision,
         **({"from": job.start.identity()} if job.start else {}),
         **({"reward": job.reward} if job.reward else {}),
+        **({"judge": job.judge.name} if job.judge.name != "truth" else {}),
         **({"facts": _fingerprint(job.facts)} if job.facts else {}),
         "versions": {"quintet": quintet.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
     }

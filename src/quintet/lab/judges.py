@@ -1,85 +1,175 @@
 """Judges by name: the truth, a model of ours, an endpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from quintet.data.scenes.claims import Claim
+import torch
+
+from quintet.answers import Answer
+from quintet.data.scenes.claims import claims
 from quintet.data.scenes.vocabulary import indefinite
 from quintet.errors import ConfigError
 from quintet.evaluation.endpoint import EndpointJudge
-from quintet.evaluation.judge import Asked, Rating, TruthJudge
-from quintet.evaluation.metrics.rated import Asking
-from quintet.lab.run import cache_folder
+from quintet.evaluation.judge import Asked, Judge, Rating, TruthJudge, sentences
+from quintet.evaluation.metrics.rated import Asking, read_rating
+from quintet.evaluation.written import Choices, WrittenJudge
+from quintet.model.checkpoint import read_json
+from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Sample, Text, Turn
 
 __all__ = ["ModelJudge", "judge_of", "rater_of"]
 
-RATING = 256
-"""Tokens that a model of ours may take to rate."""
+WRITTEN, WARMER = 256, 0.7
+"""Tokens that a model of ours may take to write a verdict; the temperature of a repetition."""
+TOGETHER = 16
+"""Questions that a model of ours is asked in one batch."""
 
 
-def judge_of(name: str) -> "TruthJudge | EndpointJudge | ModelJudge":
-    """A judge by its name.
+def judge_of(name: str, *, cache: Path) -> Judge:
+    """A judge by its name; what it says is kept in `cache`.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or it is a folder of another library.
     """
     if name == "truth":
         return TruthJudge()
-    if name.startswith(("http://", "https://")):
-        return EndpointJudge(name, cache=cache_folder() / "judge")
-    if Path(name).is_dir():
-        return ModelJudge(Engine.open(Path(name)), name=Path(name).name)
-    raise ConfigError(f"no judge {name!r}; there are truth, a run's folder, and a URL (http://…/v1)")
+    written = _written(name, cache)
+    if written is None:
+        raise ConfigError(f"no judge {name!r}; there are truth, a run's folder, and a URL (http://…/v1)")
+    return written
 
 
-def rater_of(name: str) -> Asking:
+def rater_of(name: str, *, cache: Path) -> Asking:
     """Who rates MMHal-Bench's answers, from words alone.
 
     Raises:
         ConfigError: there is none of that name; the truth is one of Scenes only.
     """
-    judge = judge_of(name)
-    if isinstance(judge, TruthJudge):
+    if name == "truth":
         raise ConfigError("the exact truth is known of Scenes alone, ask scenes.mmhal; or name a run's folder or a URL")
-    return Asking(judge.name, judge.ask)
+    written = _written(name, cache)
+    if written is None:
+        raise ConfigError(f"no judge {name!r}; there are a run's folder and a URL (http://…/v1)")
+    return Asking(written.name, partial(written.ask, readable=lambda text: read_rating(text) is not None))
 
 
-class ModelJudge:
-    """Any model of ours that answers questions with yes or no: RLAIF-V's open labeler."""
+def _written(name: str, cache: Path) -> WrittenJudge | None:
+    if name.startswith(("http://", "https://")):
+        return EndpointJudge(name, cache=cache)
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
+        raise ConfigError(
+            f"{folder} is a folder of transformers; take it in first (quintet import {folder} --out RUN), then name RUN"
+        )
+    model = folder / "model" if (folder / "model").is_dir() else folder
+    # A run that was trained again is another judge: what the one before said is not its own.
+    files = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in sorted(model.glob("*.safetensors"))]
+    return ModelJudge(Engine.open(folder), name=folder.name, identity=f"{folder.resolve()} {files}", cache=cache)
 
-    def __init__(self, engine: Engine, *, name: str) -> None:
-        self.engine, self.name = engine, name
 
-    def ask(self, prompt: str) -> str:
-        """What it says to words alone."""
-        [text] = self.engine.answer([Sample(Node((Turn("user", (Text(prompt),)),)))], max_tokens=RATING)
-        return text
+class ModelJudge(WrittenJudge):
+    """Any model of ours that sees or reads: RLAIF-V's open labeler.
 
-    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating]:
-        """By claims: faithfulness is the share that the model confirms, helpfulness grows with their number."""
-        from quintet.data.scenes.claims import claims
+    Where it has to choose (yes or no, 1 to 3), what counts is not what it would write but which word is likelier, as
+    in RLAIF-V (Yu et al. 2024, arXiv:2405.17220): p(yes) + p(Yes) against p(no) + p(No).
+    """
 
-        made: list[Rating] = []
+    def __init__(self, engine: Engine, *, name: str, identity: str, cache: Path) -> None:
+        super().__init__(name=name, identity=identity, cache=cache)
+        self.engine = engine
+
+    def say(self, prompts: Sequence[str], asked: Asked, *, again: int) -> list[str]:
+        """What it writes, the likeliest words at first."""
+        sampling = Sampling(max_tokens=WRITTEN, temperature=WARMER if again else 0.0, seed=again)
+        found: list[str] = []
+        for some in _some(prompts):
+            found += [
+                text for [text] in self.engine.sampled([_sample(asked, each) for each in some], sampling=sampling)
+            ]
+        return found
+
+    def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]:
+        """By sentences: faithfulness is the share that the model confirms, helpfulness grows with their number.
+
+        Small models cannot write ratings, and this asks for none.
+        """
+        made: list[Rating | None] = []
         for answer in answers:
-            said = claims(answer)
-            held = self.holds(asked, said)
-            made.append(Rating(1 + min(4, sum(held)), 1 + 4 * sum(held) / len(said) if said else 1.0))
+            held = self.holds(asked, said := sentences(answer))
+            sure = sum(each is True for each in held)
+            made.append(Rating(1 + min(4, sure), 1 + 4 * sure / len(said) if said else 1.0))
         return made
 
-    def holds(self, asked: Asked, said: Sequence[Claim]) -> list[bool]:
-        """Whether the model says yes to each claim as a question about the picture."""
-        if asked.picture is None:
-            raise ConfigError("a model judges what it sees, and no picture came with the question")
-        prompts = [
-            Sample(Node((Turn("user", (Media("image", asked.picture), Text(_question(claim)))),))) for claim in said
-        ]
-        return [text.strip().lower().startswith("yes") for text in self.engine.answer(prompts)] if prompts else []
+    def holds(self, asked: Asked, said: Sequence[str]) -> list[bool | None]:
+        """Whether the model finds yes likelier than no of each sentence.
+
+        Raises:
+            ConfigError: it is shown nothing and told nothing.
+        """
+        if asked.picture is None and not asked.caption:
+            raise ConfigError("a model judges what it sees or reads; neither a picture nor a caption came")
+        return super().holds(asked, said)
+
+    def choose(self, prompts: Sequence[str], asked: Asked, choices: Choices) -> list[str | None]:
+        """The likeliest of the verdicts; what is kept is that one, with the odds."""
+        found = self.read(prompts, asked, lambda text: text, say=partial(self._odds, asked=asked, choices=choices))
+        return [text and text.partition(" ")[0] for text in found]
+
+    def question(self, sentence: str) -> str:
+        """A claim of Scenes as its own questions ask, anything else as it stands."""
+        said = claims(sentence)
+        if len(said) != 1:
+            return super().question(sentence)
+        [claim] = said
+        if claim.kind == "object":
+            return f"Is there {indefinite(claim.what)} in the picture?"
+        return f"Is the {claim.kind} {claim.what} in the picture?"
+
+    @torch.no_grad()
+    def _odds(self, prompts: Sequence[str], *, asked: Asked, choices: Choices) -> Iterator[str]:
+        """`yes (0.71 0.12)` to each: the likeliest, and the probability of each in their order.
+
+        A word of several tokens is as likely as all of them are, one after the other; the answer's end is left out.
+        """
+        words = [(verdict, Turn("assistant", (Text(word),))) for verdict, said in choices.items() for word in said]
+        branches = tuple(Node((turn,), answer=Answer(name=verdict)) for verdict, turn in words)
+        for some in _some(prompts):
+            trees = [_sample(asked, prompt, *branches) for prompt in some]
+            batch = self.engine.processor.batch(trees).to(self.engine.device)
+            logps = self.engine.model.target_logps(self.engine.model(batch, only_targets=True), batch.targets)
+            assert batch.answers is not None
+            nodes = [batch.targets.node == node for node in batch.answers.node.tolist()]
+            tail = _shared_tail([batch.targets.ids[own].tolist() for own in nodes[: len(words)]])
+            likely = [float(logps[own][: int(own.sum()) - tail].sum().exp()) for own in nodes]
+            for start in range(0, len(likely), len(words)):
+                odds = dict.fromkeys(choices, 0.0)
+                for (verdict, _), each in zip(words, likely[start:], strict=False):
+                    odds[verdict] += each
+                yield f"{max(odds, key=lambda name: odds[name])} ({' '.join(f'{each:.4f}' for each in odds.values())})"
 
 
-def _question(claim: Claim) -> str:
-    """The claim as a question, in the words of Scenes."""
-    if claim.kind == "object":
-        return f"Is there {indefinite(claim.what)} in the picture?"
-    return f"Is the {claim.kind} {claim.what} in the picture?"
+def _sample(asked: Asked, prompt: str, *branches: Node) -> Sample:
+    """The picture, or the caption that stands for it, and the prompt."""
+    if asked.caption:
+        parts: tuple[Media | Text, ...] = (Text(f"The picture, in words: {asked.caption}\n{prompt}"),)
+    else:
+        shown = (Media("image", asked.picture),) if asked.picture else ()
+        parts = (*shown, Text(prompt))
+    return Sample(Node((Turn("user", parts),), branches))
+
+
+def _some(prompts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(prompts), TOGETHER):
+        yield prompts[start : start + TOGETHER]
+
+
+def _shared_tail(answers: Sequence[Sequence[int]]) -> int:
+    """How many tokens different words end with alike: the end marker's."""
+    count = 0
+    while all(len(each) > count for each in answers) and len({each[-1 - count] for each in answers}) == 1:
+        count += 1
+    return count

@@ -22,10 +22,12 @@ from quintet.data.sources import Mix, open_source
 from quintet.data.texts import Texts, Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
-from quintet.lab.align import Start, look_at_preferences, own_rows
+from quintet.evaluation.judge import Judge, TruthJudge
+from quintet.lab.align import Start, count_of, look_at_preferences, own_rows
 from quintet.lab.begin import begun, check_folder, look_for_pictures, run_facts
 from quintet.lab.facts import Request, asking, known_facts
 from quintet.lab.features import Note, keep_features
+from quintet.lab.pairs import Work
 from quintet.lab.pretrained import (
     build_model,
     load_tokenizer,
@@ -41,6 +43,7 @@ from quintet.model.checkpoint import CAPTIONS, TRAINED, read_json, replace_folde
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
+from quintet.serving.engine import Engine
 from quintet.training.folder import RunFolder
 from quintet.training.loop import Given, Progress, Result, Settings, train_stage
 from quintet.training.optim import set_trainable
@@ -131,6 +134,8 @@ class Job:
     """What answers are worth in stages that learn from their own, instead of what the stage says."""
     facts: Path | None = None
     """Captions by picture, which a reward model is told; None is the truth of Scenes."""
+    judge: Judge = field(default_factory=TruthJudge)
+    """Who judges the answers that stages make their own pairs of."""
     stages: Sequence[str] = ()
     """Only these; all if empty."""
     sets: Sequence[str] = ()
@@ -158,7 +163,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     waiting = [stage for stage in chosen if not run.finished(stage.name)]
     sources = {stage.name: stage_source(job, recipe, stage) for stage in waiting if not _makes_rows(job, recipe, stage)}
     look_at_experts(recipe, download=job.download)
-    look_at_preferences(recipe, sources, files=job.data, reward=job.reward, facts=job.facts)
+    look_at_preferences(recipe, sources, files=job.data, reward=job.reward, facts=job.facts, judge=job.judge.name)
     tokenizer, spelt = _spellings(job, recipe)
     model = _model(job, recipe, tokenizer)
     results: dict[str, Result] = {}
@@ -248,10 +253,14 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
     out = run.path / "pairs" / f"{stage.name}.jsonl"
     if not dist.is_first():
         dist.barrier()
-    made = own_rows(
-        stage, model, Processor(tokenizer, recipe.template, recipe.model), out=out, scenes=folder,
-        scale=job.scale, seed=job.settings.seed, note=job.note,
-    )  # fmt: skip
+    work = Work(
+        scenes=folder,
+        rows=count_of(stage, job.scale),
+        seed=job.settings.seed,
+        model=lambda: Engine(model, Processor(tokenizer, stage.template, recipe.model)),
+        judge=job.judge,
+    )
+    made = own_rows(stage, work, out=out, note=job.note)
     if dist.is_first():
         dist.barrier()
     return _judged(job, stage, made)

@@ -19,13 +19,24 @@ class Method(Config):
 
     stages: tuple[Stage, ...]
     """In the template of the model, which is talked to as before."""
+    asks: str = ""
+    """What the model that it makes is asked with, behind every question of a user: part of its template from then on,
+    so that chat, measurements and what it learns next spell it alike."""
     paper: Paper
 
     def over(self, model: MLLM.Config, template: Template) -> Recipe:
         """The model trained on by this method, as a recipe."""
         if any("score" in stage.train for stage in self.stages):
             model = replace(model, score=True)
-        return Recipe(model=model, stages=self.stages, chat=template, paper=self.paper)
+        if not self.asks:
+            return Recipe(model=model, stages=self.stages, chat=template, paper=self.paper)
+        # A model that was made so before is asked so already: rows bring conditions of their own, so stages do without.
+        after = template.user.after.removeprefix(self.asks)
+        plain, asking = (
+            replace(template, user=replace(template.user, after=each)) for each in (after, self.asks + after)
+        )
+        stages = tuple(replace(stage, template=plain) for stage in self.stages)
+        return Recipe(model=model, stages=stages, chat=asking, paper=self.paper)
 
 
 def lora_on_llm(

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from quintet.data.scenes.vocabulary import COLOURS, OBJECTS, PLACES, SHAPES, SIZES, WORDS, indefinite, located
-from quintet.data.scenes.world import Object, Scene
+from quintet.data.scenes.world import Scene
 
-__all__ = ["EDITS", "Claim", "altered", "claims", "ghost", "mended", "severity", "told", "truths"]
+__all__ = ["EDITS", "Claim", "altered", "claims", "ghost", "mended", "severity", "told", "truths", "untrue"]
 
 _PLACE = "|".join(sorted(PLACES, key=len, reverse=True))
 _SENTENCE = re.compile(
@@ -76,10 +76,15 @@ def truths(scene: Scene) -> list[Claim]:
 
 def severity(claim: Claim, scene: Scene) -> int:
     """How wrong a claim is, 0 to 3."""
+    return untrue(claim, truths(scene))
+
+
+def untrue(claim: Claim, known: Sequence[Claim]) -> int:
+    """How wrong a claim is by what is known, 0 to 3; what is not known is not there."""
+    same = [each for each in known if each.kind == claim.kind]
     if claim.kind != "object":
-        there = [each.what for each in truths(scene) if each.kind == claim.kind]
-        return 3 if not there else 2 * (claim.what not in there)
-    return min((_off(claim, each) for each in scene.objects if each.name == claim.what), default=3)
+        return 3 if not same else 2 * (claim.what not in [each.what for each in same])
+    return min((_off(claim, each) for each in same if each.what == claim.what), default=3)
 
 
 def mended(text: str, scene: Scene) -> str:
@@ -139,7 +144,7 @@ EDITS: dict[str, Callable[[Claim, Scene, random.Random], Claim | None]] = {
 """How a true claim is made a false one."""
 
 
-def _off(claim: Claim, thing: Object) -> int:
+def _off(claim: Claim, thing: Claim) -> int:
     """How wrong a claim is of an object of its name."""
     return 2 if claim.size not in ("", thing.size) else int(claim.place not in ("", thing.place))
 

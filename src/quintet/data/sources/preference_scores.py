@@ -16,12 +16,23 @@ from quintet.data.sources.root import is_text
 from quintet.errors import DataError
 from quintet.values import Part, Text
 
-__all__ = ["FEEDBACK", "bpo", "lvlm_nlf", "vlfeedback"]
+__all__ = ["FEEDBACK", "PRAISE", "bpo", "condition", "lvlm_nlf", "vlfeedback"]
 
 ASPECTS = ("Helpfulness", "Visual Faithfulness", "Ethical Considerations")
 """Of an answer of VLFeedback; its score is the plain mean of their ratings, 1 to 5."""
 FEEDBACK = "feedback"
 """The mark of the words that say how good the next answer is: what LVLM_NLF's answers are conditioned on."""
+PRAISE = "All of it is there."
+"""The critique of an answer that nothing is wrong with, where we write one."""
+
+
+def condition(rating: float, critique: str) -> str:
+    """The feedback on an answer as words behind its question: what DRESS' answers are learnt under and asked with.
+
+    >>> condition(4, PRAISE)
+    ' Rating 4. All of it is there.'
+    """
+    return f" Rating {rating:g}. {critique.strip()}".rstrip()
 
 
 def vlfeedback(at: Taking) -> Told:
@@ -157,7 +168,7 @@ def _judged(at: Taking, entry: Row, where: str) -> tuple[float, str]:
         at.faults.add("no-rating", f"{what}; rate it 1 to 4 or leave it out", field=f"{where}.rating")
         return 0.0, ""
     rating = at.number(entry["rating"], f"{where}.rating", fault="bad-rating", least=1, most=4)
-    return rating, f"\nRating: {rating:g} of 4." + (f" Critique: {critique.strip()}" if critique.strip() else "")
+    return rating, condition(rating, critique)
 
 
 def _with(parts: tuple[Part, ...], *, words: str) -> tuple[Part, ...]:

@@ -102,10 +102,9 @@ def _good(work: Work) -> Rows:
 def _bare(work: Work) -> Rows:
     """All answers, without feedback (P19)."""
     for row in BUILDERS["feedback"](work):
-        asked, answer = row["conversations"][:2]
-        good = "Rating 4" in asked["value"]
-        question = asked["value"].partition(" Rating")[0]
-        yield row | {"conversations": [asked | {"value": question}, answer], "good": good}
+        asked, said = row["interaction"][:2]
+        turns = [{"from": "human", "value": f"<image>\n{asked['user']}"}, {"from": "gpt", "value": said["model"]}]
+        yield {"id": row["id"], "image": row["image_id"], "conversations": turns, "good": said["rating"] == "4"}
 
 
 POOLS: Mapping[str, Callable[[Work], Rows]] = {

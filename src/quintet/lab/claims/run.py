@@ -141,6 +141,8 @@ def _run(asked: Study, arm: Arm, seed: int, tasks: Sequence[str], scenes: Path, 
         train(job, progress=lambda row: watch.count(f"{title}: {row['stage']}", row["step"], row["steps"]))
     if missing := _unasked(out, tasks):
         engine = Engine.open(out if arm.method else start.run)
+        # Arms are asked alike: what is asked under a condition says so itself (`asks`), whatever a method's chat asks.
+        engine.processor = replace(engine.processor, template=start.processor().template)
         for name in missing:
             _ask(asked, arm, engine, name, out, scenes, watch)
 

@@ -4,6 +4,7 @@ All arms of a claim have the same pairs, as many steps, the same rate, the same 
 What methods.md (section 4.3) asks for beyond that is named in `not_run`, and stands beside the verdict.
 """
 
+from quintet.data.sources.preference_scores import PRAISE, condition
 from quintet.lab.claims.claim import Arm, Claim, Expected
 
 __all__ = ["CLAIMS"]
@@ -230,7 +231,7 @@ _CLAIMS = (
         arms={
             "good": Arm(method="dress", pairs="feedback-good"),
             "all": Arm(method="dress", pairs="feedback-bare"),
-            "conditioned": Arm(method="dress", pairs="feedback", asks="Rating 4. All of it is there."),
+            "conditioned": Arm(method="dress", pairs="feedback", asks=condition(4, PRAISE).strip()),
         },
         expects=(
             Expected(better="conditioned", than="good", measure=CHAIR, lower=True),

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from quintet.errors import ConfigError, DataError, nearest
+from quintet.evaluation.judge import Judge
 from quintet.lab.pairs import known, own, prompts, worse
 from quintet.lab.pairs.work import Work
 
-__all__ = ["BUILDERS", "JUDGED", "build", "fill"]
+__all__ = ["BUILDERS", "JUDGED", "build", "fill", "unread"]
 
 BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "truth": known.truth,
@@ -32,13 +33,14 @@ BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
 }
 """`Data.pairs` → what makes the rows."""
 
-
-JUDGED = ("rated", "proxy", "claims")
-"""Those that ask a judge."""
+JUDGED = ("rated", "proxy", "claims", "corrected", "graded", "feedback")
+"""Those that ask a judge. `preferred` goes by the truth alone; the others compare nothing that could be judged."""
 
 
 def build(name: str, work: Work, out: Path) -> int:
     """Writes the rows of a builder to a file of JSON lines, whole or not at all; how many there are.
+
+    What its judge said that could not be read is counted in `work.judge.unread`.
 
     Raises:
         ConfigError: no such builder.
@@ -47,6 +49,14 @@ def build(name: str, work: Work, out: Path) -> int:
     if name not in BUILDERS:
         raise ConfigError(f"no pairs {name!r}{nearest(name, BUILDERS)}")
     return fill(BUILDERS[name](work), work, out)
+
+
+def unread(judge: Judge, before: int = 0) -> str:
+    """What is said of verdicts that could not be read since there were `before`; "" of none."""
+    count = judge.unread - before
+    if not count:
+        return ""
+    return f"; {count:,} replies of {judge.name} held no verdict, and what they were about was left out"
 
 
 def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
@@ -71,7 +81,7 @@ def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
             "no-rows",
             f"no pair could be made of {len(work.truths):,} pictures: of none is one answer better than another. A "
             "model that does not talk yet has no answers to compare; tune it longer, take pairs from the truth "
-            "(`quintet data pairs truth`), or a file of yours (--data)",
+            "(`quintet data pairs truth`), or a file of yours (--data)" + unread(work.judge),
         )
     aside.replace(out)
     return count

@@ -1,13 +1,14 @@
-"""Pairs of the model's own answers, told apart by a judge."""
+"""Pairs of the model's own answers, told apart by a judge. Where its verdict cannot be read, an answer is left out."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from quintet.data.scenes import caption
-from quintet.data.scenes.claims import Claim, claims, mended, severity
-from quintet.evaluation.judge import Asked
+from quintet.data.scenes import Truth, caption
+from quintet.data.scenes.claims import claims
+from quintet.data.sources.preference_scores import PRAISE
+from quintet.evaluation.judge import Asked, sentences
 from quintet.lab.pairs.balance import balanced
 from quintet.lab.pairs.work import Work
 
@@ -21,72 +22,130 @@ def rated(work: Work) -> Iterator[dict[str, Any]]:
     """Four answers with the mean of three ratings each: a tree, in which every two of different scores are a pair."""
     for truth, answers in work.answers(work.truths, SAMPLED, temperature=1.0):
         found = dict(zip(answers, work.judge.rate(work.asked(truth), answers), strict=True))
-        said = [{"response": a, "score": round(r.mean, 4), "type": "sampled"} for a, r in found.items() if a.strip()]
+        said = [
+            {"response": each, "score": round(rating.mean, 4), "type": "sampled"}
+            for each, rating in found.items()
+            if each.strip() and rating is not None
+        ]
         if len({each["score"] for each in said}) > 1:
             yield {"id": truth.image.stem, "image": work.name(truth), "prompt": work.question, "completions": said}
 
 
 def proxy(work: Work) -> Iterator[dict[str, Any]]:
-    """The judge sees a caption instead of the picture: chosen is rated at least 4, rejected at most 3."""
+    """LLaVA-Hound's: the judge reads a caption and sees nothing; chosen is rated at least 4, rejected at most 3.
+
+    One picture a row, and six answers to it; where the paper has the frames of a video, the caption is of that picture.
+    """
     for truth, answers in work.answers(work.truths, 6, temperature=1.0):
-        described = caption(truth.scene, random.Random(truth.image.stem), "long")
-        asked = Asked(work.question, scene=truth.scene, caption=described)
-        rates = [rating.mean for rating in work.judge.rate(asked, answers)]
-        best, worst = max(zip(rates, answers, strict=True)), min(zip(rates, answers, strict=True))
-        if best[0] >= 4 and worst[0] <= 3 and worst[1].strip():
+        asked = Asked(work.question, caption=caption(truth.scene, random.Random(truth.image.stem), "long"))
+        rates = zip(work.judge.rate(asked, answers), answers, strict=True)
+        known = [(rating.mean, answer) for rating, answer in rates if rating is not None and answer.strip()]
+        if not known:
+            continue
+        best, worst = max(known), min(known)
+        if best[0] >= 4 and worst[0] <= 3:
             yield work.row(truth, best[1], worst[1], chosen_score=round(best[0], 4), rejected_score=round(worst[0], 4))
 
 
 def by_claims(work: Work) -> Iterator[dict[str, Any]]:
-    """RLAIF-V's: an answer's score is minus its refused claims; at most two pairs a prompt; lengths balanced."""
+    """RLAIF-V's: an answer's score is minus its refused claims; at most two pairs a prompt; lengths balanced.
+
+    A claim is a sentence: Scenes' descriptions make one in each. In the paper an LLM divides.
+    """
     made: list[dict[str, Any]] = []
     for truth, answers in work.answers(work.truths[: 2 * work.rows], CLAIMED, temperature=0.7):
-        distinct = list(dict.fromkeys(a for a in answers if a.strip()))
         asked = work.asked(truth)
-        scores = {a: sum(work.judge.holds(asked, said)) - len(said) for a in distinct for said in [claims(a)]}
-        ranked = sorted(distinct, key=lambda a: -scores[a])
+        scores: dict[str, int] = {}
+        for answer in dict.fromkeys(each for each in answers if each.strip()):
+            held = work.judge.holds(asked, sentences(answer))
+            if None not in held:
+                scores[answer] = -sum(not each for each in held)
+        ranked = sorted(scores, key=lambda a: -scores[a])
         pairs = [(a, b) for a, b in combinations(ranked, 2) if scores[a] > scores[b]]
         rng = random.Random(f"{work.seed}/claims/{truth.image.stem}")
         for number, (better, worse) in enumerate(rng.sample(pairs, min(2, len(pairs)))):
             made.append(work.row(truth, better, worse) | {"id": f"{truth.image.stem}-{number}"})
         if len(made) > 2 * work.rows:
             break
-    yield from balanced(made)
+    # What is too many goes before the lengths are balanced, not after: the rows as they are written are balanced.
+    while len(kept := balanced(made)) > work.rows:
+        made = made[: len(made) - (len(kept) - work.rows)]
+    yield from kept
 
 
 def corrected(work: Work) -> Iterator[dict[str, Any]]:
-    """RLHF-V's: the model's answer with its errors corrected by who knows the truth, and the answer as it was."""
+    """RLHF-V's: the model's answer with its errors corrected by the judge, and the answer as it was."""
     for truth, [answer] in work.answers(work.truths, 1, temperature=1.0):
-        right = mended(answer, truth.scene)
-        if claims(answer) and right != answer and right.split() != answer.split():
-            yield work.row(truth, right, answer)
+        if found := _mended(work, truth, answer):
+            yield work.row(truth, found[0], answer)
 
 
 def graded(work: Work) -> Iterator[dict[str, Any]]:
-    """HSA-DPO's: detected, graded, rewritten; an answer's score is the mean severity of its sentences."""
+    """HSA-DPO's: detected sentence by sentence, graded 1 to 3, rewritten; both sides have a score.
+
+    An answer's score is the mean severity of all its sentences, 0 for those that hold. methods.md knows of the paper
+    that a score may be 1.8 against 0.2: a mean over the wrong sentences alone is never below 1.
+    """
     for truth, [answer] in work.answers(work.truths, 1, temperature=1.0):
-        said = claims(answer)
-        wrong = [severity(each, truth.scene) for each in said]
-        if any(wrong) and (right := mended(answer, truth.scene)).split() != answer.split():
-            score = sum(wrong) / sum(each > 0 for each in wrong)
-            yield work.row(truth, right, answer, chosen_score=0.0, rejected_score=round(score, 4))
+        if not (found := _mended(work, truth, answer)):
+            continue
+        right, grades = found
+        again = work.judge.grade(work.asked(truth), sentences(right))
+        known = [each for each in again if each is not None]
+        scores = _mean(known), _mean(grades)
+        if len(known) == len(again) and scores[0] < scores[1]:
+            yield work.row(truth, right, answer, chosen_score=scores[0], rejected_score=scores[1])
 
 
 def feedback(work: Work) -> Iterator[dict[str, Any]]:
-    """DRESS': the answer's rating and critique stand before it; then the refinement, and the improved answer."""
+    """DRESS': the answer with its rating and critique; then the refinement, and the improved answer with its own.
+
+    Rows in LVLM_NLF's layout: how feedback is spelt as a condition is the reader's (`preference_scores.condition`). The
+    rating is 4 less one for each wrong sentence, 1 at least; of the first of them critique and refinement speak.
+    """
     for truth, [answer] in work.answers(work.truths, 1, temperature=1.0):
-        wrong = [each for each in claims(answer) if severity(each, truth.scene)]
-        if not answer.strip():
+        said = sentences(answer)
+        grades = work.judge.grade(work.asked(truth), said)
+        if not said or None in grades:
             continue
-        rating = max(1, 4 - len(wrong))
-        asked = {"from": "human", "value": f"<image>\n{work.question} Rating {rating}. {critique(wrong)}"}
-        said = [asked, {"from": "gpt", "value": answer}]
-        if wrong:
-            advice = {"from": "human", "value": f"Rating 4. Leave out what is not there: {wrong[0].what}."}
-            said += [advice, {"from": "gpt", "value": mended(answer, truth.scene)}]
-        yield {"id": truth.image.stem, "image": work.name(truth), "conversations": said}
+        wrong = [each for each, grade in zip(said, grades, strict=True) if grade]
+        turns: list[dict[str, str]] = [{"user": work.question}, _rated(answer, wrong)]
+        if wrong and (better := _mended(work, truth, answer)):
+            named = _named(wrong[0])
+            advice = f"Leave out what is not there: {named}." if named else f"Leave out what is not so: {wrong[0]}"
+            turns += [{"user": advice}, _rated(better[0], [])]
+        yield {"id": truth.image.stem, "image_id": work.name(truth), "interaction": turns}
 
 
-def critique(wrong: list[Claim]) -> str:
+# ---- pieces ------------------------------------------------------------------------------------------------------
+def _mended(work: Work, truth: Truth, answer: str) -> tuple[str, list[int]] | None:
+    """The answer as the judge rewrites it, and how wrong each sentence was; None where there is nothing to mend."""
+    asked, said = work.asked(truth), sentences(answer)
+    grades = [each for each in work.judge.grade(asked, said) if each is not None]
+    if len(grades) < len(said) or not any(grades):
+        return None
+    right = work.judge.mend(asked, said, grades)
+    return None if right is None or right.split() == answer.split() else (right, grades)
+
+
+def _mean(grades: Sequence[int]) -> float:
+    return round(sum(grades) / len(grades), 4) if grades else 0.0
+
+
+def _rated(answer: str, wrong: Sequence[str]) -> dict[str, str]:
+    """An answer as LVLM_NLF has it."""
+    return {"model": answer, "rating": str(max(1, 4 - len(wrong))), "critique NLF": _critique(wrong)}
+
+
+def _critique(wrong: Sequence[str]) -> str:
     """What is wrong with an answer, in words."""
-    return f"There is no {wrong[0].what}." if wrong else "All of it is there."
+    if not wrong:
+        return PRAISE
+    named = _named(wrong[0])
+    return f"There is no {named}." if named else f"This is not so: {wrong[0]}"
+
+
+def _named(sentence: str) -> str:
+    """What a sentence of Scenes is about; "" of any other."""
+    said = claims(sentence)
+    return said[0].what if said else ""

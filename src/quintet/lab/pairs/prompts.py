@@ -28,7 +28,10 @@ def descriptions(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def preferred(work: Work) -> Iterator[dict[str, Any]]:
-    """Two answers of the model, of which the one with fewer and lesser errors is preferred."""
+    """Two answers of the model, of which the one with fewer and lesser errors is preferred.
+
+    By the truth alone: a reward model is to learn what is true, and is told the truth's facts.
+    """
     for truth, answers in work.answers(work.truths, 4, temperature=1.0):
         distinct = [each for each in dict.fromkeys(answers) if claims(each)]
         wrong = {each: sum(severity(claim, truth.scene) for claim in claims(each)) for each in distinct}

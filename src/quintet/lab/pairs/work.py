@@ -33,6 +33,8 @@ class Work:
     judge: Judge = field(default_factory=TruthJudge)
     progress: Callable[[int, int], None] = lambda done, total: None
     question: str = DETAILED[0]
+    max_tokens: int = 96
+    """An answer's, at most: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
 
     @cached_property
     def truths(self) -> list[Truth]:
@@ -83,7 +85,7 @@ class Work:
                 self._prompt(truth, question(n) if question else self.question, change(n), count)
                 for n, truth in zip(numbers, chosen, strict=True)
             ]
-            sampling = Sampling(max_tokens=96, temperature=temperature, seed=self.seed * 1_000_003 + start)
+            sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
             yield from zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True)
 
     def _prompt(self, truth: Truth, question: str, change: str, count: int) -> Sample:

@@ -11,7 +11,17 @@ from quintet.lab.pairs.work import Work
 __all__ = ["biased", "described", "imagined"]
 
 CAREFUL = "Describe everything you see and where it is."
-IMAGINING = ("Describe the picture in detail. Add what else could be there.",)
+IMAGINING = (
+    "Describe the picture in detail. Add what else could be there.",
+    "Describe the picture, and name things that would go well with what is in it.",
+    "Describe what is in the picture and what may be just outside it.",
+    "Imagine that the picture were larger. Describe all that it would show.",
+    "Describe the picture as it could be a moment later, with what has come into it.",
+    "Describe the picture in detail, and make it richer than it is.",
+    "Tell what is in the picture, and what you would expect to find beside it.",
+    "Describe the picture. Where it is empty, say what could be there.",
+)
+"""Eight, as in STIC, in words of our own: each invites what is not there."""
 STRONG = 900
 """Step of the noise under which little but the prior is left (BPO)."""
 

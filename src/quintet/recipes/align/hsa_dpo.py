@@ -1,8 +1,10 @@
 """HSA-DPO: hallucinations graded sentence by sentence weigh the pair (Xiao et al. 2024, arXiv:2404.14233).
 
-Notable: the severity (minor 1, moderate 2, major 3, the mean over an answer's) multiplies the rejected log-ratio inside
-the sigmoid. The pair is the rewritten and the raw answer of the model. The chosen log-ratio counts once; by its own
-score with `--set stages.hsa.preference.won_weight=severity`.
+Notable: the severity (of a sentence 0, minor 1, moderate 2, major 3; of an answer the mean over all its sentences)
+multiplies the rejected log-ratio inside the sigmoid. The chosen log-ratio counts once; by its own score with
+`--set stages.hsa.preference.won_weight=severity`. The pair is the raw answer of the model, and what is left when the
+sentences that a detector finds wrong are rewritten. The detector is whoever judges: the exact truth, or a model or an
+endpoint (`--judge`). The paper tunes one, on `hsa_dpo_detection.jsonl`, whose layout we do not know.
 """
 
 from quintet.data.template import Template

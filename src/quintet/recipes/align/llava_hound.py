@@ -1,7 +1,8 @@
 """LLaVA-Hound: a judge reads a caption in the picture's place (Zhang et al. 2024, arXiv:2404.01258).
 
-Notable: the caption is a proxy for the frames of a video; chosen answers are rated 4 or 5, rejected ones at most 3; the
-whole LLM learns and the projector is frozen. The code can add the chosen answer's likelihood (γ, released as 0).
+Notable: the caption is a proxy for the frames of a video, the judge reads it and sees nothing; chosen answers are
+rated 4 or 5, rejected ones at most 3; the whole LLM learns and the projector is frozen. The code can add the chosen
+answer's likelihood (γ, released as 0). Pairs of our own are of single pictures; a file's row may have many frames.
 """
 
 from quintet.data.template import Template

@@ -1,9 +1,10 @@
 """RLAIF-V: its own answers, judged claim by claim by an open model, in rounds (Yu et al. 2024, arXiv:2405.17220).
 
-Notable: ten answers a prompt at temperature 0.7 differ in nothing but chance; each is split into claims, each claim
-asked as a yes-or-no question, and an answer's score is minus the number of refused claims; at most two pairs a prompt;
-pairs whose rejected answer is longer are dropped until both sides are as long. Each of the four rounds samples from
-the model that the round before made. The public script has one round of 2,672 steps.
+Notable: ten answers a prompt at temperature 0.7 differ in nothing but chance; each is split into claims (sentences: one
+of Scenes claims one thing), and each claim asked as a yes-or-no question. It is refused where the judge (`--judge RUN`)
+finds yes no likelier than no as its next word. An answer's score is minus the number of refused claims; at most two
+pairs a prompt; pairs whose rejected answer is longer are dropped until both sides are as long. Each of the four rounds
+samples from the model that the round before made. The public script has one round of 2,672 steps.
 """
 
 from quintet.data.template import Template
