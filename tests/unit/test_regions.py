@@ -16,14 +16,16 @@ from quintet.data.template import DECIMALS, Frame, Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
 from quintet.evaluation.metrics.boxes import iou
-from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
+from quintet.recipes._templates import COGVLM_CHAT, COGVLM_PLAIN, COGVLM_VQA, MINIGPT_V2, VICUNA_V1
 from quintet.recipes._templates_query import KOSMOS2_CHAT, QWEN_VL
 from quintet.recipes._templates_regions import (
     CHATSPOT,
     CHATSPOT_REGIONS,
+    COGVLM_REGIONS,
     FERRET_REGIONS,
     KOSMOS2_REGIONS,
     MINIGPT_V2_REGIONS,
+    PALI_X_REGIONS,
     QWEN_VL_REGIONS,
     SHIKRA,
     SHIKRA_REGIONS,
@@ -38,7 +40,9 @@ FORMATS: dict[str, tuple[RegionFormat, float]] = {
     "minigpt_v2": (MINIGPT_V2_REGIONS, 0.01),
     "qwen_vl": (QWEN_VL_REGIONS, 0.001),
     "kosmos2": (KOSMOS2_REGIONS, 1 / 32),
+    "cogvlm": (COGVLM_REGIONS, 0.001),
     "ferret": (FERRET_REGIONS, 0.001),
+    "pali_x": (PALI_X_REGIONS, 0.001),
 }
 """Format → the most that a number moves there and back, in shares of the frame's side."""
 
@@ -68,7 +72,9 @@ POINT = Region("points", (0.25, 0.5))
         (MINIGPT_V2_REGIONS, "{<12><25><50><75>}"),
         (QWEN_VL_REGIONS, "<box>(125,250),(500,750)</box>"),
         (KOSMOS2_REGIONS, "<object><patch_index_0260><patch_index_0751></object>"),
+        (COGVLM_REGIONS, "[[125,250,500,750]]"),
         (FERRET_REGIONS, "[125, 250, 500, 750]"),
+        (PALI_X_REGIONS, "125 250 500 750"),
     ],
 )
 def test_a_box_is_spelt_as_published(form: RegionFormat, text: str) -> None:
@@ -76,23 +82,35 @@ def test_a_box_is_spelt_as_published(form: RegionFormat, text: str) -> None:
     assert form.format([BOX]) == text
 
 
-@pytest.mark.parametrize(
-    ("form", "text"),
-    [
-        (SHIKRA_REGIONS, "[0.125,0.250,0.500,0.750;0.000,0.000,1.000,1.000]"),
-        (MINIGPT_V2_REGIONS, "{<12><25><50><75>}<delim>{<0><0><100><100>}"),
-        (QWEN_VL_REGIONS, "<box>(125,250),(500,750)</box><box>(0,0),(999,999)</box>"),
-        (
-            KOSMOS2_REGIONS,
-            "<object><patch_index_0260><patch_index_0751></delimiter_of_multi_objects/>"
-            "<patch_index_0000><patch_index_1023></object>",
-        ),
-    ],
-)
-def test_several_places_of_one_phrase_stand_together(form: RegionFormat, text: str) -> None:
+SEVERAL = {
+    "decimals": "[0.12, 0.25, 0.50, 0.75], [0.00, 0.00, 1.00, 1.00]",
+    "llava15": "[0.12, 0.25, 0.50, 0.75], [0.00, 0.00, 1.00, 1.00]",
+    "shikra": "[0.125,0.250,0.500,0.750;0.000,0.000,1.000,1.000]",
+    "chatspot": "<box>0.125,0.250,0.500,0.750</box><box>0.000,0.000,1.000,1.000</box>",
+    "minigpt_v2": "{<12><25><50><75>}<delim>{<0><0><100><100>}",
+    "qwen_vl": "<box>(125,250),(500,750)</box><box>(0,0),(999,999)</box>",
+    "kosmos2": "<object><patch_index_0260><patch_index_0751></delimiter_of_multi_objects/>"
+    "<patch_index_0000><patch_index_1023></object>",
+    "cogvlm": "[[125,250,500,750;000,000,999,999]]",
+    "ferret": "[125, 250, 500, 750], [0, 0, 1000, 1000]",
+    "pali_x": "125 250 500 750 and 0 0 999 999",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_places_of_one_phrase_stand_together(name: str) -> None:
+    form, step = FORMATS[name]
     both = [BOX, Region("box", (0.0, 0.0, 1.0, 1.0))]
-    assert form.format(both) == text
-    assert len(form.parse(f"two: {text}.")) == 2
+    assert form.format(both) == SEVERAL[name]
+    back = form.parse(f"two: {SEVERAL[name]}.")
+    assert [region.kind for region in back] == ["box", "box"]
+    for mine, own in zip(back, both, strict=True):
+        assert mine.points == pytest.approx(own.points, abs=step + 1e-9)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_in_running_text_are_no_places(name: str) -> None:
+    assert FORMATS[name][0].parse("There are 3 4 in 1998, and 12 more: 0.5, 0.25.") == []
 
 
 @pytest.mark.parametrize(("form", "step"), CASES)
@@ -123,7 +141,7 @@ def test_what_is_written_reads_and_writes_the_same(form: RegionFormat, step: flo
     assert form.format(form.parse(text)) == text
 
 
-@pytest.mark.parametrize(("form", "step"), [c for c in CASES if c.id != "kosmos2"])
+@pytest.mark.parametrize(("form", "step"), [c for c in CASES if c.id not in ("kosmos2", "pali_x")])
 @settings(deadline=None, max_examples=30)
 @given(x=st.floats(0, 1), y=st.floats(0, 1))
 def test_a_point_comes_back(form: RegionFormat, step: float, x: float, y: float) -> None:
@@ -169,6 +187,9 @@ def test_whatever_a_model_writes_is_read_without_an_exception(form: RegionFormat
         (MINIGPT_V2_REGIONS, "{<12><25><50>}"),
         (MINIGPT_V2_REGIONS, "[0.1,0.2,0.5,0.6]"),
         (QWEN_VL_REGIONS, "<box>(1,2),(3,4)"),
+        (COGVLM_REGIONS, "[012,040,500,730]"),
+        (COGVLM_REGIONS, "[[012,040,500]]"),
+        (PALI_X_REGIONS, "12 40"),
         (KOSMOS2_REGIONS, "<object><patch_index_0044></object>"),
         (KOSMOS2_REGIONS, "<object><patch_index_0044><patch_index_1024></object>"),
     ],
@@ -251,6 +272,10 @@ ANSWER = (Text("At "), replace(POINT, phrase="it"), Text("."))
             "<Assistance>: At it<box>0.250,0.500</box>.</s>",
         ),
         (
+            COGVLM_CHAT,
+            "<s>... [INST] What is in [[125,250,500,750]]? [/INST] At it[[250,500]].</s>",
+        ),
+        (
             MINIGPT_V2,
             "<s>[INST] <Img>...</Img> What is in {<12><25><50><75>}? [/INST] At <p>it</p> {<25><50>}.</s>",
         ),
@@ -272,6 +297,14 @@ def test_every_template_spells_regions_its_own_way(template: Template, text: str
     assert spelt(template, (photo(), *QUESTION), ANSWER) == text
     after = text[text.index("At ") :]
     assert spelt(template, (photo(), *QUESTION), ANSWER, learnt=True) == template.answer + after
+
+
+@pytest.mark.parametrize("template", [COGVLM_PLAIN, COGVLM_VQA, COGVLM_CHAT], ids=lambda t: t.name)
+def test_every_stage_of_cogvlm_writes_thousandths_of_three_digits(template: Template) -> None:
+    corner = Region("box", (0.0, 0.012, 0.04, 1.0))
+    assert "At it[[000,012,040,999]].</s>" in spelt(
+        template, (photo(), Text("Where?")), (Text("At it"), corner, Text("."))
+    )
 
 
 def test_a_box_of_a_small_picture_survives_the_bins_of_starter_scale() -> None:

@@ -117,6 +117,8 @@ class Numbers(RegionFormat):
     digits: int = 1
     """Digits at least, zeros in front."""
     rounding: Literal["nearest", "down"] = "nearest"
+    least: int = 2
+    """Numbers that read as a place at least: where nothing stands around them, any text has two."""
     number: Frame = Frame()
     comma: str = ","
     """Between x and y."""
@@ -150,7 +152,8 @@ class Numbers(RegionFormat):
     def _read(self, text: str) -> tuple[float, ...]:
         number = _around(self.number, rf"\s*({_NUMBER})\s*")
         shares = tuple(float(value) / self.scale for value in re.findall(number, text))
-        return shares if len(shares) <= 4 or self.outline == "write" else ()
+        known = self.least <= len(shares) <= 4 or (len(shares) > 4 and self.outline == "write")
+        return shares if known else ()
 
 
 @dataclass(frozen=True, kw_only=True)

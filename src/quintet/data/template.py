@@ -26,8 +26,8 @@ _Said = Text | Media | list[Region]
 """A turn's parts, regions of one phrase together."""
 
 
-DECIMALS = Numbers(group=Frame(before="[", after="]"), decimals=2, comma=", ", between=", ")
-"""[0.12, 0.34, 0.56, 0.78]: what a template writes that names no format."""
+DECIMALS = Numbers(place=Frame(before="[", after="]"), also=", ", decimals=2, comma=", ", between=", ")
+"""[0.12, 0.34, 0.56, 0.78], and several as [..], [..]: what a template writes that names no format."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ Sources: each system's paper and code, as `Paper` of its recipe names them.
 from dataclasses import replace
 
 from quintet.data.template import DECIMALS, Frame, Template
-from quintet.recipes._templates_regions import MINIGPT_V2_REGIONS
+from quintet.recipes._templates_regions import COGVLM_REGIONS, MINIGPT_V2_REGIONS
 
 __all__ = [
     "ALPACA",
@@ -124,6 +124,7 @@ COGVLM_PLAIN = Template(
     questions=False,
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image>{caption}</s> (CogVLM's pre-training on pairs)."""
 
@@ -135,6 +136,7 @@ COGVLM_VQA = Template(
     joint="",
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image>Question: {q} Answer: {a}</s>. CogVLM writes "Short answer:" for VQA sets, whose answers are a word or two."""
 
@@ -146,6 +148,7 @@ COGVLM_CHAT = Template(
     joint="",
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image> [INST] {q} [/INST] {a}</s> [INST] … (CogVLM, `_history_to_prompt`). The columns of a picture between its
 begin and its end share one position (paper, section 2.2)."""

@@ -10,6 +10,7 @@ from quintet.data.template import Frame, Template
 __all__ = [
     "CHATSPOT",
     "CHATSPOT_REGIONS",
+    "COGVLM_REGIONS",
     "FERRET",
     "FERRET_REGIONS",
     "KOSMOS2_REGIONS",
@@ -63,8 +64,19 @@ KOSMOS2_REGIONS = Bins(
 """<phrase>the dog</phrase><object><patch_index_0044><patch_index_0863></object>, bins of 32 × 32 (the tags of
 transformers' processor; the paper writes <p>, <box> and <loc_44>)."""
 
+COGVLM_REGIONS = Numbers(
+    group=Frame(before="[[", after="]]"),
+    also=";",
+    scale=1000.0,
+    highest=999.0,
+    digits=3,
+    rounding="down",
+)
+"""[[012,040,500,730]], several [[x0,y0,x1,y1;x0,y0,x1,y1]]: whole thousandths of three digits, 000 to 999 (README)."""
+
 FERRET_REGIONS = Numbers(
-    group=Frame(before="[", after="]"),
+    place=Frame(before="[", after="]"),
+    also=", ",
     comma=", ",
     between=", ",
     scale=1000.0,
@@ -74,8 +86,9 @@ FERRET_REGIONS = Numbers(
 )
 """[x1, y1, x2, y2] or [x, y], whole numbers of a picture 1000 wide and high; free forms by the box around them."""
 
-PALI_X_REGIONS = Numbers(comma=" ", between=" ", scale=1000.0, highest=999.0, rounding="down")
-"""12 40 500 730 behind the phrase, whole thousandths (Pix2seq's bins as text, from memory; theirs begin with y)."""
+PALI_X_REGIONS = Numbers(also=" and ", comma=" ", between=" ", scale=1000.0, highest=999.0, rounding="down", least=4)
+"""12 40 500 730 behind the phrase, several joined by "and", whole thousandths (Pix2seq's bins as text, from memory;
+theirs begin with y). Nothing stands around the numbers, so only boxes are read back."""
 
 # ---- templates ---------------------------------------------------------------------------------------------------
 _VICUNA = (
