@@ -5,6 +5,7 @@ Sources: each system's paper and code, as `Paper` of its recipe names them.
 
 from dataclasses import replace
 
+from quintet.data.identifier import Identifier
 from quintet.data.template import DECIMALS, Frame, Template
 from quintet.recipes._templates_regions import COGVLM_REGIONS, MINIGPT_V2_REGIONS
 
@@ -76,6 +77,17 @@ INTERLEAVED = Template(
 )
 """<image>{text}<image>{text}: documents with their pictures where they stand, every word learnt (VILA on MMC4)."""
 
+IDENTIFIERS = (
+    Identifier(tag="[identify]", asks=r"<region>"),
+    Identifier(tag="[grounding]", asks=r"\bground(ed|ing)?\b|\bdescri.*\bboxes\b"),
+    Identifier(tag="[detection]", asks=r"\bdetect|\bfind all\b|\bboxes\b"),
+    Identifier(tag="[refer]", asks=r"\bbox\b|\blocation\b|\blocate\b"),
+    Identifier(tag="[caption]", asks=r"\bdescri|\bdepict|\bcaption\b|^(which|what|name the) objects\b"),
+    Identifier(tag="[vqa]", asks=r"\?|^(count|read|name|answer|choose)\b"),
+)
+"""MiniGPT-v2's six (section 3.2). Its code writes one before each data set's instructions; here the words choose, the
+same in training and in chat."""
+
 MINIGPT_V2 = Template(
     name="minigpt_v2",
     user=Frame(before="<s>[INST] ", after=" [/INST]"),
@@ -86,8 +98,9 @@ MINIGPT_V2 = Template(
     joint=" ",
     place="front",
     regions=MINIGPT_V2_REGIONS,
+    identifiers=IDENTIFIERS,
 )
-"""<s>[INST] <Img>…</Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+"""<s>[INST] <Img>…</Img> [vqa] {q} [/INST] {a}</s>: Llama 2's chat; text alone has no identifier."""
 
 FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
 """<image>{caption}</s> (Frozen)."""

@@ -2,7 +2,8 @@
 
 Notable: columns of a picture have their own projections and feed-forward weights in all layers, which begin as copies
 of the LLM's, while attention is joint, so that text alone is still the LLM's to the bit; patches share one position;
-learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, several [[x0,y0,x1,y1;x0,y0,x1,y1]].
+learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, and a semicolon parts
+several of one phrase.
 
 Where we differ: a model has one resolution here, that of the finished model (490 px); the paper begins at 224 px and
 changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is
