@@ -197,7 +197,7 @@ class Template(Config):
         """Height and width of the region's picture; its header is read only where the format depends on it."""
         if region.of >= len(media):
             raise DataError("bad-region", f"a region of medium {region.of + 1}, and the sample has {len(media)}")
-        return image_size(media[region.of].ref) if self.regions.frame == "square" else (1, 1)
+        return (1, 1) if self.regions.frame == "picture" else image_size(media[region.of].ref)
 
     def _node(self, node: Node, media: Sequence[Media], flip: bool, *, root: bool) -> list[Piece]:
         pieces: list[Piece] = []

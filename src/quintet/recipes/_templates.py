@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from quintet.data.identifier import Identifier
 from quintet.data.template import DECIMALS, Frame, Template
-from quintet.recipes._templates_regions import COGVLM_REGIONS, MINIGPT_V2_REGIONS
+from quintet.recipes._templates_regions import COGVLM_REGIONS, FUYU_REGIONS, MINIGPT_V2_REGIONS
 
 __all__ = [
     "ALPACA",
@@ -125,6 +125,8 @@ FUYU = Template(
     bos=False,
     joint="",
     place="outside",
+    added=("<0x04>", "|ENDOFTEXT|"),
+    regions=FUYU_REGIONS,
 )
 """<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""
 

@@ -13,6 +13,7 @@ __all__ = [
     "COGVLM_REGIONS",
     "FERRET",
     "FERRET_REGIONS",
+    "FUYU_REGIONS",
     "KOSMOS2_REGIONS",
     "MINIGPT_V2_REGIONS",
     "PALI_X_REGIONS",
@@ -55,6 +56,20 @@ QWEN_VL_REGIONS = Numbers(
 )
 """<ref>the dog</ref><box>(12,40),(500,730)</box>, whole numbers in [0, 1000)."""
 
+FUYU_REGIONS = Numbers(
+    place=Frame(before="<0x00>", after="<0x01>"),
+    dot=Frame(before="<0x02>", after="<0x03>"),
+    comma=", ",
+    between=", ",
+    order="yx",
+    frame="pixels",
+    scale=0.5,
+    highest=960.0,
+    added=("<0x00>", "<0x01>", "<0x02>", "<0x03>"),
+)
+"""<0x00>top, left, bottom, right<0x01>, a point <0x02>y, x<0x03>: pixels, halved, of a picture of at most 1080 × 1920
+(`FuyuProcessor`, which users give <box> and <point>; it writes a token a number, without the commas)."""
+
 KOSMOS2_REGIONS = Bins(
     phrase=Frame(before="<phrase>", after="</phrase>"),
     group=Frame(before="<object>", after="</object>"),
@@ -86,9 +101,11 @@ FERRET_REGIONS = Numbers(
 )
 """[x1, y1, x2, y2] or [x, y], whole numbers of a picture 1000 wide and high; free forms by the box around them."""
 
-PALI_X_REGIONS = Numbers(also=" and ", comma=" ", between=" ", scale=1000.0, highest=999.0, rounding="down", least=4)
-"""12 40 500 730 behind the phrase, several joined by "and", whole thousandths (Pix2seq's bins as text, from memory;
-theirs begin with y). Nothing stands around the numbers, so only boxes are read back."""
+PALI_X_REGIONS = Numbers(
+    also=" and ", comma=" ", between=" ", order="yx", scale=1000.0, highest=999.0, rounding="down", least=4
+)
+"""40 12 730 500 behind the phrase: top, left, bottom, right in whole thousandths, several joined by "and" (Pix2seq's
+bins as text, from memory). Nothing stands around the numbers, so only boxes are read back."""
 
 # ---- templates ---------------------------------------------------------------------------------------------------
 _VICUNA = (
