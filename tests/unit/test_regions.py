@@ -286,7 +286,7 @@ ANSWER = (Text("At "), replace(POINT, phrase="it"), Text("."))
         ),
         (
             replace(CHATSPOT, system=""),
-            "<s><Human>: ... What is in <box>0.125,0.250,0.500,0.750</box>?\n"
+            "<s><Human>: Given an image .... What is in <box>0.125,0.250,0.500,0.750</box>?\n"
             "<Assistance>: At it<box>0.250,0.500</box>.</s>",
         ),
         (

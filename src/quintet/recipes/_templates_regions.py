@@ -133,6 +133,7 @@ CHATSPOT = Template(
     user=Frame(before="<Human>: ", after="\n"),
     assistant="<Assistance>:",
     end="</s>",
+    media={"image": Frame(before="Given an image ", after=".")},
     joint=" ",
     regions=CHATSPOT_REGIONS,
 )

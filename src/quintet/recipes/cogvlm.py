@@ -64,7 +64,10 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="2311.03079",
             published={"together": "17 B", "encoders.image": "4.4 B"},
-            differs={"encoders.image": "EVA2-CLIP-E without the last of its 64 layers, as in the released code"},
+            differs={
+                "together": "17.47 B, which is 17 B once rounded",
+                "encoders.image": "EVA2-CLIP-E without the last of its 64 layers, as in the released code",
+            },
             derived={
                 "fusion": "31 · (4 · 4096² + 3 · 4096 · 11008) + 2 · 4096²: of the last layer, keys and values alone",
                 "connectors.image": "1792 · 4096 + 2 · 4096 + 3 · 4096 · 11008 + 2 · 4096",

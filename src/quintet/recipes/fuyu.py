@@ -55,6 +55,10 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="",
             url="https://www.adept.ai/blog/fuyu-8b",
+            published={"together": "8 B"},
+            differs={
+                "together": "as its name has it; two tables of 262,144 words, 1.07 B each, are in its weights too"
+            },
             derived={"connectors.image": "(2700 + 1) · 4096 + 4096: weights, bias and newline"},
             # A picture of 1080 × 1920.
             tokens={"image": 36 * (64 + 1)},
