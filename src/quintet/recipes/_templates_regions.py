@@ -137,7 +137,7 @@ CHATSPOT = Template(
     joint=" ",
     regions=CHATSPOT_REGIONS,
 )
-"""<Human>: Given an image <image>. … What is the object in this region? <box>..</box> and <Assistance>: {a} (section
+"""<Human>: Given an image <image>. What is the object in this region? <box>..</box> and <Assistance>: {a} (section
 4.1). The paper does not print the system message; ours is Vicuna's."""
 
 FERRET = Template(
