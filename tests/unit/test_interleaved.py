@@ -22,7 +22,7 @@ from quintet.data.scenes import make_scenes, read_truth
 from quintet.data.scenes.pages import NAMES
 from quintet.data.sources import Pages, open_source
 from quintet.data.template import Template
-from quintet.errors import ConfigError, TrainingError
+from quintet.errors import ConfigError, DataError, TrainingError
 from quintet.lab.doctor.spelling import answers, length
 from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.lab.run import Job, scenes_rows, stage_source, train
@@ -66,8 +66,8 @@ FAKE = "<fake_token_around_image>"
         ("flamingo", "A.<EOC>^B.<EOC>^C.<EOC>", "A.<EOC>·B.<EOC>·C.<EOC>"),
         (
             "open_flamingo",
-            "A.<|endofchunk|>^B.<|endofchunk|>^C.<|endofchunk|>",
-            "A.<|endofchunk|>·B.<|endofchunk|>·C.<|endofchunk|>",
+            "A.^B.<|endofchunk|>^C.<|endofchunk|>",
+            "···B.<|endofchunk|>·C.<|endofchunk|>",
         ),
         ("vila", "A.^B.^C.</s>", "A.·B.·C.</s>"),
         ("mm1", "A.^B.^C.</s>", "A.·B.·C.</s>"),
@@ -83,6 +83,13 @@ def test_a_document_is_spelt_as_published_and_its_words_are_learnt(name: str, te
 def test_no_chunk_ends_where_none_began() -> None:
     template = load_recipe("flamingo")[1].stages[0].template
     assert spelt(template, document("*", "*", "B.", "*"))[0] == "^^B.<EOC>^<EOC>"
+
+
+def test_open_flamingo_learns_nothing_of_a_page_before_its_first_picture() -> None:
+    template = load_recipe("open_flamingo")[1].stages[1].template
+    assert spelt(template, document("A.", "B.", "*", "C."))[1] == "·····C.<|endofchunk|>"
+    with pytest.raises(DataError, match="no token of this sample is learnt"):
+        spelt(template, document("A."))
 
 
 def test_the_doctor_sees_when_the_end_of_a_chunk_is_not_learnt() -> None:

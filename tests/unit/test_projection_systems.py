@@ -1,5 +1,7 @@
 """The systems of projections: what is special about them, by hand: counts, orders, and what learns. About 10 s."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,20 @@ from quintet.components.encoders.nf_resnet import NFResNet
 from quintet.components.encoders.presets import DINOV2_L, SIGLIP_SO400M_384
 from quintet.components.roles import ImageSpec
 from quintet.data.collate import Loaded, collate
+from quintet.data.identifier import identified
 from quintet.data.media import load_image
+from quintet.data.scenes import make_scenes
 from quintet.data.sources.mix import Mix as MixedSources
 from quintet.data.sources.open import open_source
 from quintet.errors import ConfigError
+from quintet.evaluation.tasks.scenes import scenes_task
 from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
 from quintet.training.objectives import OBJECTIVES
 from quintet.training.optim import set_trainable
 from quintet.training.stage import Rate
-from quintet.values import Features, Layout, Node, Origin, Sample, Text, Turn
+from quintet.values import Features, Layout, Node, Origin, Region, Sample, Text, Turn
 from systems import asked, count, full, shown, tiny, user
 
 
@@ -65,9 +70,82 @@ def test_minigpt_v2_only_trains_its_connector_and_adapters_on_queries_and_values
         assert learnt
         assert all(".lora_" in name and (".q_proj." in name or ".v_proj." in name) for name in learnt)
         model.fold()
-    spelt = processor.tokenizer.decode(processor.tokens(asked("[vqa] What?", "A.")).ids.tolist())
+    spelt = processor.tokenizer.decode(processor.tokens(asked("What?", "A.")).ids.tolist())
     assert spelt.startswith("[INST] <Img>")
     assert "</Img> [vqa] What? [/INST] A." in spelt
+
+
+BOX = Region("box", (0.125, 0.25, 0.5, 0.75))
+
+
+@pytest.mark.parametrize(
+    ("tag", "question"),
+    [
+        ("[vqa]", ("How many circles are there?",)),
+        ("[vqa]", ("Where is the dog?\nAnswer the question using a single word or phrase.",)),
+        ("[caption]", ("Briefly describe this image.",)),
+        ("[grounding]", ("Describe this image in detail, with boxes.",)),
+        ("[refer]", ("Give me the location of the dog.",)),
+        ("[identify]", ("What is in ", BOX, "?")),
+        ("[detection]", ("Detect all dogs.",)),
+    ],
+)
+def test_minigpt_v2s_six_identifiers_begin_a_question_about_a_picture(
+    tag: str, question: tuple[str | Region, ...]
+) -> None:
+    """A question has the one of its task, in training and in chat; one that has it keeps it; text alone has none."""
+    _, _, processor = tiny("minigpt_v2")
+    parts = tuple(Text(part) if isinstance(part, str) else part for part in question)
+
+    def spelt(*parts: Any, open: bool = False) -> str:
+        turns = Turn("user", parts), Turn("assistant", (Text("A."),))
+        ids = processor.tokens(Sample(Node(turns[: 1 if open else 2])), open=open).ids
+        return processor.tokenizer.decode(ids.tolist())
+
+    first = str(question[0])
+    assert f"</Img> {tag} {first}" in spelt(shown(), *parts)
+    assert f"</Img> {tag} {first}" in spelt(shown(), *parts, open=True)
+    assert f"</Img> [refer] {first}" in spelt(shown(), Text("[refer] "), *parts)
+    assert f"{tag} " not in spelt(*parts) if tag != "[identify]" else True
+
+
+def test_minigpt_v2_has_six_identifiers() -> None:
+    tags = [each.tag for each in recipe("minigpt_v2").template.identifiers]
+    assert sorted(tags) == sorted(["[vqa]", "[caption]", "[grounding]", "[refer]", "[identify]", "[detection]"])
+    assert all(stage.template.identifiers for stage in recipe("minigpt_v2").stages)
+
+
+IDENTIFIED = {
+    "scenes.vqa": "[vqa]",
+    "scenes.pope": "[vqa]",
+    "scenes.digits": "[vqa]",
+    "scenes.ocr": "[vqa]",
+    "scenes.caption": "[caption]",
+    "scenes.chair": "[caption]",
+    "scenes.grounding": "[refer]",
+    "scenes.referring": "[identify]",
+}
+
+
+def test_what_scenes_asks_and_teaches_begins_with_its_identifier(tmp_path: Path) -> None:
+    """Every question of the tasks, and every one of the training rows."""
+    scenes = make_scenes(tmp_path / "scenes", 30, 7, splits={"val": 4, "test": 12})
+    _, _, made = tiny("minigpt_v2")
+    known = made.template.identifiers
+    for name, tag in IDENTIFIED.items():
+        for item in scenes_task(name, scenes).items():
+            first = next(part for part in identified(item.parts, known) if isinstance(part, Text))
+            assert first.text == f"{tag} ", item.prompt
+    found = Counter[str]()
+    for file, kind in (("train.json", ""), ("train_captions.json", "[caption]"), ("train_regions.json", "")):
+        source = open_source(scenes / file)
+        for row in range(len(source)):
+            text = made.tokenizer.decode(made.tokens(source.sample(row)).ids.tolist())
+            users = text.split("[INST]")[1:]
+            assert all(re.match(r" (<Img>.*</Img> )?\[\w+\] \S", each) for each in users), text
+            assert all(kind in each for each in users)
+            found.update(re.findall(r"\[(?!INST)\w+\]", text))
+    assert found.keys() == set(IDENTIFIED.values())
 
 
 # ---- VILA: interleaved documents, and text in the mix ------------------------------------------------------------

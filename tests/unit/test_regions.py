@@ -16,14 +16,17 @@ from quintet.data.template import DECIMALS, Frame, Template
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import ConfigError, DataError
 from quintet.evaluation.metrics.boxes import iou
-from quintet.recipes._templates import MINIGPT_V2, VICUNA_V1
+from quintet.recipes._templates import COGVLM_CHAT, COGVLM_PLAIN, COGVLM_VQA, FUYU, MINIGPT_V2, VICUNA_V1
 from quintet.recipes._templates_query import KOSMOS2_CHAT, QWEN_VL
 from quintet.recipes._templates_regions import (
     CHATSPOT,
     CHATSPOT_REGIONS,
+    COGVLM_REGIONS,
     FERRET_REGIONS,
+    FUYU_REGIONS,
     KOSMOS2_REGIONS,
     MINIGPT_V2_REGIONS,
+    PALI_X_REGIONS,
     QWEN_VL_REGIONS,
     SHIKRA,
     SHIKRA_REGIONS,
@@ -38,9 +41,14 @@ FORMATS: dict[str, tuple[RegionFormat, float]] = {
     "minigpt_v2": (MINIGPT_V2_REGIONS, 0.01),
     "qwen_vl": (QWEN_VL_REGIONS, 0.001),
     "kosmos2": (KOSMOS2_REGIONS, 1 / 32),
+    "cogvlm": (COGVLM_REGIONS, 0.001),
     "ferret": (FERRET_REGIONS, 0.001),
+    "pali_x": (PALI_X_REGIONS, 0.001),
+    "fuyu": (FUYU_REGIONS, 0.001),
 }
-"""Format → the most that a number moves there and back, in shares of the frame's side."""
+"""Format → the most that a number moves there and back, in shares of the frame's side; that of pixels is 1000."""
+
+SIZE = (1000, 1000)
 
 CASES = [pytest.param(form, step, id=name) for name, (form, step) in FORMATS.items()]
 SIDES = st.integers(20, 400)
@@ -68,31 +76,47 @@ POINT = Region("points", (0.25, 0.5))
         (MINIGPT_V2_REGIONS, "{<12><25><50><75>}"),
         (QWEN_VL_REGIONS, "<box>(125,250),(500,750)</box>"),
         (KOSMOS2_REGIONS, "<object><patch_index_0260><patch_index_0751></object>"),
+        (COGVLM_REGIONS, "[[125,250,500,750]]"),
         (FERRET_REGIONS, "[125, 250, 500, 750]"),
+        (PALI_X_REGIONS, "250 125 750 500"),
+        (FUYU_REGIONS, "<0x00>125, 62, 375, 250<0x01>"),
     ],
 )
 def test_a_box_is_spelt_as_published(form: RegionFormat, text: str) -> None:
     """Kosmos-2: column 4 and row 8 of 32 are bin 260; the lower right ends in column 15 and row 23, bin 751."""
-    assert form.format([BOX]) == text
+    assert form.format([BOX], size=SIZE) == text
 
 
-@pytest.mark.parametrize(
-    ("form", "text"),
-    [
-        (SHIKRA_REGIONS, "[0.125,0.250,0.500,0.750;0.000,0.000,1.000,1.000]"),
-        (MINIGPT_V2_REGIONS, "{<12><25><50><75>}<delim>{<0><0><100><100>}"),
-        (QWEN_VL_REGIONS, "<box>(125,250),(500,750)</box><box>(0,0),(999,999)</box>"),
-        (
-            KOSMOS2_REGIONS,
-            "<object><patch_index_0260><patch_index_0751></delimiter_of_multi_objects/>"
-            "<patch_index_0000><patch_index_1023></object>",
-        ),
-    ],
-)
-def test_several_places_of_one_phrase_stand_together(form: RegionFormat, text: str) -> None:
+SEVERAL = {
+    "decimals": "[0.12, 0.25, 0.50, 0.75], [0.00, 0.00, 1.00, 1.00]",
+    "llava15": "[0.12, 0.25, 0.50, 0.75], [0.00, 0.00, 1.00, 1.00]",
+    "shikra": "[0.125,0.250,0.500,0.750;0.000,0.000,1.000,1.000]",
+    "chatspot": "<box>0.125,0.250,0.500,0.750</box><box>0.000,0.000,1.000,1.000</box>",
+    "minigpt_v2": "{<12><25><50><75>}<delim>{<0><0><100><100>}",
+    "qwen_vl": "<box>(125,250),(500,750)</box><box>(0,0),(999,999)</box>",
+    "kosmos2": "<object><patch_index_0260><patch_index_0751></delimiter_of_multi_objects/>"
+    "<patch_index_0000><patch_index_1023></object>",
+    "cogvlm": "[[125,250,500,750;000,000,999,999]]",
+    "ferret": "[125, 250, 500, 750], [0, 0, 1000, 1000]",
+    "pali_x": "250 125 750 500 and 0 0 999 999",
+    "fuyu": "<0x00>125, 62, 375, 250<0x01><0x00>0, 0, 500, 500<0x01>",
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_several_places_of_one_phrase_stand_together(name: str) -> None:
+    form, step = FORMATS[name]
     both = [BOX, Region("box", (0.0, 0.0, 1.0, 1.0))]
-    assert form.format(both) == text
-    assert len(form.parse(f"two: {text}.")) == 2
+    assert form.format(both, size=SIZE) == SEVERAL[name]
+    back = form.parse(f"two: {SEVERAL[name]}.", size=SIZE)
+    assert [region.kind for region in back] == ["box", "box"]
+    for mine, own in zip(back, both, strict=True):
+        assert mine.points == pytest.approx(own.points, abs=step + 1e-9)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_in_running_text_are_no_places(name: str) -> None:
+    assert FORMATS[name][0].parse("There are 3 4 in 1998, and 12 more: 0.5, 0.25.") == []
 
 
 @pytest.mark.parametrize(("form", "step"), CASES)
@@ -106,6 +130,8 @@ def test_a_box_comes_back_to_the_formats_precision(
     text = form.format([region], size=size)
     longest = max(size) if form.frame == "square" else 1
     bound = [step * longest / (side if form.frame == "square" else 1) + 1e-9 for side in (width, height) * 2]
+    if form.frame == "pixels":
+        bound = [1 / side + 1e-9 for side in (width, height) * 2]
     if any(high - low <= 2 * b for low, high, b in zip(region.points[:2], region.points[2:], bound, strict=False)):
         return  # a sliver of a very long picture may round to no area
     around = f"{re.sub('[0-9]', '', before)} {text} {re.sub('[0-9]', '', after)}"
@@ -119,15 +145,15 @@ def test_a_box_comes_back_to_the_formats_precision(
 @settings(deadline=None, max_examples=60)
 @given(region=boxes())
 def test_what_is_written_reads_and_writes_the_same(form: RegionFormat, step: float, region: Region) -> None:
-    text = form.format([region])
-    assert form.format(form.parse(text)) == text
+    text = form.format([region], size=SIZE)
+    assert form.format(form.parse(text, size=SIZE), size=SIZE) == text
 
 
-@pytest.mark.parametrize(("form", "step"), [c for c in CASES if c.id != "kosmos2"])
+@pytest.mark.parametrize(("form", "step"), [c for c in CASES if c.id not in ("kosmos2", "pali_x")])
 @settings(deadline=None, max_examples=30)
 @given(x=st.floats(0, 1), y=st.floats(0, 1))
 def test_a_point_comes_back(form: RegionFormat, step: float, x: float, y: float) -> None:
-    [back] = form.parse(form.format([Region("points", (x, y))]))
+    [back] = form.parse(form.format([Region("points", (x, y))], size=SIZE), size=SIZE)
     assert back.kind == "points"
     assert back.points == pytest.approx((x, y), abs=step + 1e-9)
 
@@ -169,6 +195,9 @@ def test_whatever_a_model_writes_is_read_without_an_exception(form: RegionFormat
         (MINIGPT_V2_REGIONS, "{<12><25><50>}"),
         (MINIGPT_V2_REGIONS, "[0.1,0.2,0.5,0.6]"),
         (QWEN_VL_REGIONS, "<box>(1,2),(3,4)"),
+        (COGVLM_REGIONS, "[012,040,500,730]"),
+        (COGVLM_REGIONS, "[[012,040,500]]"),
+        (PALI_X_REGIONS, "12 40"),
         (KOSMOS2_REGIONS, "<object><patch_index_0044></object>"),
         (KOSMOS2_REGIONS, "<object><patch_index_0044><patch_index_1024></object>"),
     ],
@@ -201,6 +230,16 @@ def test_scribbles_and_masks_are_refused_bound_or_written() -> None:
     assert CHATSPOT_REGIONS.parse(text) == [mask]
     assert FERRET_REGIONS.format([POINT]) == "[250, 500]"
     assert KOSMOS2_REGIONS.format([POINT]) == "<object><patch_index_0520><patch_index_0520></object>"
+
+
+def test_fuyu_counts_halved_pixels_of_the_picture_as_it_is_shown() -> None:
+    """One of 2160 × 2000 is shown at half its size, 1080 × 1000: y of 0.25 is pixel 270, which is written as 135."""
+    assert FUYU_REGIONS.format([POINT], size=(40, 80)) == "<0x02>10, 10<0x03>"
+    text = FUYU_REGIONS.format([BOX], size=(2160, 2000))
+    assert text == "<0x00>135, 62, 405, 250<0x01>"
+    assert FUYU_REGIONS.parse(text, size=(2160, 2000))[0].points == pytest.approx(BOX.points, abs=0.00101)
+    assert FUYU_REGIONS.parse("<0x02>10, 10<0x03>", size=(40, 80)) == [POINT]
+    assert FUYU_REGIONS.parse("<0x00>1, 2<0x03>", size=(40, 80)) == []
 
 
 def test_a_number_over_the_side_is_refused() -> None:
@@ -247,18 +286,26 @@ ANSWER = (Text("At "), replace(POINT, phrase="it"), Text("."))
         ),
         (
             replace(CHATSPOT, system=""),
-            "<s><Human>: ... What is in <box>0.125,0.250,0.500,0.750</box>?\n"
+            "<s><Human>: Given an image .... What is in <box>0.125,0.250,0.500,0.750</box>?\n"
             "<Assistance>: At it<box>0.250,0.500</box>.</s>",
         ),
         (
+            COGVLM_CHAT,
+            "<s>... [INST] What is in [[125,250,500,750]]? [/INST] At it[[250,500]].</s>",
+        ),
+        (
             MINIGPT_V2,
-            "<s>[INST] <Img>...</Img> What is in {<12><25><50><75>}? [/INST] At <p>it</p> {<25><50>}.</s>",
+            "<s>[INST] <Img>...</Img> [identify] What is in {<12><25><50><75>}? [/INST] At <p>it</p> {<25><50>}.</s>",
         ),
         (
             QWEN_VL,
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nPicture 1: <img>...</img>\n"
             "What is in <box>(125,250),(500,750)</box>?<|im_end|>\n<|im_start|>assistant\n"
             "At <ref>it</ref><box>(250,500)</box>.<|im_end|>",
+        ),
+        (
+            FUYU,
+            "...<s>What is in <0x00>5, 2, 15, 10<0x01>?\n<0x04>At it<0x02>10, 5<0x03>.|ENDOFTEXT|",
         ),
         (
             KOSMOS2_CHAT,
@@ -272,6 +319,14 @@ def test_every_template_spells_regions_its_own_way(template: Template, text: str
     assert spelt(template, (photo(), *QUESTION), ANSWER) == text
     after = text[text.index("At ") :]
     assert spelt(template, (photo(), *QUESTION), ANSWER, learnt=True) == template.answer + after
+
+
+@pytest.mark.parametrize("template", [COGVLM_PLAIN, COGVLM_VQA, COGVLM_CHAT], ids=lambda t: t.name)
+def test_every_stage_of_cogvlm_writes_thousandths_of_three_digits(template: Template) -> None:
+    corner = Region("box", (0.0, 0.012, 0.04, 1.0))
+    assert "At it[[000,012,040,999]].</s>" in spelt(
+        template, (photo(), Text("Where?")), (Text("At it"), corner, Text("."))
+    )
 
 
 def test_a_box_of_a_small_picture_survives_the_bins_of_starter_scale() -> None:
@@ -320,7 +375,7 @@ def test_regions_side_by_side_are_of_one_phrase() -> None:
 
 
 def test_a_template_with_regions_survives_its_file() -> None:
-    for template in (SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2_CHAT):
+    for template in (SHIKRA, CHATSPOT, MINIGPT_V2, QWEN_VL, KOSMOS2_CHAT, FUYU, COGVLM_CHAT):
         assert Template.from_json(template.to_json()) == template
     assert isinstance(Template.from_json(KOSMOS2_CHAT.to_json()).regions, Bins)
     assert len(KOSMOS2_CHAT.added_tokens) == 3 + 5 + 1024

@@ -1,9 +1,9 @@
 """How places in a picture are spelt: boxes and points as text, both ways, as data of a template.
 
 A `Region` is in shares of the picture as it is in its file. A format says how many numbers stand where, in which unit,
-and in which frame: systems that pad pictures to a square count on the padded square. `parse(format(r))` gives `r` back
-to the precision of the format, and `format(parse(t))` gives `t`. What a model writes may be anything: text that is no
-region of this format reads as none, and never raises.
+and in which frame: systems that pad pictures to a square count on the padded square, Fuyu counts pixels.
+`parse(format(r))` gives `r` back to the precision of the format, and `format(parse(t))` gives `t`. What a model writes
+may be anything: text that is no region of this format reads as none, and never raises.
 
     <ref>the dog</ref><box>(12,40),(500,730)</box>
     └──── phrase ────┘└─── group ───────────────┘      numbers in a point, points in a place, places in a group
@@ -23,7 +23,7 @@ from quintet.values import Region
 __all__ = ["Bins", "Numbers", "RegionFormat"]
 
 Size = tuple[int, int]
-"""Height and width of the picture in its file; only their ratio matters."""
+"""Height and width of the picture in its file; only their ratio matters, except to formats that count pixels."""
 
 _NUMBER = r"-?(?:\d+(?:\.\d*)?|\.\d+)"
 _NEARLY = 1e-9  # decimals are not exact: 0.29 × 100 is under 29
@@ -39,10 +39,15 @@ class RegionFormat(Config):
     """Around all places of one phrase."""
     place: Frame = Frame()
     """Around each place."""
+    dot: Frame | None = None
+    """Around a point, where that is not as around a box."""
     also: str = ""
     """Between places of one phrase."""
-    frame: Literal["picture", "square"] = "picture"
-    """What shares are of: the picture, or the square that it is padded to, evenly on both sides."""
+    frame: Literal["picture", "square", "pixels"] = "picture"
+    """What numbers count on: shares of the picture, or of the square that it is padded to, evenly on both sides; or
+    pixels of the picture, made smaller until it fits into `within`."""
+    within: tuple[int, int] = (1080, 1920)
+    """Height and width, in pixels."""
     outline: Literal["refuse", "bound", "write"] = "refuse"
     """Scribbles and masks: refused, written as the box around them, or point by point."""
     added: tuple[str, ...] = ()
@@ -63,17 +68,22 @@ class RegionFormat(Config):
         Raises:
             DataError: a scribble or a mask, if the format has no spelling for them.
         """
-        return self.group.around(self.also.join(self.place.around(self._write(self._points(r, size))) for r in regions))
+        return self.group.around(self.also.join(self._one(self._points(region, size)) for region in regions))
 
     def parse(self, text: str, *, size: Size = (1, 1)) -> list[Region]:
         """The regions in `text`, in order; those that are malformed or have no area are left out."""
         found: list[Region] = []
         for match in re.finditer(self._pattern(), text, re.DOTALL):
             phrase = (match["phrase"] or "").strip() if self.phrase.before else ""
-            for place in re.findall(_around(self.place, self._place()), match["places"]):
-                if region := _region(self._read(place), size, self.frame, phrase):
+            for place in re.finditer(self._places(f"({self._place()})"), match["places"]):
+                inner = next(filter(None, place.groups()))
+                if region := _region(self._back(self._read(inner), size), phrase):
                     found.append(region)
         return found
+
+    def _one(self, points: tuple[float, ...]) -> str:
+        frame = self.dot if self.dot and len(points) == 2 else self.place
+        return frame.around(self._write(points))
 
     def _points(self, region: Region, size: Size) -> tuple[float, ...]:
         points = region.points
@@ -83,10 +93,28 @@ class RegionFormat(Config):
                     "unsupported-region", f"this template spells boxes and points, no {region.kind} of several points"
                 )
             points = points if self.outline == "write" else region.bounds
-        return _framed(points, size) if self.frame == "square" else points
+        if self.frame == "square":
+            return _framed(points, size)
+        return _times(points, self._fitted(size)) if self.frame == "pixels" else points
+
+    def _back(self, points: tuple[float, ...], size: Size) -> tuple[float, ...]:
+        """From numbers of the frame to shares of the picture."""
+        if self.frame == "square":
+            return _framed(points, size, back=True)
+        height, width = self._fitted(size) if self.frame == "pixels" else (1.0, 1.0)
+        return _times(points, (1 / height, 1 / width))
+
+    def _fitted(self, size: Size) -> tuple[float, float]:
+        factor = min(1.0, *(most / side for most, side in zip(self.within, size, strict=True)))
+        return size[0] * factor, size[1] * factor
+
+    def _places(self, place: str) -> str:
+        """The pattern of a place with what stands around it."""
+        frames = (self.place, self.dot) if self.dot else (self.place,)
+        return "(?:" + "|".join(_around(frame, place) for frame in frames) + ")"
 
     def _pattern(self) -> str:
-        place, also = _around(self.place, self._place()), rf"\s*{_literal(self.also)}\s*"
+        place, also = self._places(self._place()), rf"\s*{_literal(self.also)}\s*"
         name = rf"(?:{_literal(self.phrase.before)}(?P<phrase>.*?){_literal(self.phrase.after)}\s*)?"
         # Numbers with nothing between two places would be cut anywhere: "0.12" as 0 and .12.
         more = f"(?:{also}{place})*" if self.also or self.place.before else ""
@@ -110,28 +138,32 @@ class Numbers(RegionFormat):
     """x and y of each corner as numbers: `[0.123,0.456,0.789,0.999]`, `{<12><34><56><78>}`, `(12,34),(56,78)`."""
 
     scale: float = 1.0
-    """What a side is long, in the unit of the numbers."""
+    """What a side is long, or a pixel, in the unit of the numbers."""
     highest: float = 1.0
     """The largest number there is: 999 in [0, 1000)."""
     decimals: int = 0
     digits: int = 1
     """Digits at least, zeros in front."""
     rounding: Literal["nearest", "down"] = "nearest"
+    least: int = 2
+    """Numbers that read as a place at least: where nothing stands around them, any text has two."""
     number: Frame = Frame()
     comma: str = ","
     """Between x and y."""
+    order: Literal["xy", "yx"] = "xy"
+    """Which of the two comes first."""
     point: Frame = Frame()
     between: str = ","
     """Between points."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.highest <= self.scale:
+        if not 0 < self.highest <= (self.scale * max(self.within) if self.frame == "pixels" else self.scale):
             raise ConfigError(
                 f"the highest number is {self.highest}, a side is {self.scale}; expected 0 < highest ≤ side"
             )
 
     def _write(self, points: tuple[float, ...]) -> str:
-        written = [self.number.around(self._number(value)) for value in points]
+        written = [self.number.around(self._number(value)) for value in self._ordered(points)]
         pairs = [self.comma.join(written[i : i + 2]) for i in range(0, len(written), 2)]
         return self.between.join(self.point.around(pair) for pair in pairs)
 
@@ -150,7 +182,12 @@ class Numbers(RegionFormat):
     def _read(self, text: str) -> tuple[float, ...]:
         number = _around(self.number, rf"\s*({_NUMBER})\s*")
         shares = tuple(float(value) / self.scale for value in re.findall(number, text))
-        return shares if len(shares) <= 4 or self.outline == "write" else ()
+        known = self.least <= len(shares) <= 4 or (len(shares) > 4 and self.outline == "write")
+        return self._ordered(shares) if known else ()
+
+    def _ordered(self, points: tuple[float, ...]) -> tuple[float, ...]:
+        pairs = zip(points[::2], points[1::2], strict=True)
+        return points if self.order == "xy" else tuple(value for x, y in pairs for value in (y, x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,12 +258,15 @@ def _framed(points: tuple[float, ...], size: Size, *, back: bool = False) -> tup
     return tuple(made)
 
 
-def _region(points: tuple[float, ...], size: Size, frame: str, phrase: str) -> Region | None:
+def _times(points: tuple[float, ...], sides: tuple[float, float]) -> tuple[float, ...]:
+    """X times the width, y times the height."""
+    return tuple(value * sides[1 - i % 2] for i, value in enumerate(points))
+
+
+def _region(points: tuple[float, ...], phrase: str) -> Region | None:
     """A region of the picture; None if these numbers are none."""
     if not points or not all(map(math.isfinite, points)):
         return None
-    if frame == "square":
-        points = _framed(points, size, back=True)
     if len(points) == 2:
         return Region("points", points, phrase)
     if len(points) > 4:

@@ -13,6 +13,7 @@ from typing import Literal
 from quintet.config.base import Config
 from quintet.data.columns import START, Measure, Piece, Rows, Tail, Words
 from quintet.data.frame import Frame
+from quintet.data.identifier import Identifier, identified
 from quintet.data.media import image_size
 from quintet.data.regions import Numbers, RegionFormat
 from quintet.data.tokenizer import Tokenizer
@@ -26,8 +27,8 @@ _Said = Text | Media | list[Region]
 """A turn's parts, regions of one phrase together."""
 
 
-DECIMALS = Numbers(group=Frame(before="[", after="]"), decimals=2, comma=", ", between=", ")
-"""[0.12, 0.34, 0.56, 0.78]: what a template writes that names no format."""
+DECIMALS = Numbers(place=Frame(before="[", after="]"), also=", ", decimals=2, comma=", ", between=", ")
+"""[0.12, 0.34, 0.56, 0.78], and several as [..], [..]: what a template writes that names no format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,10 @@ class Template(Config):
     """Before every user's turn but the first, never learnt."""
     chunk: str = ""
     """Between the words of a document and the medium after them, learnt: Flamingo ends every chunk."""
-
+    preface: bool = True
+    """Whether a document's words before its first medium are learnt. Where they are not, no chunk ends there."""
+    identifiers: tuple[Identifier, ...] = ()
+    """What a question about a medium begins with, by what it asks; the first that fits."""
     added: tuple[str, ...] = ()
     """Special tokens that the system adds to the LLM's tokenizer; those that it has already are not added twice."""
     regions: RegionFormat = DECIMALS
@@ -132,15 +136,17 @@ class Template(Config):
     def _document(self, turn: Turn, media: Sequence[Media]) -> list[Piece]:
         """Words and media as they stand: the words, what ends a chunk and the end marker are learnt."""
         pieces: list[Piece] = []
+        learnt = self.preface
         for part in self._grouped(turn.parts):
             if isinstance(part, Media):
+                learnt = True
                 if pieces and pieces[-1].learnt:
                     pieces.append(Piece(self.chunk, weight=turn.weight, control=True, learnt=True))
                 frame = self.media.get(part.kind, Frame())
                 pieces += [Piece(frame.before, control=True), Piece(medium=part), Piece(frame.after, control=True)]
             else:
-                pieces += self._said(part, media, weight=turn.weight, learnt=True)
-        return [*pieces, Piece(self.end, weight=turn.weight, control=True, learnt=True)]
+                pieces += self._said(part, media, weight=turn.weight if learnt else 0.0, learnt=learnt)
+        return [*pieces, Piece(self.end, weight=turn.weight if learnt else 0.0, control=True, learnt=learnt)]
 
     def _user_parts(self, parts: Sequence[Part], media: Sequence[Media], words: Words, flip: bool) -> list[Piece]:
         kept = [p for p in self._grouped(parts) if self.questions or isinstance(p, Media)]
@@ -191,7 +197,7 @@ class Template(Config):
         """Height and width of the region's picture; its header is read only where the format depends on it."""
         if region.of >= len(media):
             raise DataError("bad-region", f"a region of medium {region.of + 1}, and the sample has {len(media)}")
-        return image_size(media[region.of].ref) if self.regions.frame == "square" else (1, 1)
+        return (1, 1) if self.regions.frame == "picture" else image_size(media[region.of].ref)
 
     def _node(self, node: Node, media: Sequence[Media], flip: bool, *, root: bool) -> list[Piece]:
         pieces: list[Piece] = []
@@ -203,8 +209,11 @@ class Template(Config):
             if system:
                 frame = self.system_frame
                 pieces = [Piece(frame.before, control=True), Piece(system), Piece(frame.after, control=True)]
-        first = root
+        first, seen = root, len(media) - len(_with((), node))
         for turn in node.turns:
+            seen += sum(isinstance(part, Media) for part in turn.parts)
+            if turn.role == "user" and seen and self.identifiers:
+                turn = replace(turn, parts=identified(turn.parts, self.identifiers))
             if turn.role == "user" and not first:
                 pieces.append(Piece(self.between, control=True))
             elif turn.role == "user" and not any(isinstance(part, Media) for part in turn.parts):

@@ -81,7 +81,7 @@ class Check:
 
     @property
     def equal(self) -> bool:
-        """Arithmetic holds exactly, what is printed as precisely as it is printed, or within 1 %."""
+        """Arithmetic holds exactly, what is printed within 1 %."""
         return agrees(self.found, self.stated) if self.kind == "printed" else arithmetic(self.stated) == self.found
 
     @property

@@ -35,7 +35,7 @@ class Paper(Config):
     trainable: Mapping[str, str | int] = field(default_factory=dict)
     """Stage → parameters that train in it, where they are printed."""
     differs: Mapping[str, str] = field(default_factory=dict)
-    """Part or stage → why ours is more than 1 % from what is printed, and not the same when rounded."""
+    """Part or stage → why ours is more than 1 % from what is printed, if only by rounding."""
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Modality → tokens an item takes."""
 

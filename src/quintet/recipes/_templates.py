@@ -5,8 +5,9 @@ Sources: each system's paper and code, as `Paper` of its recipe names them.
 
 from dataclasses import replace
 
+from quintet.data.identifier import Identifier
 from quintet.data.template import DECIMALS, Frame, Template
-from quintet.recipes._templates_regions import MINIGPT_V2_REGIONS
+from quintet.recipes._templates_regions import COGVLM_REGIONS, FUYU_REGIONS, MINIGPT_V2_REGIONS
 
 __all__ = [
     "ALPACA",
@@ -76,6 +77,17 @@ INTERLEAVED = Template(
 )
 """<image>{text}<image>{text}: documents with their pictures where they stand, every word learnt (VILA on MMC4)."""
 
+IDENTIFIERS = (
+    Identifier(tag="[identify]", asks=r"<region>"),
+    Identifier(tag="[grounding]", asks=r"\bground(ed|ing)?\b|\bdescri.*\bboxes\b"),
+    Identifier(tag="[detection]", asks=r"\bdetect|\bfind all\b|\bboxes\b"),
+    Identifier(tag="[refer]", asks=r"\bbox\b|\blocation\b|\blocate\b"),
+    Identifier(tag="[caption]", asks=r"\bdescri|\bdepict|\bcaption\b|^(which|what|name the) objects\b"),
+    Identifier(tag="[vqa]", asks=r"\?|^(count|read|name|answer|choose)\b"),
+)
+"""MiniGPT-v2's six (section 3.2). Its code writes one before each data set's instructions; here the words choose, the
+same in training and in chat."""
+
 MINIGPT_V2 = Template(
     name="minigpt_v2",
     user=Frame(before="<s>[INST] ", after=" [/INST]"),
@@ -86,8 +98,9 @@ MINIGPT_V2 = Template(
     joint=" ",
     place="front",
     regions=MINIGPT_V2_REGIONS,
+    identifiers=IDENTIFIERS,
 )
-"""<s>[INST] <Img>…</Img> {q} [/INST] {a}</s>: Llama 2's chat; the question begins with its task identifier."""
+"""<s>[INST] <Img>…</Img> [vqa] {q} [/INST] {a}</s>: Llama 2's chat; text alone has no identifier."""
 
 FROZEN_CAPTION = Template(name="frozen_caption", assistant="", answer="", end="</s>", joint="", questions=False)
 """<image>{caption}</s> (Frozen)."""
@@ -112,6 +125,8 @@ FUYU = Template(
     bos=False,
     joint="",
     place="outside",
+    added=("<0x04>", "|ENDOFTEXT|"),
+    regions=FUYU_REGIONS,
 )
 """<image><s>{q}\\n<0x04>{a}|ENDOFTEXT|: the picture comes before the beginning of the text (`FuyuProcessor`)."""
 
@@ -124,6 +139,7 @@ COGVLM_PLAIN = Template(
     questions=False,
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image>{caption}</s> (CogVLM's pre-training on pairs)."""
 
@@ -135,6 +151,7 @@ COGVLM_VQA = Template(
     joint="",
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image>Question: {q} Answer: {a}</s>. CogVLM writes "Short answer:" for VQA sets, whose answers are a word or two."""
 
@@ -146,6 +163,7 @@ COGVLM_CHAT = Template(
     joint="",
     place="outside",
     places="inner",
+    regions=COGVLM_REGIONS,
 )
 """<image> [INST] {q} [/INST] {a}</s> [INST] … (CogVLM, `_history_to_prompt`). The columns of a picture between its
 begin and its end share one position (paper, section 2.2)."""

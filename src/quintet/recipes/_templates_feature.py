@@ -42,11 +42,13 @@ OPEN_FLAMINGO_PAIR = Template(
     answer="",
     end="<|endofchunk|>",
     chunk="<|endofchunk|>",
+    preface=False,
     joint="",
     questions=False,
     added=("<|endofchunk|>",),
 )
-"""<image>{text}<|endofchunk|><image>{text}<|endofchunk|>  (OpenFlamingo, whose code ends with the LLM's end token)."""
+"""<image>{text}<|endofchunk|><image>{text}<|endofchunk|>  (OpenFlamingo, whose code ends with the LLM's end token).
+Words before the first picture are not learnt and end in no chunk (its `train_utils.py` and `data.py`)."""
 
 OPEN_FLAMINGO = Template(
     name="open_flamingo",

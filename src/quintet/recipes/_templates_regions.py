@@ -10,8 +10,10 @@ from quintet.data.template import Frame, Template
 __all__ = [
     "CHATSPOT",
     "CHATSPOT_REGIONS",
+    "COGVLM_REGIONS",
     "FERRET",
     "FERRET_REGIONS",
+    "FUYU_REGIONS",
     "KOSMOS2_REGIONS",
     "MINIGPT_V2_REGIONS",
     "PALI_X_REGIONS",
@@ -54,6 +56,20 @@ QWEN_VL_REGIONS = Numbers(
 )
 """<ref>the dog</ref><box>(12,40),(500,730)</box>, whole numbers in [0, 1000)."""
 
+FUYU_REGIONS = Numbers(
+    place=Frame(before="<0x00>", after="<0x01>"),
+    dot=Frame(before="<0x02>", after="<0x03>"),
+    comma=", ",
+    between=", ",
+    order="yx",
+    frame="pixels",
+    scale=0.5,
+    highest=960.0,
+    added=("<0x00>", "<0x01>", "<0x02>", "<0x03>"),
+)
+"""<0x00>top, left, bottom, right<0x01>, a point <0x02>y, x<0x03>: pixels, halved, of a picture of at most 1080 × 1920
+(`FuyuProcessor`, which users give <box> and <point>; it writes a token a number, without the commas)."""
+
 KOSMOS2_REGIONS = Bins(
     phrase=Frame(before="<phrase>", after="</phrase>"),
     group=Frame(before="<object>", after="</object>"),
@@ -63,8 +79,19 @@ KOSMOS2_REGIONS = Bins(
 """<phrase>the dog</phrase><object><patch_index_0044><patch_index_0863></object>, bins of 32 × 32 (the tags of
 transformers' processor; the paper writes <p>, <box> and <loc_44>)."""
 
+COGVLM_REGIONS = Numbers(
+    group=Frame(before="[[", after="]]"),
+    also=";",
+    scale=1000.0,
+    highest=999.0,
+    digits=3,
+    rounding="down",
+)
+"""[[012,040,500,730]], several [[x0,y0,x1,y1;x0,y0,x1,y1]]: whole thousandths of three digits, 000 to 999 (README)."""
+
 FERRET_REGIONS = Numbers(
-    group=Frame(before="[", after="]"),
+    place=Frame(before="[", after="]"),
+    also=", ",
     comma=", ",
     between=", ",
     scale=1000.0,
@@ -74,8 +101,11 @@ FERRET_REGIONS = Numbers(
 )
 """[x1, y1, x2, y2] or [x, y], whole numbers of a picture 1000 wide and high; free forms by the box around them."""
 
-PALI_X_REGIONS = Numbers(comma=" ", between=" ", scale=1000.0, highest=999.0, rounding="down")
-"""12 40 500 730 behind the phrase, whole thousandths (Pix2seq's bins as text, from memory; theirs begin with y)."""
+PALI_X_REGIONS = Numbers(
+    also=" and ", comma=" ", between=" ", order="yx", scale=1000.0, highest=999.0, rounding="down", least=4
+)
+"""40 12 730 500 behind the phrase: top, left, bottom, right in whole thousandths, several joined by "and" (Pix2seq's
+bins as text, from memory). Nothing stands around the numbers, so only boxes are read back."""
 
 # ---- templates ---------------------------------------------------------------------------------------------------
 _VICUNA = (
@@ -103,10 +133,11 @@ CHATSPOT = Template(
     user=Frame(before="<Human>: ", after="\n"),
     assistant="<Assistance>:",
     end="</s>",
+    media={"image": Frame(before="Given an image ", after=".")},
     joint=" ",
     regions=CHATSPOT_REGIONS,
 )
-"""<Human>: Given an image <image>. … What is the object in this region? <box>..</box> and <Assistance>: {a} (section
+"""<Human>: Given an image <image>. What is the object in this region? <box>..</box> and <Assistance>: {a} (section
 4.1). The paper does not print the system message; ours is Vicuna's."""
 
 FERRET = Template(

@@ -2,7 +2,8 @@
 
 Notable: columns of a picture have their own projections and feed-forward weights in all layers, which begin as copies
 of the LLM's, while attention is joint, so that text alone is still the LLM's to the bit; patches share one position;
-learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, several joined by ";".
+learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, and a semicolon parts
+several of one phrase.
 
 Where we differ: a model has one resolution here, that of the finished model (490 px); the paper begins at 224 px and
 changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is
@@ -63,7 +64,10 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="2311.03079",
             published={"together": "17 B", "encoders.image": "4.4 B"},
-            differs={"encoders.image": "EVA2-CLIP-E without the last of its 64 layers, as in the released code"},
+            differs={
+                "together": "17.47 B, which is 17 B once rounded",
+                "encoders.image": "EVA2-CLIP-E without the last of its 64 layers, as in the released code",
+            },
             derived={
                 "fusion": "31 · (4 · 4096² + 3 · 4096 · 11008) + 2 · 4096²: of the last layer, keys and values alone",
                 "connectors.image": "1792 · 4096 + 2 · 4096 + 3 · 4096 · 11008 + 2 · 4096",

@@ -6,8 +6,8 @@ caption: the mean squared distance, 10 times beside ITC, ITM and ITG (where the 
 100 times beside the language modelling loss. The P-Former is not used any more after that.
 
 The sentences are 12 M (from memory), the pictures 4 M. Batches are 128 a GPU, of which we take eight. The Q-Former
-reads the LLM's tokens, as the P-Former does (released: both read BERT's); `connectors/qformer.py` and
-`fusion/pformer.py` say where else the two differ from the released ones.
+reads the LLM's tokens, as the P-Former does (released: both read BERT's and begin as BERT-base, here fresh);
+`connectors/qformer.py` and `fusion/pformer.py` say where else the two differ from the released ones.
 """
 
 from dataclasses import replace

@@ -13,10 +13,11 @@ that of heads of 128 (96 in the same table gives 175 M) behind a projection from
 encoder and without the projection to the LM's width, which the paper must count elsewhere; with ours it is 197 M.
 
 The paper adds up gradients of four data sets in a step (weights 1, 0.2, 0.2, 0.03); a stage here has one source. Its
-batch and steps are not given; ours are defaults. The second stage is its fine-tuning (section 3.4) on VQAv2, without
-the larger pictures and the unfrozen encoder. Weight decay is on all matrices, the paper's not on the resampler. At
-starter scale the attention's gates begin at tanh(0.5), here and in all recipes with gated blocks: minutes do not open
-them (docs/log.md).
+batch and steps are not given; ours are defaults. On web pages its columns look at the picture before or after them, one
+as often as the other (p_next = 0.5); here at the one before. Every word of a page is learnt. The second stage is its
+fine-tuning (section 3.4) on VQAv2, without the larger pictures and the unfrozen encoder. Weight decay is on all
+matrices, the paper's not on the resampler. At starter scale the attention's gates begin at tanh(0.5), here and in all
+recipes with gated blocks: minutes do not open them (docs/log.md).
 """
 
 from quintet.components.connectors.perceiver import Perceiver

@@ -2,9 +2,13 @@
 
 Notable: one linear layer maps 30 × 30 pixels to an embedding, a newline ends each row of patches, and so a picture of
 any size up to 1080 × 1920 is read as it is: rows × (columns + 1) tokens. Positions are the text's own. The picture
-stands before the beginning of the text. Source: https://www.adept.ai/blog/fuyu-8b and transformers; there is no paper.
+stands before the beginning of the text. Boxes and points stand between tags of its vocabulary, <0x00> to <0x03>, y
+before x, in halved pixels; <0x04> begins an answer. Source: https://www.adept.ai/blog/fuyu-8b and transformers; there
+is no paper.
 
 How it was trained is not published: the two stages here, their rates and batches are ours; the end marker is memory.
+A comma parts coordinates, as users write them; its processor makes each number one token. Tokenizers without the tags
+get them as added tokens, and so `quintet show` counts six rows that are in the published table.
 The newline is |NEWLINE|, a row of the embedding, which an import copies; here it is a vector of the connector. The LLM
 is Persimmon; its 8B base model has the published shape.
 """
@@ -51,6 +55,10 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="",
             url="https://www.adept.ai/blog/fuyu-8b",
+            published={"together": "8 B"},
+            differs={
+                "together": "as its name has it; two tables of 262,144 words, 1.07 B each, are in its weights too"
+            },
             derived={"connectors.image": "(2700 + 1) · 4096 + 4096: weights, bias and newline"},
             # A picture of 1080 × 1920.
             tokens={"image": 36 * (64 + 1)},

@@ -55,6 +55,8 @@ def recipe(*, released: bool = False) -> Recipe:
                 "512) · 768: BLIP-2's, eleven feed-forwards for words, rows for Vicuna's tokens and for places",
                 "connectors.image.project": "768 · 4096 + 4096",
             },
+            trainable={"instruct": "188 M"},
+            differs={"instruct": "the last layer's feed-forward for words, 4.7 M, which nothing reads, is not built"},
             tokens={"image": 32},
         ),
     )
@@ -67,7 +69,7 @@ def flan_t5() -> Recipe:
     return replace(
         base,
         model=replace(base.model, llm=FLAN_T5_XL, connectors={"image": connector}),
-        stages=(replace(base.stages[-1], template=INSTRUCTBLIP_T5),),
+        stages=(replace(base.stages[-1], template=INSTRUCTBLIP_T5, batch=192),),
         paper=replace(base.paper, derived={"connectors.image.project": "768 · 2048 + 2048"}),
         before=(_blip2(INSTRUCTBLIP_T5),),
     )

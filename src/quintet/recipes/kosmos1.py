@@ -37,7 +37,10 @@ def recipe() -> Recipe:
             year=2023,
             arxiv="2302.14045",
             published={"together": "1.6 B", "llm": "1.3 B"},
-            differs={"together": "1.34 B, CLIP's 0.30 B and 0.02 B; the paper adds up 1.3 B and 0.3 B"},
+            differs={
+                "together": "1.34 B, CLIP's 0.30 B and 0.02 B; the paper adds up 1.3 B and 0.3 B",
+                "llm": "1.34 B, which is 1.3 B once rounded",
+            },
             derived={"connectors.image": "1024 · 2048 + 2048 + 64 · 2048 + 4 · (2048 · 2048 + 2048)"},
             tokens={"image": 64},
         ),

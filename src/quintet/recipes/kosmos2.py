@@ -62,6 +62,8 @@ def recipe() -> Recipe:
             authors="Peng et al.",
             year=2023,
             arxiv="2306.14824",
+            published={"together": "1.6 B"},
+            differs={"together": "1.34 B, CLIP's 0.30 B and 0.02 B; 1.3 B and 0.3 B add up to it"},
             derived={"connectors.image": "1024 · 2048 + 2048 + 64 · 2048 + 4 · (2048 · 2048 + 2048)"},
             tokens={"image": 64},
         ),

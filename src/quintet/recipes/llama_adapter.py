@@ -52,8 +52,9 @@ def recipe() -> Recipe:
             derived={"fusion.prompts": "30 · (10 · 4096 + 32): prompts and gates"},
             trainable={"instruct": "1.2 M"},
             differs={
+                "fusion.prompts": "1.23 M, which is 1.2 M once rounded",
                 "instruct": "1.2 M is the variant without pictures; what projects them is the rest, and the paper "
-                "does not say how large"
+                "does not say how large",
             },
             tokens={"image": 1},
         ),

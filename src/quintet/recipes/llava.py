@@ -3,7 +3,8 @@
 Notable: a single linear layer with a bias maps the penultimate layer of CLIP ViT-L/14 at 224 px, without the class
 token, to 256 embeddings; in the first stage only that layer learns. Rates and batches are the paper's (2e-3 with 128,
 2e-5 with 32); later scripts of its repository use others. The first stage's rows are single turns with a random brief
-instruction, spelt as a conversation; the plain form without questions came with later code.
+instruction, spelt as a conversation; the plain form without questions came with later code. The first code added
+<im_start> and <im_end> around a picture of <im_patch>; here nothing is added, as in later code.
 """
 
 from quintet.components.connectors.linear import Linear

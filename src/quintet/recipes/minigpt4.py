@@ -8,8 +8,8 @@ saw.
 The Q-Former is BLIP-2's, the one that was trained with Flan-T5-XXL: at full scale it is loaded, at the small scales
 BLIP-2's second stage runs first. A frozen Q-Former that nobody taught would hand on noise.
 
-The paper's second stage has 400 steps, the repository's configuration 1,000. Vicuna v0 in its 7B size: 13B is the
-paper's main one, with a layer of 768 × 5120.
+The paper's second stage has 400 steps, the repository's configuration 1,000, of which 200 warm up: a fifth, as here.
+Vicuna v0 in its 7B size: 13B is the paper's main one, with a layer of 768 × 5120.
 """
 
 from dataclasses import replace

@@ -2,8 +2,12 @@
 
 Notable: EVA-CLIP at 448 px, always frozen, gives 1024 patches; four neighbours in raster order are joined into one long
 feature, so that 256 tokens reach Llama 2, which learns by adapters on its queries and values in all three stages. Six
-identifiers ([vqa], [caption], [grounding], [refer], [identify], [detection]) begin an instruction; they are plain text.
-Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+identifiers ([vqa], [caption], [grounding], [refer], [identify], [detection]) begin a question about a picture; they are
+plain text.
+
+Its code's data sets bring their identifier; here the words of a question choose it (`_templates.IDENTIFIERS`), so that
+rows need not name it. A question that begins with one keeps it; conversations of the last stage have none in its code
+and [vqa] here. Batches and steps of the first two stages are memory; the last stage is the released configuration's.
 """
 
 from quintet.components.connectors.concat import Concat

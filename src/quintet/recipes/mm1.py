@@ -7,7 +7,8 @@ rate follows a law of the LLM's size N, exp(−0.4214 ln N − 0.5535): 4e-5 for
 
 Nothing was released. The encoder is the public one most like it, the LLM stands in for an unpublished one of 7B, the
 inside of the C-Abstractor is Honeybee's and the templates are ours. Fine-tuning at 1344 px by four crops and an
-overview is not here (`llava_next` has views).
+overview is not here (`llava_next` has views). Fine-tuning is by AdaFactor in the paper, by AdamW here. Its weight decay
+is 0.1 η of a weight a step, which in AdamW, where the rate η multiplies it, is 0.1.
 """
 
 from math import exp, log
@@ -51,7 +52,7 @@ def recipe() -> Recipe:
                 steps=200_000,
                 warmup=2_000 / 200_000,
                 final=0.1,
-                weight_decay=0.1 * rate,
+                weight_decay=0.1,
                 row=4096,
             ),
             Stage(

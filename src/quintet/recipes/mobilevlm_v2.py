@@ -46,6 +46,10 @@ def recipe() -> Recipe:
             year=2024,
             arxiv="2402.03766",
             published={"together": "1.7 B", "llm": "1.4 B", "connectors.image": "6.32 M"},
+            differs={
+                "together": "1.66 B, which is 1.7 B once rounded",
+                "llm": "1.36 B, which is 1.4 B once rounded",
+            },
             derived={
                 "connectors.image": "(1024 + 1) · 2048 + (2048 + 1) · 2048 + (9 + 1) · 2048: two layers, and a 3 × 3 "
                 "convolution of each channel by itself",

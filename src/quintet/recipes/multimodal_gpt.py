@@ -4,7 +4,8 @@ Notable: everything of OpenFlamingo-9B is frozen; low-rank adapters learn in the
 attention and feed-forward layers; text alone and pictures share one template in Alpaca's style, with a block
 `### Image:`. A batch is half pictures, half text.
 
-The first stages are OpenFlamingo's, whose released weights it starts from. Its code has one projection `to_kv` where
+The first stages are OpenFlamingo's, whose released weights it starts from: no part can name them as its source, so
+`quintet show` counts these stages too, and a run from scratch has them. Its code has one projection `to_kv` where
 ours are two, so our adapters have 16 more rows there.
 """
 

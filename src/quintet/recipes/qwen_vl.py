@@ -7,9 +7,11 @@ then all but the encoder.
 
 The first stage has pictures of 224 px, the model here has one size, 448: its features are those of the later stages.
 The encoder is OpenCLIP's bigG without the class token. The released fine-tuning also learns the markers of every turn.
-At the starter scale every query begins by looking at its own place, and the LLM learns the template's end marker.
-Schedules' ends, warm-ups, and the batches of the last two stages are given from memory. Qwen-7B is read through our
-decoder; its released files have other names.
+At the starter scale every query begins by looking at its own place, and the LLM learns the template's end marker. The
+first stage's rate falls by 0.95 a layer of the encoder in the paper (memory); here all layers have one. <quad>, for
+areas of four corners, is among the added tokens, but has no spelling of regions here. Schedules' ends, warm-ups, and
+the batches of the last two stages are given from memory. Qwen-7B is read through our decoder; its released files have
+other names.
 """
 
 from quintet.components.connectors.resampler import Resampler

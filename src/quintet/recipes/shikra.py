@@ -4,6 +4,7 @@ Notable: no vocabulary, no position encoder and no head for coordinates. They ar
 of the padded square, in the words of both sides; the LLM and one linear layer learn them as text. Stages and rates are
 the paper's (section 5.1): 100,000 steps on reorganised sets, then a mix that is half LLaVA-Instruct and Shikra-RD,
 whose length it does not give (three epochs in its repository, which also begins with a stage on referring expressions).
+Its linear layer begins as LLaVA's (memory), here fresh.
 """
 
 from quintet.components.connectors.linear import Linear

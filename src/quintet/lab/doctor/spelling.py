@@ -102,15 +102,17 @@ def _wanted(sample: Sample, template: Template) -> Iterator[str]:
             continue
         chunk = template.chunk if turn.role == "document" else ""
         said = template.answer if turn.role == "assistant" else ""
+        begun = turn.role == "assistant" or template.preface
         for shown, parts in groupby(turn.parts, lambda part: isinstance(part, Media)):
             if shown:
                 if said.strip(" "):
                     yield said + chunk
-                said = ""
-            else:
+                said, begun = "", True
+            elif begun:
                 learnt = [part for part in parts if not isinstance(part, Text) or part.weight != 0]
                 said += template.words(learnt, sample.media())
-        yield said + template.end
+        if begun:
+            yield said + template.end
 
 
 def _spans(tokens: Tokens, tokenizer: Tokenizer) -> list[_Span]:
