@@ -122,10 +122,7 @@ def test_the_command_writes_the_page_and_refuses_what_is_no_result(found: dict[s
 def test_the_anatomy_says_what_trains_in_each_stage() -> None:
     entries = {entry.name: entry for entry in listing()}
     assert entries["llava15"].trains == {"pretrain": ("connectors",), "instruct": ("connectors", "llm")}
-    assert (
-        "| clip-vit-large-patch14-336 | Mlp | TokenFusion | vicuna-7b-v1.5 | pretrain: connectors → instruct"
-        in page([])
-    )
+    assert "| CLIP ViT-L/14-336 | MLP, 2 layers | tokens | Vicuna-7B v1.5 | pretrain: connectors → instruct" in page([])
     for entry in entries.values():
         data = entry.to_json()
         assert {"name", "inputs", "outputs", "connector", "fusion", "llm", "stages", "paper"} <= set(data)

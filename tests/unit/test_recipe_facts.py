@@ -35,8 +35,8 @@ cogvlm: 490 px, layer -1, patch
   instruct | connectors 1e-5, fusion 1e-5, encoders 1e-6 | 1024 | 6000 steps | instructions: cogvlm sft
 dlp: 224 px, layer -1, full
   prompts | fusion 1e-4 | ~1024 | 5 epochs | captions: laion sentences 12m
-  align | connectors 1e-4 | ~1024 | 10 epochs | captions: coco vg sbu 4m
-  generative | connectors.image.qformer 1e-4, connectors.image.project 1e-4 | ~1024 | 10 epochs | captions: coco vg sbu 4m
+  align | connectors 1e-4 | ~1024 | 10 epochs | captions: coco vg 4m
+  generative | connectors.image.qformer 1e-4, connectors.image.project 1e-4 | ~1024 | 10 epochs | captions: coco vg 4m
 ferret: 336 px, layer -2, patch
   grit | connectors 2e-5, regions 2e-5, llm 2e-5 | 128 | 3 epochs | regions: grit
 flamingo: 320 px, layer -1, patch
@@ -54,8 +54,8 @@ instructblip: 224 px, layer -1, full
   blip2 | connectors 1e-4 | 1920 | 80000 steps | captions: blip 129m
   instruct | connectors.image.qformer 1e-5 | 128 | 60000 steps | instructions: 13 held-in
 kosmos1: 224 px, layer -1, ~full, norm
-  pretrain | encoders (upper 1/24 of the layers) 2e-4, connectors 2e-4, llm 2e-4 | 6528 | 300000 steps | interleaved: text
-  instruct | encoders (upper 1/24 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 1072 | 10000 steps | ~instructions: flan
+  pretrain | encoders (upper 1/24 of the layers) 2e-4, connectors 2e-4, llm 2e-4 | 6528 | 300000 steps | interleaved
+  instruct | encoders (upper 1/24 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 1072 | 10000 steps | ~instructions
 kosmos2: 224 px, layer -1, full, norm
   pretrain | encoders 2e-4, connectors 2e-4, llm 2e-4 | ~4000 | 60000 steps | captions: grit
   instruct | encoders ~2e-5, connectors ~2e-5, llm ~2e-5 | ~1072 | ~10000 steps | regions: llava unnatural flan grit
@@ -91,7 +91,7 @@ mm1: 378 px, layer -1, patch
   pretrain | encoders 4.082e-5, connectors 4.082e-5, llm 4.082e-5 | 512 | 200000 steps | interleaved: captions text
   instruct | encoders 1e-5, connectors 1e-5, llm 1e-5 | 256 | 10000 steps | instructions: 1.45m
 mobilevlm_v2: 336 px, layer -2, patch
-  pretrain | connectors 1e-3, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v pt
+  pretrain | connectors 1e-3, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v
   multitask | connectors 4e-5, llm 4e-5 | 128 | 1 epoch | instructions: ft mix2m
 moe_llava: 336 px, layer -2, patch
   pretrain | connectors 1e-3 | 256 | 1 epoch | captions: 558k
@@ -118,7 +118,7 @@ qwen_vl: 448 px, layer -1, patch
   instruct | connectors 1e-5, llm 1e-5 | 128 | 8000 steps | ~regions: 350k
 sharegpt4v: 336 px, layer -2, patch
   align | connectors 1e-3 | 256 | 1 epoch | captions: 558k
-  pretrain | encoders (upper 1/2 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v pt
+  pretrain | encoders (upper 1/2 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v
   instruct | connectors 2e-5, llm 2e-5 | 128 | 1 epoch | instructions: mix665k
 shikra: 224 px, layer -2, patch
   reorganised | connectors 2e-5, llm 2e-5 | 64 | 100000 steps | regions: reorganised
