@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
+from quintet.cli.compare import _named
 from quintet.errors import ConfigError
 from quintet.lab.compare.baseline import against
 from quintet.lab.compare.words import MOST, markdown, versus
@@ -65,3 +66,11 @@ def test_the_page_says_how_it_was_made_and_folds_what_differs() -> None:
     page = markdown(found | {"rows": many})
     assert f"- `model.a{MOST - 1:02}: 0 → 1`\n- and 3 more, 1 of its templates\n" in page
     assert f"<summary><code>vila</code>: {MOST + 4} settings</summary>" in page
+
+
+def test_all_recipes_are_compared_with_llava15() -> None:
+    assert _named([], every=True)[0] == "llava15"
+    assert sorted(_named([], every=True)) == recipe_names()
+    assert _named(["vila", "llava"], every=False) == ["vila", "llava"]
+    with pytest.raises(ConfigError, match="not both"):
+        _named(["vila"], every=True)

@@ -78,7 +78,6 @@ def compare(
     from quintet.errors import ConfigError
     from quintet.lab import compare as lab
     from quintet.lab.compare.runs import TASKS
-    from quintet.lab.recipe import recipe_names
     from quintet.training.loop import Interrupted
 
     if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
@@ -98,17 +97,15 @@ def compare(
         typer.echo(f"Drawn: {out / 'claims.html'}", err=True)
         return
     if again is not None:
-        _again(again, recipes or [], out, as_json=as_json)
+        _again(again, _named(recipes or [], every=every), out, as_json=as_json)
         return
     if precision not in ("auto", "fp32", "bf16"):
         raise typer.BadParameter(f"{precision!r}; choose from auto, fp32, bf16", param_hint="--precision")
-    if every and recipes:
-        raise ConfigError("name recipes, or --all for every one of the package, not both")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     asked = list(TASKS) if names in ([], ["all"]) else list(dict.fromkeys(names))
     limits = {name: min(TASKS.get(name, 800), limit or 10**9) for name in asked}
     comparison = lab.Comparison(
-        recipes=[BASELINE, *(n for n in recipe_names() if n != BASELINE)] if every else recipes or [],
+        recipes=_named(recipes or [], every=every),
         out=out,
         scale=scale,
         budget=lab.Budget.parse(budget) if budget else None,
@@ -129,6 +126,16 @@ def compare(
         typer.echo(json.dumps(found, indent=1))
     else:
         _print(found, screen(), out)
+
+
+def _named(recipes: list[str], *, every: bool) -> list[str]:
+    """The recipes to set side by side, the baseline first."""
+    from quintet.errors import ConfigError
+    from quintet.lab.recipe import recipe_names
+
+    if every and recipes:
+        raise ConfigError("name recipes, or --all for every one of the package, not both")
+    return [BASELINE, *(name for name in recipe_names() if name != BASELINE)] if every else recipes
 
 
 def _again(path: Path, recipes: list[str], out: Path, *, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def read_notes(path: Path) -> Notes:
     for task in (task for each in (*data["assigned"].values(), *data["causes"].values()) for task in each):
         if task not in TASKS:
             raise CheckpointError(f"{path} is about {task!r}, which is no task{nearest(task, TASKS)}")
-    return Notes(data["assigned"], data["causes"], alone["seconds"], alone["whole"], alone["says"])
+    return Notes(data["assigned"], data["causes"], alone["seconds"], tuple(alone["whole"]), alone["says"])
 
 
 def read(paths: Sequence[Path]) -> list[Found]:
