@@ -1,9 +1,10 @@
-"""What the papers say of each recipe, typed by hand and not from the code: stages, what trains, rates, amounts..
+"""What the papers say of each recipe, typed by hand and not from the code: stages, what trains, rates, amounts.
 
 A recipe's line has the pictures' side in pixels and which features of the encoder are taken: the hidden state, `patch`
 (no class token), `full` or `cls`, and `norm` where the encoder's last norm is applied. A stage's line has what trains
-and its peak rate, samples in a step, epochs or steps, and the kind of rows with words of the data set's name. What the
-sources leave open or where a recipe leaves them is marked with ~; `REASONS` has words of its docstring that say so.
+and its peak rate, samples in a step, epochs or steps, and the kind of rows (how many of them are text alone, where the
+paper makes a point of it) with words of the data set's name. What the sources leave open, or where a recipe leaves
+them, is marked with ~; `REASONS` has words of its docstring that say so.
 """
 
 import inspect
@@ -55,12 +56,14 @@ instructblip: 224 px, layer -1, full
   instruct | connectors.image.qformer 1e-5 | 128 | 60000 steps | instructions: 13 held-in
 kosmos1: 224 px, layer -1, ~full, norm
   pretrain | encoders (upper 1/24 of the layers) 2e-4, connectors 2e-4, llm 2e-4 | 6528 | 300000 steps | interleaved
-  instruct | encoders (upper 1/24 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 1072 | 10000 steps | ~instructions
+  instruct | encoders (upper 1/24 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 1072 | 10000 steps |
+    ~captions (27 % text)
 kosmos2: 224 px, layer -1, full, norm
   pretrain | encoders 2e-4, connectors 2e-4, llm 2e-4 | ~4000 | 60000 steps | captions: grit
   instruct | encoders ~2e-5, connectors ~2e-5, llm ~2e-5 | ~1072 | ~10000 steps | regions: llava unnatural flan grit
 lavin: 224 px, layer 4 8 12 16 20 24, cls
-  instruct | encoders.image.adapters 9e-3, connectors 9e-3, fusion 9e-3 | 32 | 15 epochs | instructions: alpaca llava
+  instruct | encoders.image.adapters 9e-3, connectors 9e-3, fusion 9e-3 | 32 | 15 epochs |
+    instructions (25 % text): alpaca llava
 llama_adapter: 224 px, layer ~6 12 18 24, cls
   instruct | connectors 9e-3, fusion 9e-3 | 64 | 5 epochs | instructions: scienceqa
 llama_adapter_v2: 224 px, layer -1, full, norm
@@ -88,7 +91,8 @@ minigpt_v2: 448 px, layer -1, patch, norm
   fine-grained | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 64 | 50000 steps | instructions: fine-grained
   instruct | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 24 | 35000 steps | instructions: llava flickr30k unnatural
 mm1: 378 px, layer -1, patch
-  pretrain | encoders 4.082e-5, connectors 4.082e-5, llm 4.082e-5 | 512 | 200000 steps | interleaved: captions text
+  pretrain | encoders 4.082e-5, connectors 4.082e-5, llm 4.082e-5 | 512 | 200000 steps |
+    interleaved (10 % text): captions
   instruct | encoders 1e-5, connectors 1e-5, llm 1e-5 | 256 | 10000 steps | instructions: 1.45m
 mobilevlm_v2: 336 px, layer -2, patch
   pretrain | connectors 1e-3, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v
@@ -99,13 +103,14 @@ moe_llava: 336 px, layer -2, patch
   experts | fusion 2e-5 | 128 | 1 epoch | instructions: mix665k
 mplug_owl: 224 px, layer -1, full, norm
   pretrain | encoders 1e-4, connectors 1e-4 | ~26000 | 50000 steps | captions: laion coyo cc coco
-  instruct | llm (LoRA of rank 8) 2e-5 | 256 | 2000 steps | instructions: alpaca vicuna baize llava
+  instruct | llm (LoRA of rank 8) 2e-5 | 256 | 2000 steps | instructions (62 % text): alpaca vicuna baize llava
 multi_encoder: ~384 px, ~layer -2, ~patch
   instruct | ~connectors 2e-5, ~llm 2e-5 | ~128 | ~1 epoch | ~instructions: mix665k
 multimodal_gpt: 224 px, layer -1, patch
   pairs | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~4096 | 1 epoch | captions: laion-2b
   interleaved | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~2048 | 1 epoch | interleaved: mmc4
-  instruct | llm (LoRA of rank 16) 1e-5, fusion (LoRA of rank 16) 1e-5 | 256 | 1 epoch | instructions: multimodal-gpt
+  instruct | llm (LoRA of rank 16) 1e-5, fusion (LoRA of rank 16) 1e-5 | 256 | 1 epoch |
+    instructions (50 % text): multimodal
 open_flamingo: 224 px, layer -1, patch
   pairs | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~4096 | 1 epoch | captions: laion-2b
   interleaved | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~2048 | 1 epoch | interleaved: mmc4
@@ -126,7 +131,7 @@ shikra: 224 px, layer -2, patch
 vila: 336 px, layer -2, patch
   align | connectors 1e-3 | 256 | 1 epoch | captions: 558k
   interleaved | connectors 5e-5, llm 5e-5 | 1024 | 1 epoch | interleaved: mmc4 25m coyo
-  joint | connectors 2e-5, llm 2e-5 | 128 | 1 epoch | instructions: llava flan text
+  joint | connectors 2e-5, llm 2e-5 | 128 | 1 epoch | instructions (60 % text): llava flan
 """
 
 REASONS: Mapping[tuple[str, str], str] = {
@@ -142,7 +147,7 @@ REASONS: Mapping[tuple[str, str], str] = {
     ("idefics", "pretrain"): "sequences of 1024 and 2048 tokens",
     ("idefics", "instruct"): "sequences of 1024 and 2048 tokens",
     ("kosmos1", "encoder"): "the class token are taken from Kosmos-2's code",
-    ("kosmos1", "instruct"): "Instruction tuning is on language alone, mixed with all of that again",
+    ("kosmos1", "instruct"): "Instruction tuning is on language alone",
     ("kosmos2", "instruct"): "those of Kosmos-1 are used",
     ("llama_adapter", "encoder"): "every sixth layer are ours",
     ("llama_adapter_v2", "instruct"): "train prompts of the upper 31 layers",
@@ -202,7 +207,7 @@ def typed(line: str) -> tuple[str, Line]:
 def table() -> Mapping[str, Mapping[str, Line]]:
     """Recipe → stage, or `encoder` → what is typed above."""
     found: dict[str, dict[str, Line]] = {}
-    for line in filter(None, TABLE.splitlines()):
+    for line in filter(None, TABLE.replace("|\n   ", "|").splitlines()):
         if not line.startswith(" "):
             recipe, _, sees = line.partition(": ")
             found[recipe] = {"encoder": Line({"sees": sees.replace("~", "")}, marked="~" in sees)}
@@ -240,7 +245,8 @@ def ours(stage: Stage) -> Line:
     """What a stage has in the cells of the table."""
     trains = {part + (f" ({rate.how})" if rate.how else ""): rate.lr for part, rate in stage.train.items()}
     amount = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epoch"
-    cells = {"trains": trains, "batch": stage.batch, "amount": amount, "kind": stage.data.kind}
+    kind = stage.data.kind + (f" ({stage.data.text:.0%} text)".replace("%", " %") if stage.data.text else "")
+    cells = {"trains": trains, "batch": stage.batch, "amount": amount, "kind": kind}
     return Line(cells, stage.data.name)
 
 
@@ -313,6 +319,7 @@ def any_amount(stage: Stage) -> Stage:
         ("llava", stages(lambda s: replace(s, train={**s.train, "llm": Rate(lr=2e-5)}), 0), "trains"),
         ("llama_adapter_v2", stages(lambda s: replace(s, data=replace(s.data, kind="instructions")), -1), "kind"),
         ("vila", stages(lambda s: replace(s, data=replace(s.data, name="llava-v1.5-blend+textcaps")), -1), "flan"),
+        ("vila", stages(lambda s: replace(s, data=replace(s.data, text=0.0)), -1), "60 % text"),
         ("vila", stages(lambda s: replace(s, train={"connectors": s.train["connectors"]}), 1), "trains"),
         ("shikra", stages(any_amount), "batch"),
         ("minigpt_v2", stages(any_amount), "amount"),

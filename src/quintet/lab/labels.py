@@ -33,6 +33,7 @@ WEIGHTS: Mapping[str, str] = {
     "huggyllama/llama-7b": "LLaMA-7B",
     "huggyllama/llama-13b": "LLaMA-13B",
     "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": "OpenCLIP ViT-H/14",
+    "laion/CLIP-convnext_large_d_320.laion2B-s29B-b131K-ft-soup": "OpenCLIP ConvNeXt-L-320",
     "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": "OpenCLIP ViT-bigG/14",
     "lmsys/vicuna-13b-delta-v0": "Vicuna-13B v0",
     "lmsys/vicuna-13b-v1.1": "Vicuna-13B v1.1",
