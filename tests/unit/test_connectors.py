@@ -1,5 +1,6 @@
 """Connectors and token fusion: layouts are what is made, neighbours merge rightly, misfits are refused in words."""
 
+import importlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,17 +9,29 @@ import pytest
 import torch
 from torch import Tensor
 
+from quintet.components.connectors.abstractor import Abstractor, CAbstractor
+from quintet.components.connectors.concat import Concat
+from quintet.components.connectors.glu import Glu
+from quintet.components.connectors.ldp import Ldp
+from quintet.components.connectors.levels import Levels
 from quintet.components.connectors.linear import Linear
 from quintet.components.connectors.mlp import Mlp
+from quintet.components.connectors.newline import Newline
 from quintet.components.connectors.perceiver import Perceiver
 from quintet.components.connectors.pool import AveragePool
+from quintet.components.connectors.prefix import Prefix
+from quintet.components.connectors.qformer import QFormer
+from quintet.components.connectors.query_blocks import QueryBlocks
+from quintet.components.connectors.resampler import AttentivePooling, Resampler
 from quintet.components.connectors.shuffle import PixelShuffle, shuffle
+from quintet.components.connectors.views import Views
 from quintet.components.fusion.token import TokenFusion
 from quintet.components.roles import ConnectorConfig
 from quintet.errors import AlignmentError, ConfigError
+from quintet.lab.parts import parts
 from quintet.values import Batch, Features, Layout, MediaBatch, Targets
 
-D_IN, D_OUT = 6, 10
+D_IN, D_OUT = 6, 12
 ALL: dict[str, ConnectorConfig] = {
     "linear": Linear.Config(),
     "linear, no bias": Linear.Config(bias=False),
@@ -31,7 +44,23 @@ ALL: dict[str, ConnectorConfig] = {
     "shuffle, as Idefics3": PixelShuffle.Config(factor=2, depth=1, norm=False, bias=False),
     "resampler": Perceiver.Config(latents=5, depth=2, heads=2, head_dim=4, act="gelu"),
     "resampler, as Flamingo's": Perceiver.Config(latents=3, heads=1, head_dim=4, width=8, act="squared_relu", frames=2),
+    "abstractor": Abstractor.Config(queries=3, depth=2, heads=2, ffn=16),
+    "c-abstractor": CAbstractor.Config(side=2, dim=8, depth=1),
+    "runs": Concat.Config(run=2),
+    "gated, with ends": Glu.Config(ffn=16),
+    "gated, without ends": Glu.Config(ffn=16, ends=False),
+    "ldp": Ldp.Config(version=1),
+    "ldp v2": Ldp.Config(version=2),
+    "newline": Newline.Config(inner=Mlp.Config(), rows="all"),
+    "pooling": AttentivePooling.Config(queries=3, heads=2),
+    "prefix": Prefix.Config(tokens=2),
+    "q-former": QFormer.Config(queries=3, dim=8, depth=2, heads=2, ffn=16),
+    "query blocks": QueryBlocks.Config(queries=3, width=8, depth=1, heads=2),
+    "resampler on a grid": Resampler.Config(side=2, heads=2),
+    "views": Views.Config(inner=AveragePool.Config(factor=2)),
 }
+EXEMPT: dict[type[ConnectorConfig], str] = {Levels.Config: "depths are told apart for one feature"}
+"""What none of the pictures below is for, and how it refuses them: it has its tests elsewhere (test_lavin.py)."""
 LAYOUTS = (Layout((4, 6)), Layout((2, 2)), Layout((6, 4)), Layout((4, 6)))
 """Of different sizes, and two with equal counts but other grids: a connector that ignores the grid is found out."""
 
@@ -44,6 +73,20 @@ def features(*layouts: Layout, dim: int = D_IN) -> Features:
 def built(config: ConnectorConfig) -> Any:
     torch.manual_seed(0)
     return config.build(d_in=D_IN, d_out=D_OUT)
+
+
+def test_every_connector_there_is_is_tried_here() -> None:
+    found = {getattr(importlib.import_module(p.module), p.name).Config for p in parts() if p.role == "connector"}
+    tried = {type(config) for config in ALL.values()}
+    assert found == tried | EXEMPT.keys(), "add its Config to ALL"
+    assert not tried & EXEMPT.keys()
+
+
+@pytest.mark.parametrize("config", EXEMPT, ids=lambda config: config.__qualname__)
+def test_what_is_not_tried_refuses_these_pictures(config: type[ConnectorConfig]) -> None:
+    for layout in LAYOUTS:
+        with pytest.raises(ConfigError, match=EXEMPT[config]):
+            config().layout(layout)
 
 
 @pytest.mark.parametrize("name", ALL)

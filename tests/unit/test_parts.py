@@ -39,6 +39,24 @@ def test_who_uses_a_part_is_found_also_inside_another(found: list[PartEntry]) ->
             assert name in users[type(config).__qualname__.split(".")[0]]
 
 
+ELSEWHERE = {
+    "AveragePool": "unit/test_connectors.py",
+    "ConvNeXt": "unit/test_convnext.py",
+    "PixelShuffle": "unit/test_connectors.py",
+    "Views": "unit/test_connectors.py",
+    "NoLLM": "parity/test_blip2_retrieval.py",
+    "Tint": "../src/quintet/recipes/_scale.py",
+}
+"""What no recipe uses at full scale, and so is not under the contract tests by one → the file that tries it; `Tint`
+stands for every expert at the tiny scale."""
+
+
+def test_a_part_is_under_the_contract_by_a_recipe_or_tried_elsewhere(found: list[PartEntry]) -> None:
+    assert {part.name for part in found if not part.used_by} == ELSEWHERE.keys()
+    for name, file in ELSEWHERE.items():
+        assert name in (Path(__file__).parents[1] / file).read_text(encoding="utf-8"), file
+
+
 def test_the_command_prints_parts_for_people_and_for_scripts(found: list[PartEntry]) -> None:
     shown = CliRunner().invoke(app, ["recipes", "--parts"])
     assert shown.exit_code == 0, shown.output

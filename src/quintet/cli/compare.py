@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 INTERRUPTED = 130
+BASELINE = "llava15"
+"""What `--all` compares with: the design that most others are told apart from."""
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    recipes: Annotated[list[str] | None, typer.Argument(help="Names or files; the first is the baseline.")] = None,
+    recipes: Annotated[
+        list[str] | None, typer.Argument(help="Names or files; the first is the baseline, of --all llava15.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every recipe of the package.")] = False,
     budget: Annotated[
         str | None,
@@ -47,6 +51,14 @@ def compare(
     share: Annotated[
         str, typer.Option(help="K/N: run only the K-th of N shares; start the others beside it, with the same --out.")
     ] = "1/1",
+    again: Annotated[
+        Path | None,
+        typer.Option(
+            help="A compare.json: make its page anew, against the recipe that is named. Nothing is run.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     claims: Annotated[
         str,
         typer.Option(help="Claims about alignment instead of recipes: P1,P2, all, or list, which tells what they say."),
@@ -66,7 +78,6 @@ def compare(
     from quintet.errors import ConfigError
     from quintet.lab import compare as lab
     from quintet.lab.compare.runs import TASKS
-    from quintet.lab.recipe import recipe_names
     from quintet.training.loop import Interrupted
 
     if not (parts := re.fullmatch(r"([0-9]+)/([0-9]+)", share)):
@@ -85,15 +96,16 @@ def compare(
         typer.echo(json.dumps(found, indent=1) if as_json else (out / "claims.md").read_text(encoding="utf-8"))
         typer.echo(f"Drawn: {out / 'claims.html'}", err=True)
         return
+    if again is not None:
+        _again(again, _named(recipes or [], every=every), out, as_json=as_json)
+        return
     if precision not in ("auto", "fp32", "bf16"):
         raise typer.BadParameter(f"{precision!r}; choose from auto, fp32, bf16", param_hint="--precision")
-    if every and recipes:
-        raise ConfigError("name recipes, or --all for every one of the package, not both")
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     asked = list(TASKS) if names in ([], ["all"]) else list(dict.fromkeys(names))
     limits = {name: min(TASKS.get(name, 800), limit or 10**9) for name in asked}
     comparison = lab.Comparison(
-        recipes=recipe_names() if every else recipes or [],
+        recipes=_named(recipes or [], every=every),
         out=out,
         scale=scale,
         budget=lab.Budget.parse(budget) if budget else None,
@@ -110,6 +122,35 @@ def compare(
     except Interrupted:
         typer.secho("stopped; the same command goes on where this was", fg="yellow", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        _print(found, screen(), out)
+
+
+def _named(recipes: list[str], *, every: bool) -> list[str]:
+    """The recipes to set side by side, the baseline first."""
+    from quintet.errors import ConfigError
+    from quintet.lab.recipe import recipe_names
+
+    if every and recipes:
+        raise ConfigError("name recipes, or --all for every one of the package, not both")
+    return [BASELINE, *(name for name in recipe_names() if name != BASELINE)] if every else recipes
+
+
+def _again(path: Path, recipes: list[str], out: Path, *, as_json: bool) -> None:
+    """The page of a comparison that was made, against another of its recipes."""
+    from quintet.cli.screen import screen
+    from quintet.errors import ConfigError
+    from quintet.lab import compare as lab
+    from quintet.lab.papers import read
+
+    if len(recipes) > 1:
+        raise ConfigError(f"--again reads a table against one recipe; {len(recipes)} are named")
+    found: dict[str, Any] = dict(read([path])[0])
+    found = lab.against(found, recipes[0]) if recipes else found
+    out.mkdir(parents=True, exist_ok=True)
+    lab.write(out, found)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
@@ -152,12 +193,18 @@ def papers(
     results: Annotated[
         list[Path] | None, typer.Argument(help="compare.json files; of a recipe in several the first counts.")
     ] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Tasks that each recipe should do, why some do not, times alone.", exists=True, dir_okay=False
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; without it the page is printed.")] = None,
 ) -> None:
     """Make docs/papers.md: every system's anatomy, its paper, and what it reached, with command, seeds and time."""
-    from quintet.lab.papers import page, read
+    from quintet.lab.papers import page, read, read_notes
 
-    text = page(read(results or []))
+    text = page(read(results or []), read_notes(notes) if notes else None)
     if out is None:
         typer.echo(text, nl=False)
     else:

@@ -3,9 +3,12 @@
 import difflib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from quintet.lab.listing import Entry
 
 __all__ = ["print_methods", "register"]
 
@@ -35,10 +38,7 @@ def recipes(
     parts: Annotated[bool, typer.Option("--parts", help="List parts instead: role, part, who uses it.")] = False,
     methods: Annotated[bool, typer.Option("--methods", help="List the ways to align a tuned model instead.")] = False,
 ) -> None:
-    """List every system: what it reads, its encoder, connector, fusion and LLM, what trains per stage, its paper."""
-    from rich.table import Table
-
-    from quintet.cli.screen import screen
+    """List every system: its encoder, connector, fusion and LLM, what trains per stage, its paper."""
     from quintet.lab import listing
 
     if (parts or as_json) and (markdown or into):
@@ -59,15 +59,7 @@ def recipes(
     elif markdown:
         typer.echo(listing.markdown(entries))
     else:
-        heads = ("recipe", "reads", "encoder", "connector", "fusion", "LLM", "what trains, stage by stage", "paper")
-        table = Table(box=None, pad_edge=False)
-        for head in heads:
-            # Names are longer than their columns in most windows: broken, not cut.
-            table.add_column(head, overflow="fold")
-        for e in entries:
-            paper = f"{e.paper.authors} {e.paper.year}, {e.paper.url or 'arXiv:' + e.paper.arxiv}"
-            table.add_row(f"[bold]{e.name}", ", ".join(e.inputs), *listing.anatomy(e), paper)
-        screen().print(table)
+        _print_anatomy(entries)
 
 
 def show(
@@ -125,6 +117,36 @@ def doctor(
         found.render(screen())
     if not found.ok:
         raise typer.Exit(1)
+
+
+def _print_anatomy(entries: "list[Entry]") -> None:
+    """The table of systems, whose cells break between words; a block a system where the window is too narrow for it."""
+    from rich.padding import Padding
+    from rich.table import Table
+
+    from quintet.cli.screen import screen
+    from quintet.lab.listing import anatomy
+
+    console = screen()
+    heads = ("recipe", "encoder", "connector", "fusion", "LLM", "what trains, stage by stage", "paper")
+    rows = [(e.name, *anatomy(e), f"{e.paper.authors} {e.paper.year}") for e in entries]
+    columns = list(zip(heads, *rows, strict=True))
+    least = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+    most = [max(map(len, column)) for column in columns]
+    spare = console.width - sum(least) - 2 * (len(heads) - 1)
+    if spare < 0:
+        for name, encoder, connector, fusion, llm, trains, paper in rows:
+            built = f"{encoder} → {connector} → {fusion} → {llm}"
+            said = f"[bold]{name}[/], {paper}\n{built}\n[dim]{trains}[/]"
+            console.print(Padding(said, (0, 0, 1, 0)), highlight=False)
+        return
+    table = Table(box=None, pad_edge=False)
+    wanted = sum(most) - sum(least)
+    for head, low, high in zip(heads, least, most, strict=True):
+        table.add_column(head, width=low + min(high - low, spare * (high - low) // max(1, wanted)))
+    for name, *rest in rows:
+        table.add_row(f"[bold]{name}", *rest)
+    console.print(table)
 
 
 def print_methods(*, as_json: bool = False, markdown: bool = False) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from quintet.recipes._recipe import Recipe
 
-__all__ = ["differing", "recipe_differs", "said"]
+__all__ = ["ABSENT", "differing", "recipe_differs", "said"]
 
-_ABSENT = "absent"
+ABSENT = "absent"
 
 
 def differing(one: Any, two: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
@@ -50,7 +50,7 @@ def _walk(one: Any, two: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any]]
     if isinstance(one, dict) and isinstance(two, dict) and one.get("type") == two.get("type"):
         for key in dict.fromkeys((*one, *two)):
             at = f"{path}.{key}" if path else str(key)
-            yield from _walk(one.get(key, _ABSENT), two.get(key, _ABSENT), at)
+            yield from _walk(one.get(key, ABSENT), two.get(key, ABSENT), at)
     elif one != two:
         yield path, (one, two)
 

@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quintet.config.base import Config
 from quintet.errors import ConfigError
+from quintet.lab.labels import label
 from quintet.lab.recipe import load_recipe, recipe_names
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.training.stage import Stage
 
-__all__ = ["Entry", "anatomy", "entry", "listing", "markdown", "write_into"]
+__all__ = ["Entry", "anatomy", "connectors", "entry", "listing", "markdown", "write_into"]
 
 _MARKED = re.compile(r"(<!-- recipes: start.*?-->\n).*?(\n<!-- recipes: end -->)", re.DOTALL)
 
@@ -25,10 +25,11 @@ class Entry:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     encoder: dict[str, str]
-    """Modality → the published weights, or the class where there are none; of experts all."""
+    """Modality → what looks, by the name that papers use (`quintet.lab.labels`); of experts all."""
     connector: dict[str, str]
-    """Modality → class."""
+    """Modality → its name, with how much comes out."""
     fusion: str
+    """How features reach the LLM: as `tokens` among its words, by cross-attention, or as prompts."""
     llm: str
     stages: tuple[str, ...]
     trains: dict[str, tuple[str, ...]]
@@ -53,11 +54,11 @@ def entry(name: str, recipe: Recipe) -> Entry:
         name=name,
         inputs=("text", *model.kinds),
         outputs=("text",),
-        encoder={kind: _weights(config) for kind, config in model.encoders.items()}
-        | {kind: " + ".join(map(_weights, each.values())) for kind, each in model.experts.items()},
-        connector={kind: _class(config) for kind, config in model.connectors.items()},
-        fusion=_class(model.fusion),
-        llm=_weights(model.llm),
+        encoder={kind: label(config) for kind, config in model.encoders.items()}
+        | {kind: " + ".join(map(label, each.values())) for kind, each in model.experts.items()},
+        connector={kind: label(config) for kind, config in model.connectors.items()},
+        fusion=label(model.fusion),
+        llm=label(model.llm),
         stages=tuple(stage.name for stage in recipe.stages),
         trains={stage.name: _learning(stage) for stage in recipe.stages},
         paper=recipe.paper,
@@ -73,7 +74,7 @@ def markdown(entries: Iterable[Entry]) -> str:
             f"`{e.name}`",
             ", ".join(e.inputs),
             ", ".join(e.encoder.values()),
-            ", ".join(e.connector.values()),
+            connectors(e),
             e.fusion,
             e.llm,
             " → ".join(e.stages),
@@ -101,20 +102,14 @@ def write_into(path: Path, table: str) -> None:
 def anatomy(entry: Entry) -> tuple[str, ...]:
     """Encoder, connector, fusion, LLM, and what trains in each stage, as cells of a table."""
     stages = (f"{stage}: {', '.join(parts)}" for stage, parts in entry.trains.items())
-    return (", ".join(entry.encoder.values()), ", ".join(entry.connector.values()), entry.fusion, entry.llm,
+    return (", ".join(entry.encoder.values()), connectors(entry), entry.fusion, entry.llm,
             " → ".join(stages))  # fmt: skip
+
+
+def connectors(entry: Entry) -> str:
+    """Its connectors in one cell; through text there are none."""
+    return ", ".join(entry.connector.values()) or "none: words"
 
 
 def _learning(stage: Stage) -> tuple[str, ...]:
     return tuple(f"{part} ({rate.how})" if rate.how else part for part, rate in stage.train.items())
-
-
-def _class(config: Config) -> str:
-    """`Mlp` for `Mlp.Config`."""
-    return type(config).__qualname__.split(".")[0]
-
-
-def _weights(config: Config) -> str:
-    """The last step of the hub name of published weights; the class where a part has none."""
-    source = config.to_json().get("source")
-    return str(source).rsplit("/", 1)[-1] if source else _class(config)

@@ -7,13 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from quintet.lab.compare.baseline import against
 from quintet.lab.compare.budget import Budget
 from quintet.lab.compare.page import html
 from quintet.lab.compare.runs import Comparison, Watcher, failed_before, prepare, run_all
 from quintet.lab.compare.table import Known, table
 from quintet.lab.compare.words import markdown
 
-__all__ = ["Budget", "Comparison", "Watcher", "compare", "dumped"]
+__all__ = ["Budget", "Comparison", "Watcher", "against", "compare", "dumped", "write"]
 
 EVERY = 120.0
 """Seconds between two writings of the table while runs are on."""
@@ -31,9 +32,9 @@ def compare(comparison: Comparison, watch: Watcher, *, command: str) -> dict[str
     sound = [system for system in systems if all((system.name, seed) not in failures for seed in comparison.seeds)]
     written = time.monotonic()
 
-    def write() -> dict[str, Any]:
+    def written_anew() -> dict[str, Any]:
         found = table(comparison, systems, tasks, failed_before(comparison) | failures, command=command, known=known)
-        _write(comparison.out, found)
+        write(comparison.out, found)
         return found
 
     for name, seed, why in run_all(comparison, sound, tasks, scenes, watch):
@@ -41,9 +42,9 @@ def compare(comparison: Comparison, watch: Watcher, *, command: str) -> dict[str
             failures[name, seed] = why
         watch.note(f"{name}, seed {seed}: {f'failed, {why}' if why else 'done'}")
         if time.monotonic() - written > EVERY:
-            write()
+            written_anew()
             written = time.monotonic()
-    return write()
+    return written_anew()
 
 
 def dumped(found: dict[str, Any]) -> str:
@@ -52,7 +53,8 @@ def dumped(found: dict[str, Any]) -> str:
     return re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda m: "[" + re.sub(r",\n\s+", ", ", m[1]) + "]", text) + "\n"
 
 
-def _write(out: Path, found: dict[str, Any]) -> None:
+def write(out: Path, found: dict[str, Any]) -> None:
+    """The table's three files, in a folder that is there."""
     for name, text in (
         ("compare.json", dumped(found)),
         ("compare.html", html(found)),

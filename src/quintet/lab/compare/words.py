@@ -24,6 +24,9 @@ __all__ = [
     "versus",
 ]
 
+MOST = 16
+"""Settings that the page tells of a recipe."""
+
 Found = Mapping[str, Any]
 """The content of `compare.json`."""
 
@@ -58,8 +61,13 @@ _NOTES = (
 
 
 def notes(found: Found) -> tuple[str, ...]:
-    """What the numbers are and are not."""
-    return (_SIZE[found["conditions"]["scale"]], _AMOUNTS[found["conditions"]["budget"] == "own"], *_NOTES)
+    """What the numbers are and are not, first of all what was unusual when they were made."""
+    return (
+        *found.get("made", ()),
+        _SIZE[found["conditions"]["scale"]],
+        _AMOUNTS[found["conditions"]["budget"] == "own"],
+        *_NOTES,
+    )
 
 
 def title(found: Found) -> str:
@@ -186,9 +194,9 @@ def markdown(found: Found) -> str:
         lines += ["Bold where the interval does not hold 0.", ""]
         lines += _rows(["recipe", *tasks], [[f"`{row['recipe']}`", *_against(found, row, tasks)] for row in others])
         lines += ["", f"## What differs from `{found['baseline']}`", ""]
+        lines += ["Of how a conversation is spelt only the count is given; compare.json has every setting.", ""]
         for row in others:
-            lines += [f"- `{row['recipe']}`: {len(row['differs']) or 'no'} settings"]
-            lines += [f"  - `{line}`" for line in said(row["differs"])]
+            lines += _folded(row["recipe"], row["differs"])
     spread = [[f"`{row['recipe']}`", *(_seeds(row["scores"].get(task)) for task in tasks)] for row in best_first(found)]
     if len(found["seeds"]) > 1:
         lines += ["", f"## Each seed ({', '.join(map(str, found['seeds']))}) and its standard deviation", ""]
@@ -218,6 +226,17 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
+
+
+def _folded(name: str, differs: Mapping[str, Any]) -> list[str]:
+    """What differs of one recipe, behind a line to click on: parts, what trains, data and amounts, at most `MOST`."""
+    told = {path: differs[path] for path in sorted(differs) if ".template." not in path}
+    lines = [f"- `{line}`" for line in said(told)]
+    left = [f"{len(lines) - MOST} more"] if len(lines) > MOST else []
+    left += [f"{count} of its templates"] if (count := len(differs) - len(told)) else []
+    lines = [*lines[:MOST], *([f"- and {', '.join(left)}"] if left else [])]
+    summary = f"<summary><code>{name}</code>: {len(differs) or 'no'} settings</summary>"
+    return ["<details>" + summary, "", *lines, "", "</details>", ""]
 
 
 def _headed(found: Found) -> Any:
