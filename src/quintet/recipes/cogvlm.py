@@ -5,6 +5,8 @@ of the LLM's, while attention is joint, so that text alone is still the LLM's to
 learned columns begin and end a picture. Boxes are [[x0,y0,x1,y1]] in thousandths, 000 to 999, and a semicolon parts
 several of one phrase.
 
+The second stage's rows are captions and referring expressions, spelt as a question and its answer.
+
 Where we differ: a model has one resolution here, that of the finished model (490 px); the paper begins at 224 px and
 changes over for the last 30,000 steps of the second stage. The boundary columns: code (begin is the expert's, end is
 the LLM's; `VisualExpert.Config.serves_last`). The rates of pre-training are from memory. The last layer's expert holds

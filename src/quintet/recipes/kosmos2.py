@@ -5,10 +5,11 @@ corner behind the phrase it belongs to: <phrase>a dog</phrase><object><patch_ind
 Everything trains. Starts from Kosmos-1; the encoder's features are normed, made of length 1, and pooled by 64 latent
 queries.
 
-The paper writes <p> and <box><loc_k>; the released code and transformers <phrase> and <object><patch_index_k>, as here.
-The released decoder has sinusoids where Kosmos-1's paper has xPos. Rates and amounts of instruction tuning are not
-given: those of Kosmos-1 are used. The starter scale has 16 × 16 bins, for pictures of 64 pixels a side, whose tokens
-begin alike where they are near; and of the paper's mixture the pairs.
+The paper counts tokens: 419 thousand in a batch of the first stage, of which 215 are pairs; ours are samples. The paper
+writes <p> and <box><loc_k>; the released code and transformers <phrase> and <object><patch_index_k>, as here. The
+released decoder has sinusoids where Kosmos-1's paper has xPos. Rates and amounts of instruction tuning are not given:
+those of Kosmos-1 are used. The starter scale has 16 × 16 bins, for pictures of 64 pixels a side, whose tokens begin
+alike where they are near; and of the paper's mixture the pairs.
 """
 
 from dataclasses import replace

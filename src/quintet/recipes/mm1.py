@@ -5,10 +5,11 @@ the connector is one word of this recipe (`AveragePool`, `Abstractor` and others
 pages are learnt word by word, 45 % of the data, captions 45 %, text 10 %; everything trains in both stages. The peak
 rate follows a law of the LLM's size N, exp(−0.4214 ln N − 0.5535): 4e-5 for 7B.
 
-Nothing was released. The encoder is the public one most like it, the LLM stands in for an unpublished one of 7B, the
-inside of the C-Abstractor is Honeybee's and the templates are ours. Fine-tuning at 1344 px by four crops and an
-overview is not here (`llava_next` has views). Fine-tuning is by AdaFactor in the paper, by AdamW here. Its weight decay
-is 0.1 η of a weight a step, which in AdamW, where the rate η multiplies it, is 0.1.
+The finding is not reproduced here: nothing measures kinds of connectors, sizes of pictures and numbers of features
+beside each other. Nothing was released. The encoder is the public one most like it, the LLM stands in for an
+unpublished one of 7B, the inside of the C-Abstractor is Honeybee's and the templates are ours. Fine-tuning at 1344 px
+by four crops and an overview is not here (`llava_next` has views). Fine-tuning is by AdaFactor in the paper, by AdamW
+here. Its weight decay is 0.1 η of a weight a step, which in AdamW, where the rate η multiplies it, is 0.1.
 """
 
 from math import exp, log

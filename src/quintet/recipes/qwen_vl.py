@@ -1,9 +1,9 @@
 """Qwen-VL: one layer of resampling, places kept, three stages (Bai et al. 2023, arXiv:2308.12966).
 
 Notable: 256 queries on a 16 × 16 grid, with fixed positions on queries and keys, take 1024 patches at 448 px (256 at
-224 px in the first stage). Pictures stand between <img> and </img> and are numbered in chat; boxes are
-<box>(x1,y1),(x2,y2)</box> after <ref>…</ref>, in whole thousandths. The encoder and the adapter train first, then all,
-then all but the encoder.
+224 px in the first stage). The last stage learns conversations with localisation among them. Pictures stand between
+<img> and </img> and are numbered in chat; boxes are <box>(x1,y1),(x2,y2)</box> after <ref>…</ref>, in whole
+thousandths. The encoder and the adapter train first, then all, then all but the encoder.
 
 The first stage has pictures of 224 px, the model here has one size, 448: its features are those of the later stages.
 The encoder is OpenCLIP's bigG without the class token. The released fine-tuning also learns the markers of every turn.
