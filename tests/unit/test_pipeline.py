@@ -134,12 +134,12 @@ def test_more_drops_than_the_limit_stop_the_run_once_a_hundred_samples_were_seen
         drops.add(DataError("worse", "it is worse"))
 
 
-def test_a_small_source_stops_the_run_once_it_was_read() -> None:
-    drops = Drops(limit=0.02, rows=8, seen=7)
-    drops.add(DataError("broken", "it is broken"))
-    drops.seen = 8
-    with pytest.raises(TrainingError, match=r"2 of 8 samples were dropped \(2 broken\)"):
-        drops.add(DataError("broken", "it is broken"))
+def test_of_a_small_source_one_faulty_row_is_borne_however_often_and_two_are_not() -> None:
+    drops = Drops(limit=0.02, rows=8, seen=4)
+    for _ in range(9):
+        drops.add(DataError("broken", "it is broken", row=3))
+    with pytest.raises(TrainingError, match=r"2 of 8 rows were dropped \(10 broken\)"):
+        drops.add(DataError("broken", "it is broken", row=4))
 
 
 def test_a_row_that_is_met_again_is_counted_and_not_named_again(caplog: pytest.LogCaptureFixture) -> None:

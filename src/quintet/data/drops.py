@@ -15,7 +15,7 @@ MISSING = "missing-file"
 """The rule of a picture that is not where it should lie."""
 
 _ENOUGH = 100
-"""Samples, or pictures of documents, that are met before a share of them can stop a run: less where there are less."""
+"""Samples, or pictures of documents, that are met before a share of them can stop a run."""
 
 
 @dataclass
@@ -24,12 +24,12 @@ class Drops:
 
     limit: float
     rows: int = _ENOUGH
-    """Of the source: once a small one has been read, its share is known."""
+    """Of the source. Of one that has fewer than 100 the faulty rows count, and one of them is always borne."""
     seen: int = 0
     faults: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)  # pictures not in their documents, by the rule
     shown: int = 0  # media that are in their samples
-    told: set[str] = field(default_factory=set)  # a row that is met again is counted, and not named again
+    told: list[str] = field(default_factory=list)  # a row that is met again is counted, and not named again
 
     @property
     def dropped(self) -> int:
@@ -74,15 +74,21 @@ class Drops:
         """Counts one, says so, and stops the run when there are too many.
 
         Raises:
-            TrainingError: more than `limit` were dropped of at least 100 samples, or of all where they are fewer.
+            TrainingError: more than `limit` were dropped of at least 100 samples, or of the rows where they are fewer.
         """
         self.faults[error.fault] = self.faults.get(error.fault, 0) + 1
         if (text := str(error)) not in self.told:
             log.warning("sample dropped: %s", text)
-        self.told.add(text)
-        if self.seen >= min(_ENOUGH, self.rows) and self.dropped > self.limit * self.seen:
+            self.told.append(text)
+        if self.rows < _ENOUGH:
+            over = len(self.told) > max(1.0, self.limit * self.rows)
+            lost = f"{len(self.told)} of {self.rows} rows"
+        else:
+            over = self.seen >= _ENOUGH and self.dropped > self.limit * self.seen
+            lost = f"{self.dropped} of {self.seen} samples"
+        if over:
             counts = ", ".join(f"{n} {fault}" for fault, n in sorted(self.faults.items()))
             raise TrainingError(
-                f"{self.dropped} of {self.seen} samples were dropped ({counts}), over the limit of {self.limit:.0%}; "
+                f"{lost} were dropped ({counts}), over the limit of {self.limit:.0%}; "
                 f"the last: {error}. Run `quintet data check` on the file"
             )

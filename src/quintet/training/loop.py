@@ -304,7 +304,7 @@ class _Loop:
             "seconds": self.seconds,
             "tokens": self.tokens,
             "losses": self.losses[:1],
-            "drops": {k: v for k, v in asdict(self.drops).items() if k not in ("limit", "rows", "told")},
+            "drops": {k: v for k, v in asdict(self.drops).items() if k not in ("limit", "rows")},
         }
         self.run_folder.commit(aside, state)
         return Checkpoint(self.run_folder.checkpoints / name, self.stage.name, done)
