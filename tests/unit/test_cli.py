@@ -154,7 +154,7 @@ def test_show_says_what_it_does_not_count_or_know() -> None:
     assert "2,340 tokens per image of 1080 × 1920 pixels" in fuyu
     adapter = ok("show", "llama_adapter")
     assert "1 token per image" in adapter
-    assert "✓ printed 1.2 M" in adapter
+    assert "2.5% above the printed 1.2 M: 1.23 M, which is 1.2 M once rounded" in adapter
     assert "29 times the printed 1.2 M: 1.2 M is the variant without pictures" in adapter
     assert "connectors.image: 33,562,624 at 0.009" in adapter
     captioner = " ".join(ok("show", "captioner").split())

@@ -126,11 +126,11 @@ def test_spelling_and_places() -> None:
     assert shown == "Answer in EN: What is it?A red circle.</s>"
     box = Region("box", (0.0121, 0.25, 0.5, 0.9999))
     form: RegionFormat = PALI_X_REGIONS
-    assert form.format([box]) == "12 250 500 999"
-    (back,) = form.parse("the circle 12 250 500 999")
+    assert form.format([box]) == "250 12 999 500"
+    (back,) = form.parse("the circle 250 12 999 500")
     assert all(abs(a - b) <= 1e-3 for a, b in zip(back.points, box.points, strict=True))
-    assert form.format([back]) == "12 250 500 999"
-    for malformed in ("12 250", "500 250 12 999", "7", "two circles", "1 2 3"):
+    assert form.format([back]) == "250 12 999 500"
+    for malformed in ("12 250", "500 12 250 999", "7", "two circles", "1 2 3"):
         assert not [r for r in form.parse(malformed) if r.kind == "box"]
 
 

@@ -204,7 +204,7 @@ def test_the_list_has_every_recipe_with_the_keys_that_scripts_rely_on() -> None:
         assert {"name", "inputs", "outputs", "connector", "fusion", "llm", "stages", "paper"} <= row.keys()
     llava = next(row for row in rows if row["name"] == "llava15")
     assert llava["inputs"] == ["text", "image"]
-    assert llava["connector"] == {"image": "Mlp"}
+    assert llava["connector"] == {"image": "MLP, 2 layers"}
     assert llava["stages"] == ["pretrain", "instruct"]
     assert llava["paper"]["arxiv"] == "2310.03744"
 
