@@ -4,7 +4,7 @@ Every function works unchanged in a single process without `torchrun`.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-__all__ = ["barrier", "device", "gather", "group", "is_first", "rank", "total", "world"]
+__all__ = ["barrier", "device", "gather", "group", "is_first", "rank", "summed", "total", "world"]
 
 
 def world() -> int:
@@ -44,6 +44,17 @@ def total(*values: float) -> list[float]:
     sums = torch.tensor(values, dtype=torch.float64, device=device())
     dist.all_reduce(sums)
     return sums.tolist()
+
+
+def summed(values: Mapping[str, float]) -> dict[str, float]:
+    """The values of each name summed over all processes, in the names' order; not every process need have each."""
+    names = set(values)
+    if world() > 1:
+        known: list[list[str]] = [[] for _ in range(world())]
+        dist.all_gather_object(known, list(values))
+        names = set().union(*known)
+    ordered = sorted(names)
+    return dict(zip(ordered, total(*(values.get(name, 0.0) for name in ordered)), strict=True)) if ordered else {}
 
 
 def gather(rows: Tensor) -> tuple[Tensor, int]:

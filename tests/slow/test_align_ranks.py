@@ -97,6 +97,11 @@ def test_two_processes_compare_the_pairs_of_both(found: tuple[Path, dict[str, An
     assert max(apart) < alone["loss"] - 0.1, "with fewer negatives the task is easier"
 
 
+def test_notes_are_summed_though_a_process_has_made_none(found: tuple[Path, dict[str, Any]]) -> None:
+    assert found[1]["notes"] == {"both": 5.0, "first": 2.0}
+    assert dist.summed({"b": 1.0, "a": 2.0}) == {"a": 2.0, "b": 1.0}
+
+
 def test_a_sharded_run_ends_though_a_process_has_no_pair(found: tuple[Path, dict[str, Any]]) -> None:
     lines = [json.loads(line) for line in (found[0] / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in lines] == ["align"] * 3 + ["generative"] * 3
@@ -109,6 +114,7 @@ if __name__ == "__main__":
     rows, folder = Path(sys.argv[1]), Path(sys.argv[2])
     with dist.group():
         seen = {"both": measured(rows, [[0, 1], [2, 3]]), "one has none": measured(rows, [[0, 1, 2, 3], [7]])}
+        seen["notes"] = dist.summed({"both": 1.0, "first": 2.0} if dist.is_first() else {"both": 4.0})
         if dist.is_first():
             (folder / "found.json").write_text(json.dumps(seen))
         job = Job(recipe="blip2", scale="tiny", out=folder / "run", settings=Settings(features="off"), sets=SETS)

@@ -316,3 +316,15 @@ def test_pairs_are_written_where_their_name_says_what_they_are(scenes: Path, tmp
         found = CliRunner().invoke(app, [*args, "--out", str(taken)])
         assert found.exit_code == 1
         assert "is there already" in found.stderr
+
+
+def test_another_model_at_the_same_place_is_another_start(tmp_path: Path) -> None:
+    """Weights of equal size: the adapters of a reward model fit only those that they learnt over."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    weights = tmp_path / "model" / "llm.safetensors"
+    weights.write_bytes(b"a" * 64)
+    first = Start(tmp_path).identity()
+    assert Start(tmp_path).identity() == first
+    weights.write_bytes(b"a" * 63 + b"b")
+    assert Start(tmp_path).identity() != first

@@ -145,7 +145,7 @@ def test_a_detector_grades_what_it_refuses_and_rewrites_it(endpoint: Endpoint, t
 def test_a_reply_that_cannot_be_read_is_asked_for_again_and_not_for_good(endpoint: Endpoint, tmp_path: Path) -> None:
     """Three times in a run, each but the first drawn anew; then it is counted, and the next run may ask again."""
     judge, asked = EndpointJudge(endpoint.url, cache=tmp_path), Asked("What?")
-    replies = iter(["helpfulness: 9", "It is fine.", GOOD])
+    replies = iter([GOOD.replace("4", "10"), "It is fine.", GOOD])
     endpoint.reply = lambda content: next(replies)
     assert judge.rate(asked, ["x"]) == [Rating(4, 2.5, 5)]
     assert [body["temperature"] for _, _, body in endpoint.seen] == [0, 0.7, 0.7]
@@ -194,7 +194,7 @@ def test_a_model_of_ours_judges_by_the_likelier_word_and_is_asked_once(run: Path
         verdict, *numbers = kept[prompt]["text"].replace("(", "").replace(")", "").split()
         assert [float(each) for each in numbers] == pytest.approx([odds["no"], odds["yes"]], abs=1e-4)
         assert verdict == ("yes" if good else "no") == max(odds, key=lambda name: odds[name])
-        assert (kept[prompt]["judge"], kept[prompt]["picture"]) == ("run", "a.png")
+        assert (kept[prompt]["judge"], kept[prompt]["picture"]) == (str(run.resolve()), "a.png")
     # What it said is kept: the next of its name does not run the model, one that was trained again does.
     again = judge_of(str(run), cache=tmp_path / "kept")
     assert isinstance(again, ModelJudge)

@@ -119,6 +119,10 @@ def test_answers_are_told_apart_claim_by_claim(scenes: Path, tmp_path: Path) -> 
         assert wrong[0] < wrong[1]
 
 
+def test_where_no_pair_is_short_enough_none_is_kept() -> None:
+    assert balanced([{"chosen": "one", "rejected": "word " * 60}]) == []
+
+
 def test_claims_are_balanced_as_they_are_written(scenes: Path) -> None:
     """The rows that are kept, not those that they were cut from, are those that balancing leaves as they are."""
     for count in (7, 12, 30):

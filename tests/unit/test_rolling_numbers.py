@@ -183,9 +183,9 @@ def test_the_price_of_not_ending_can_stand_for_the_reward_and_a_bias_is_added_to
     assert known(found, "return") == near(*[-8.0 + 0.5 - 5.0] * 3)
 
 
-def test_a_row_that_says_no_price_of_length_pays_all_of_it(drawn: Draw) -> None:
+def test_a_row_that_says_no_price_of_length_pays_none(drawn: Draw) -> None:
     _, facts = drawn(replace(PPO, length=10.0, max_tokens=6), row={"caption_type": 1.0})
-    assert facts["symbolic"] == [[-5.0]]
+    assert facts["symbolic"] == [[0.0]]
 
 
 def test_whitened_advantages_have_no_mean_and_a_deviation_of_1(drawn: Draw) -> None:

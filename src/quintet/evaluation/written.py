@@ -156,7 +156,9 @@ def _chosen(text: str, choices: Choices) -> str | None:
 
 
 def _rating(text: str) -> Rating | None:
-    found = {m[1].lower(): float(m[2]) for m in re.finditer(rf"({'|'.join(ASPECTS)})\W+([1-5](?:\.\d+)?)", text, re.I)}
+    found = {
+        m[1].lower(): float(m[2]) for m in re.finditer(rf"({'|'.join(ASPECTS)})\W+([1-5](?:\.\d+)?)(?!\d)", text, re.I)
+    }
     if found.keys() != set(ASPECTS) or max(found.values()) > 5:
         return None
     return Rating(found[ASPECTS[0]], found[ASPECTS[1]], found[ASPECTS[2]])

@@ -16,7 +16,7 @@ from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
 from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
-from quintet.model.checkpoint import load_model, read_json
+from quintet.model.checkpoint import ends_digest, load_model, read_json
 from quintet.model.mllm import MLLM
 from quintet.pace import Pace
 from quintet.recipes import align
@@ -119,9 +119,9 @@ class Start:
         return aligned_at_scale(load_method(method, processor).over(processor.model, processor.template), self.scale)
 
     def identity(self) -> dict[str, str]:
-        """What tells it from another start: its path, and its files by size."""
-        sizes = {path.name: path.stat().st_size for path in sorted(self.model.glob("*.safetensors"))}
-        return {"path": str(self.run), "files": repr(sizes)}
+        """What tells it from another start: where it is, and what its files are (`ends_digest`)."""
+        files = {path.name: ends_digest(path) for path in sorted(self.model.glob("*.safetensors"))}
+        return {"path": str(self.run.resolve()), "files": repr(files)}
 
 
 def count_of(stage: Stage, scale: str) -> int:
@@ -172,21 +172,7 @@ def look_at_preferences(
             f"--judge is for pairs of the model's own answers ({', '.join(JUDGED)}), and no stage makes such: {made}. "
             "A file that --data names was judged already; `quintet data pairs` makes one with any judge"
         )
-    drawn = [stage for stage in recipe.stages if stage.rollouts]
-    if reward and not drawn:
-        raise ConfigError("--reward is for methods that learn from answers of their own: grpo, llava_rlhf")
-    for stage in drawn:
-        if stage.rollouts and not (reward or stage.rollouts.reward):
-            raise ConfigError(
-                f"stage {stage.name!r} draws answers, and nothing says what they are worth; name a reward: "
-                "--reward RUN, of a model that `quintet align reward` made, or --reward truth on Scenes"
-            )
-        if reward == "exact" and stage.data.pairs == "descriptions" and stage.name not in sources:
-            raise ConfigError("--reward exact compares with one right answer, and a description has many; take truth")
-    if reward and reward not in KNOWN_REWARDS and not Path(reward).is_dir():
-        raise ConfigError(f"no reward {reward!r}{nearest(reward, KNOWN_REWARDS)}, or the run of a reward model")
-    if reward and Path(reward).is_dir() and not (Start(Path(reward)).model / "score.safetensors").is_file():
-        raise ConfigError(f"{reward} is no reward model, it has no score head; `quintet align reward` makes one")
+    _look_at_rewards(recipe, sources, reward)
     for stage in recipe.stages:
         if stage.data.pairs and stage.data.pairs not in BUILDERS:
             raise ConfigError(f"no pairs {stage.data.pairs!r}{nearest(stage.data.pairs, BUILDERS)}")
@@ -204,6 +190,28 @@ def look_at_preferences(
                 f"{_named(files, stage)} have none: write some into rows under the key `kept`, turns as in "
                 f"`conversations`, or leave the term out: --set 'stages.{stage.name}.preference.terms={rest}'"
             )
+
+
+def _look_at_rewards(recipe: Recipe, sources: Mapping[str, Rows], reward: str) -> None:
+    drawn = [stage for stage in recipe.stages if stage.rollouts]
+    if reward and not drawn:
+        raise ConfigError("--reward is for methods that learn from answers of their own: grpo, llava_rlhf")
+    for stage in drawn:
+        if stage.rollouts and not (reward or stage.rollouts.reward):
+            raise ConfigError(
+                f"stage {stage.name!r} draws answers, and nothing says what they are worth; name a reward: "
+                "--reward RUN, of a model that `quintet align reward` made, or --reward truth on Scenes"
+            )
+        if reward == "truth" and stage.data.pairs == "questions" and stage.name not in sources:
+            raise ConfigError(
+                "--reward truth counts what a description names, and questions ask for a word; take exact"
+            )
+        if reward == "exact" and stage.data.pairs == "descriptions" and stage.name not in sources:
+            raise ConfigError("--reward exact compares with one right answer, and a description has many; take truth")
+    if reward and reward not in KNOWN_REWARDS and not Path(reward).is_dir():
+        raise ConfigError(f"no reward {reward!r}{nearest(reward, KNOWN_REWARDS)}, or the run of a reward model")
+    if reward and Path(reward).is_dir() and not (Start(Path(reward)).model / "score.safetensors").is_file():
+        raise ConfigError(f"{reward} is no reward model, it has no score head; `quintet align reward` makes one")
 
 
 def _named(files: Mapping[str, Path], stage: Stage) -> str:

@@ -1,6 +1,5 @@
 """Which run a folder holds, whether it may go on there, and what it leaves when it cannot begin."""
 
-import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from quintet.data.sources import Source
 from quintet.errors import CheckpointError, ConfigError, DataError, QuintetError
 from quintet.lab.differs import differing, said
 from quintet.lab.recipe import trains_as
-from quintet.model.checkpoint import read_json, write_json
+from quintet.model.checkpoint import ends_digest, read_json, write_json
 from quintet.recipes._recipe import Recipe
 from quintet.training.folder import RunFolder
 
@@ -54,15 +53,10 @@ def run_facts(job: "Job", name: str, recipe: Recipe, run: RunFolder) -> dict[str
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
-    """What tells a data file from another without reading all of it: its size, its first and its last MiB."""
+    """A data file and what tells it from another (`ends_digest`)."""
     if not path.is_file():
         return {"path": str(path)}
-    size, most = path.stat().st_size, 1 << 20
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(most))
-        file.seek(max(0, size - most))
-        digest.update(file.read(most))
-    return {"path": str(path), "bytes": size, "ends_sha256": digest.hexdigest()[:16]}
+    return {"path": str(path), "bytes": path.stat().st_size, "ends_sha256": ends_digest(path)}
 
 
 def check_folder(run: RunFolder, job: "Job", facts: Mapping[str, Any]) -> None:
@@ -96,7 +90,7 @@ def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same when a run goes on, by the paths that `--set` takes."""
     recipe = trains_as(facts.get("recipe"))
     stages = {stage["name"]: stage for stage in recipe.get("stages", ())}
-    rest = {key: facts.get(key) for key in ("scale", "seed", "precision", "from", "reward", "facts")}
+    rest = {key: facts.get(key) for key in ("scale", "scenes", "seed", "precision", "from", "reward", "facts", "judge")}
     return {**recipe, "stages": stages, **rest}
 
 

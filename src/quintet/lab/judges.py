@@ -68,7 +68,9 @@ def _written(name: str, cache: Path) -> WrittenJudge | None:
     model = folder / "model" if (folder / "model").is_dir() else folder
     # A run that was trained again is another judge: what the one before said is not its own.
     files = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in sorted(model.glob("*.safetensors"))]
-    return ModelJudge(Engine.open(folder), name=folder.name, identity=f"{folder.resolve()} {files}", cache=cache)
+    return ModelJudge(
+        Engine.open(folder), name=str(folder.resolve()), identity=f"{folder.resolve()} {files}", cache=cache
+    )
 
 
 class ModelJudge(WrittenJudge):

@@ -26,7 +26,8 @@ by `quintet papers`; a test compares.
 What a result is worth: the parts are small (a 1.8 M encoder, a 1.9 M language model) and the pictures synthetic, so a
 score says that the design as built here learns to see, and nothing about the published system's rank. The proof of
 seeing is the control: the same model, asked the same, with the pictures shuffled among the questions. ✓ stands where
-the 95 % intervals of the two do not touch, ✗ where they do. The majority answer, which sees no picture, is beside them.
+the 95 % intervals of the two do not touch, ✗ where they do. The majority answer, which sees no picture, is beside them;
+✓ does not say that a score is better than that.
 
 Minutes of training are those of the run that was evaluated: of one thread beside other work, where a section does not
 name two, and so upper bounds. Each recipe is made to learn for at most four minutes on two cores; the column `alone` is

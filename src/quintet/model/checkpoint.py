@@ -4,6 +4,7 @@ Files are written beside their place and renamed, so a folder is either the old 
 Equal weights give equal files.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from quintet.model.mllm import MLLM
 __all__ = [
     "CAPTIONS",
     "TRAINED",
+    "ends_digest",
     "load_model",
     "load_part",
     "read_json",
@@ -33,6 +35,16 @@ CAPTIONS = "captions"
 """In a model's folder: what spells captions, where pictures can be found by them (a tokenizer and processor.json)."""
 TRAINED = "trained.safetensors"
 """What a stage trained; in `CAPTIONS`, that of the stage which matched, if others came after it."""
+
+
+def ends_digest(path: Path, *, most: int = 1 << 20) -> str:
+    """What tells a file from another without reading all of it: its size, its first and its last MiB."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        digest = hashlib.sha256(str(size).encode() + file.read(most))
+        file.seek(max(0, size - most))
+        digest.update(file.read(most))
+    return digest.hexdigest()[:16]
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -183,4 +183,4 @@ def _starter_rate(part: str, rate: Rate, model: MLLM.Config, aligns: bool) -> Ra
 
 def _tiny_stage(stage: Stage) -> Stage:
     drawn = stage.rollouts and replace(stage.rollouts, prompts=4, max_tokens=8, group=min(stage.rollouts.group, 3))
-    return replace(stage, batch=4, steps=2, row=512, micro=1024, warmup=0.0, rollouts=drawn)
+    return replace(stage, batch=4, steps=2, row=1024, micro=1024, warmup=0.0, rollouts=drawn)

@@ -1,9 +1,9 @@
 """MM1: how large pictures are matters, and how many features (McKinzie et al. 2024, arXiv:2403.09611).
 
 Notable: the paper's finding, that of resolution, number of features and kind of connector the last hardly matters; so
-the connector is one word of this recipe (`AveragePool`, `Abstractor` and others give 144 features too). Interleaved
-pages are learnt word by word, 45 % of the data, captions 45 %, text 10 %; everything trains in both stages. The peak
-rate follows a law of the LLM's size N, exp(−0.4214 ln N − 0.5535): 4e-5 for 7B.
+the connector is one word of this recipe (`Abstractor` and `Resampler` give 144 features too, average pooling 81).
+Interleaved pages are learnt word by word, 45 % of the data, captions 45 %, text 10 %; everything trains in both stages.
+The peak rate follows a law of the LLM's size N, exp(−0.4214 ln N − 0.5535): 4e-5 for 7B.
 
 The finding is not reproduced here: nothing measures kinds of connectors, sizes of pictures and numbers of features
 beside each other. Nothing was released. The encoder is the public one most like it, the LLM stands in for an

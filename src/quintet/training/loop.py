@@ -130,6 +130,11 @@ def train_stage(
             f"stage {stage.name!r} compares with the model before it, which is gone once other weights than adapters "
             "learn; give every part of `train` a lora, or pass the reference's log-probabilities"
         )
+    if stage.rollouts and dist.world() > 1:
+        raise TrainingError(
+            f"stage {stage.name!r} draws answers of its own, which runs on one process only: sharded weights do not "
+            "generate here. Start it without torchrun"
+        )
     loop = _Loop(model, stage, source, tokenizer, run=run, settings=settings, given=given)
     with _signals() as asked:
         result = loop.run(asked, progress)
@@ -249,7 +254,8 @@ class _Loop:
                 # Sharded gradients are averaged over ranks; the sum is what a sum of losses needs.
                 (loss * (dist.world() / count)).backward()
         loss_value = dist.total(total)[0] / count
-        noted = {name: round(dist.total(value)[0] / count, 6) for name, value in sorted(noted.items())}
+        # A rank without rows has noted nothing.
+        noted = {name: round(value / count, 6) for name, value in dist.summed(noted).items()}
         parameters = [p for _, p in trainable(self.model)]
         for parameter in parameters:
             # What a step did not use has no gradient: none as zero, as where other ranks used it. Momentum goes on.

@@ -4,8 +4,8 @@
     RUN/rollouts/STAGE-K.json           its prompts' rows, rewards, what rules add to them, KL, the answers' words
 
 An iteration is written whole before its first step and read back by a run that goes on, so a run that was killed makes
-the same steps from the same answers. The n-th sample belongs to iteration n // (prompts · epochs). Every rank draws all
-answers: sharded weights must be gathered by all of them together.
+the same steps from the same answers. The n-th sample belongs to iteration n // (prompts · epochs). One process draws
+and learns: sharded weights do not generate here, so a run of several is refused (`train_stage`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -100,9 +100,13 @@ class Rolling(Planner):
         """The iteration from its files, or made now."""
         place = self.folder / f"{self.stage.name}-{iteration}.safetensors"
         first = iteration * self.how.prompts
-        prompts = [self._prompt(first + n) for n in range(self.how.prompts)]
-        if not place.exists():
-            self._make(iteration, prompts, place)
+        try:
+            prompts = [self._prompt(first + n) for n in range(self.how.prompts)]
+            if not place.exists():
+                self._make(iteration, prompts, place)
+        except DataError as error:
+            # Left to the planner, it would drop every sample of the iteration, and have it drawn again for each.
+            raise TrainingError(f"a prompt cannot be used, and an iteration needs all of its: {error}") from error
         facts, held = read_json(place.with_suffix(".json")), load_file(place)
         self.cost.coefficient = facts["kl_cost_after"]
         return self._placed(prompts, held, facts["rewards"])

@@ -52,8 +52,8 @@ class Rollouts(Config):
     correct: float = 0.0
     """What a right answer to a closed question adds, by the row's `caption_type` (LLaVA-RLHF: 2)."""
     length: float = 0.0
-    """What an answer of `max_tokens` costs, shorter ones less, times the row's `length_bonus`, 1 where it has none
-    (LLaVA-RLHF: 10)."""
+    """What an answer of `max_tokens` costs, shorter ones less, times the row's `length_bonus`; nothing where it has
+    none (LLaVA-RLHF: 10)."""
     unended: float = 0.0
     """Added to the reward of an answer that did not end within `max_tokens` (LLaVA-RLHF: −8)."""
     unended_replaces: bool = False

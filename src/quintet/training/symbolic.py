@@ -18,9 +18,9 @@ NO = 6
 def symbolic(answer: str, share: float, numbers: Mapping[str, float], how: Rollouts) -> float:
     """What an answer's rightness adds and its length costs; `share` is its tokens as a share of `max_tokens`.
 
-    A row without `length_bonus` counts as 1, as in the release.
+    A row without `length_bonus` pays nothing for length: those of the release all have it.
     """
-    return how.correct * correct(answer, numbers) - how.length * numbers.get("length_bonus", 1.0) * share
+    return how.correct * correct(answer, numbers) - how.length * numbers.get("length_bonus", 0.0) * share
 
 
 def correct(answer: str, numbers: Mapping[str, float]) -> float:

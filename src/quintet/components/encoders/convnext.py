@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ _ABOVE = {"stem.patch_embeddings": "stem.0", "stem.layernorm": "stem.1", "norm":
 
 
 class ConvNeXt(nn.Module):
-    """The places of the last stage, before the average over them that a CLIP compares with a caption."""
+    """Convolutions alone: the places of the last stage, before the average that a CLIP compares with a caption."""
 
     @dataclass(frozen=True, kw_only=True)
     class Config(EncoderConfig):
@@ -67,6 +67,19 @@ class ConvNeXt(nn.Module):
                 raise ConfigError(f"depths are {self.depths}, widths {self.widths}; none may be below 1")
             if self.image.fixed:
                 self.layout(self.image.size)
+
+        def at(
+            self,
+            *,
+            size: int | tuple[int, int] | None = None,
+            fit: Literal["pad", "crop", "squash", "native"] | None = None,
+            norm: bool | None = None,
+        ) -> "ConvNeXt.Config":
+            """The same encoder, used in another way; what is not named stays. There are no layers to choose from."""
+            image = self.image if fit is None else replace(self.image, fit=fit)
+            if size is not None:
+                image = replace(image, size=(size, size) if isinstance(size, int) else size)
+            return replace(self, image=image, norm=self.norm if norm is None else norm)
 
         @property
         def spec(self) -> ImageSpec:

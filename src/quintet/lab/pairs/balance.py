@@ -19,7 +19,8 @@ def balanced(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         step: [n for n, (won, lost) in enumerate(lengths) if (lost - won) / max(lost, 1) <= step / 50]
         for step in range(50)
     }
-    best = min((step for step in kept if kept[step]), key=lambda step: _apart([lengths[n] for n in kept[step]]))
+    found = [step for step in kept if kept[step]]
+    best = min(found, key=lambda step: _apart([lengths[n] for n in kept[step]])) if found else 0
     return [dict(rows[n]) for n in kept[best]]
 
 

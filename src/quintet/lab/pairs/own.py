@@ -106,7 +106,8 @@ def feedback(work: Work) -> Iterator[dict[str, Any]]:
     for truth, [answer] in work.answers(work.truths, 1, temperature=1.0):
         said = sentences(answer)
         grades = work.judge.grade(work.asked(truth), said)
-        if not said or None in grades:
+        # Words that claim nothing are no good answer, though nothing in them is wrong.
+        if not any(map(claims, said)) or None in grades:
             continue
         wrong = [each for each, grade in zip(said, grades, strict=True) if grade]
         turns: list[dict[str, str]] = [{"user": work.question}, _rated(answer, wrong)]

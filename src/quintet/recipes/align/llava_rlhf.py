@@ -1,11 +1,11 @@
 """LLaVA-RLHF: PPO against a reward model that is told the facts of the picture (Sun et al. 2023, arXiv:2309.14525).
 
 Notable: the reward model (`quintet align reward`, then `--reward RUN`) is asked for the quality of the answer and reads
-the picture's captions behind it. Its number is not all: 2 for a right choice or half for a right "No", up to 10 off
-for length, as the rows say (`caption_type`; `length_bonus`, 1 where a row has none), and −8 for an answer that does not
-end; KL costs κ = 0.1 a token. Where paper and code differ the paper is the default, and the code's ways are settings: a
-floor of 0 under each token's KL, and all shaped rewards, KL and penalties included, times ten
-(`--set stages.ppo.rollouts.floor=true …times=10`). What the code can do and its scripts leave off is off here, too:
+the picture's captions behind it. Its number is not all: 2 for a right choice or half for a right "No", up to 10 off for
+length, as the rows say (`caption_type`; `length_bonus`, nothing where a row has none), and −8 for an answer that does
+not end; KL costs κ = 0.1 a token. Where paper and code differ the paper is the default, and the code's ways are
+settings: a floor of 0 under each token's KL, and all shaped rewards, KL and penalties included, times ten (`--set
+stages.ppo.rollouts.floor=true …times=10`). What the code can do and its scripts leave off is off here, too:
 `whiten_rewards`, `bias`, `unended_replaces`. Policy, value and reward are adapters of one base: the value model reads
 by its own; a reward model over the same base lends its own instead of being loaded beside, and is what the value model
 begins as (the code sets its head to 0). Not here: the code cuts answers at stray tokens "?" of LLaMA's vocabulary.
@@ -32,7 +32,7 @@ def method(template: Template) -> Method:
                 template=template,
                 train=train,
                 batch=256,
-                epochs=4.0,
+                epochs=8.0,  # four passes over the prompts, whose answers are learnt from twice
                 objective="policy",
                 policy=Policy(clip=0.2, value=0.1, value_clip=0.2),
                 rollouts=Rollouts(

@@ -47,7 +47,15 @@ class Policy(Config):
 
 
 def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes]:
-    """Sum over the answers' tokens, how many there are, and sums to report."""
+    """Sum over the answers' tokens, how many there are, and sums to report.
+
+    Adapters drop nothing, as where the answers were drawn: the ratio of a first step is 1.
+    """
+    with lora.undropped(model):
+        return _policy(model, batch, how)
+
+
+def _policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes]:
     output = model(batch, only_targets=True)
     logps = model.target_logps(output, batch.targets)
     known, count = batch.targets.known, float(len(logps))

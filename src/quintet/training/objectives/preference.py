@@ -11,6 +11,7 @@ models that are compared would be taken for what it learnt.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, get_args
 
 import torch
@@ -284,7 +285,7 @@ class _Compared:
         length = self._per_answer(torch.ones_like(self.policy.logps)).clamp_min(1.0)
         return (self._per_answer(self.policy.logps) / length)[at]
 
-    @property
+    @cached_property
     def _numbered(self) -> tuple[Tensor, int]:
         """The answer of each target, int64[P]; what is in none has the number of answers, one more than there are."""
         node, at, count = self.batch.targets.node, self.answers.node, len(self.answers)
