@@ -123,7 +123,7 @@ DATA_FAULTS: dict[str, tuple[int, Callable[[list[Row]], None]]] = {
     "outside-root": (1, _set(1, "image", "../a.png")),
     "remote-media": (1, _set(1, "image", "https://example.org/a.png")),
     "nothing-to-learn": (1, _not_learnt),
-    "too-long": (2, _say(2, 1, "a blue square, " * 100)),
+    "too-long": (2, _say(2, 1, "a blue square, " * 250)),
 }
 
 

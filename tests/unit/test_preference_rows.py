@@ -90,8 +90,8 @@ def test_a_row_without_what_a_term_needs_is_dropped_and_named(
     drops = Drops(limit=0.5, rows=20)
     drops.take(plan)
     assert drops.faults == {fault: 1}
-    with pytest.raises(TrainingError, match=rf"1 of 20 samples were dropped \(1 {fault}\).*row 8"):
-        Drops(limit=0.01, rows=20).take(plan)
+    with pytest.raises(TrainingError, match=rf"101 of 120 samples were dropped \(1 {fault}, 100 other\).*row 8"):
+        Drops(limit=0.01, rows=200, seen=100, faults={"other": 100}).take(plan)
 
 
 def test_answers_that_none_of_which_is_better_are_no_pair(small: Small, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from quintet.training.folder import RunFolder
 if TYPE_CHECKING:
     from quintet.lab.run import Job
 
-__all__ = ["begun", "check_folder", "look_for_pictures", "run_facts"]
+__all__ = ["as_begun", "begun", "check_folder", "look_for_pictures", "run_facts"]
 
 LOOKED = 20
 """Rows whose pictures are looked for before a run begins."""
@@ -92,6 +93,14 @@ def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
     stages = {stage["name"]: stage for stage in recipe.get("stages", ())}
     rest = {key: facts.get(key) for key in ("scale", "scenes", "seed", "precision", "from", "reward", "facts", "judge")}
     return {**recipe, "stages": stages, **rest}
+
+
+def as_begun(job: "Job", run: RunFolder) -> "Job":
+    """The job with what need not be named again when a run goes on: the Scenes that it learns from."""
+    if not job.resume or job.scenes is not None or not run.recipe.exists():
+        return job
+    known = read_json(run.recipe).get("scenes")
+    return replace(job, scenes=Path(known)) if known else job
 
 
 def look_for_pictures(source: Source, file: Path, *, given: bool) -> None:

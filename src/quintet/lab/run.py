@@ -24,7 +24,7 @@ from quintet.data.tokenizer import Tokenizer
 from quintet.errors import CheckpointError, ConfigError
 from quintet.evaluation.judge import Judge, TruthJudge
 from quintet.lab.align import Start, count_of, look_at_preferences, own_rows
-from quintet.lab.begin import begun, check_folder, look_for_pictures, run_facts
+from quintet.lab.begin import as_begun, begun, check_folder, look_for_pictures, run_facts
 from quintet.lab.facts import Request, asking, known_facts
 from quintet.lab.features import Note, keep_features
 from quintet.lab.pairs import Work
@@ -156,6 +156,7 @@ def train(job: Job, *, progress: Progress | None = None) -> dict[str, Result]:
     """
     name, recipe = resolve(job)
     run = RunFolder(job.out)
+    job = as_begun(job, run)
     chosen = recipe.only(list(job.stages)) if job.stages else recipe.stages
     # All that can be wrong is looked at before the first step, and before anything is written.
     facts = run_facts(job, name, recipe, run)
