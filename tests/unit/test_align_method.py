@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import tuned_fixtures
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from quintet.cli.app import app
 from quintet.config.override import override
-from quintet.data.scenes import DETAILED, World, make_scenes
+from quintet.data.scenes import DETAILED
 from quintet.errors import CheckpointError, ConfigError
 from quintet.lab.align import Start, load_method, method_names
 from quintet.lab.methods import settings
@@ -24,16 +25,7 @@ TRUE = ("dpo", "mdpo", "povid", "halva", "silkie", "hsa_dpo", "rlhf_v")
 """Methods whose rows may be pairs from the truth: a tiny model, which says nothing, has no answers to compare."""
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("align") / "scenes", 24, 0, World())
-
-
-@pytest.fixture(scope="module")
-def run(scenes: Path) -> Path:
-    out = scenes.parent / "sft"
-    train(Job(recipe="llava15", scale="tiny", out=out, scenes=scenes))
-    return out
+scenes, run = tuned_fixtures.scenes, tuned_fixtures.run
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import tuned_fixtures
 from safetensors.torch import load_file
 from test_pairs import Scripted
 
 from quintet.data.processor import Processor
-from quintet.data.scenes import World, make_scenes, read_truth
+from quintet.data.scenes import read_truth
 from quintet.data.sources.preference_scores import PRAISE, condition
 from quintet.lab.align import Start
 from quintet.lab.run import Job, train
@@ -22,16 +23,7 @@ from quintet.values import Node, Sample, Text, Turn
 BEST = condition(4, PRAISE)
 
 
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("own") / "scenes", 24, 0, World())
-
-
-@pytest.fixture(scope="module")
-def run(scenes: Path) -> Path:
-    out = scenes.parent / "sft"
-    train(Job(recipe="llava15", scale="tiny", out=out, scenes=scenes))
-    return out
+scenes, run = tuned_fixtures.scenes, tuned_fixtures.run
 
 
 @pytest.mark.parametrize("method", ["stic", "rlaif_v", "bpo", "dress"])

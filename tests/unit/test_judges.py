@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import tuned_fixtures
 from source_rows import write
 from test_eval_hallucination_files import question
 from typer.testing import CliRunner
 
 from conftest import picture
 from quintet.cli.app import app
-from quintet.data.scenes import World, make_scenes
 from quintet.errors import ConfigError
 from quintet.evaluation.endpoint import EndpointJudge
 from quintet.evaluation.judge import Asked, Rating
 from quintet.evaluation.metrics.rated import Asking
 from quintet.lab.judges import ModelJudge, judge_of, rater_of
-from quintet.lab.run import Job, train
 from quintet.model.checkpoint import read_json
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Ref, Sample, Text, Turn
@@ -73,11 +72,7 @@ def endpoint() -> Iterator[Endpoint]:
     made.server.server_close()
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scenes = make_scenes(tmp_path_factory.mktemp("judges") / "scenes", 24, 0, World())
-    train(Job(recipe="llava15", scale="tiny", out=scenes.parent / "run", scenes=scenes))
-    return scenes.parent / "run"
+scenes, run = tuned_fixtures.scenes, tuned_fixtures.run
 
 
 def test_an_endpoint_is_asked_once_and_what_it_said_is_kept(

@@ -16,6 +16,7 @@ from quintet.data.pipeline import Planner, StepPlan
 from quintet.data.sources import open_source
 from quintet.errors import TrainingError
 from quintet.training.objectives.preference import Preference
+from quintet.training.objectives.reward import Reward
 from quintet.training.planning import planner
 from quintet.training.stage import Rate, Stage
 from systems import Small
@@ -31,6 +32,10 @@ MARKED = {
     "id": 5, "image": "a.png", "tag": "closed", "question": "<image>\nWhat is here?",
     "correct_answer": "A cup.", "correct_answer_masked": "A <MASK>cup</MASK>.",
     "hallucinated_answer": "A plate.", "hallucinated_answer_masked": "A <MASK>plate</MASK>.",
+}  # fmt: skip
+SWIFT = {
+    "messages": [{"role": "user", "content": "<image>What is here?"}, {"role": "assistant", "content": "A cup."}],
+    "images": ["a.png"], "rejected_response": "A plate.",
 }  # fmt: skip
 TALK = {"image": "a.png", "conversations": [{"from": "human", "value": "<image>\nHi"}, {"from": "gpt", "value": "Ho."}]}
 
@@ -51,6 +56,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, str]
         PAIR, TREE, {"preference": Preference(gamma=5.0), "differences": True}, "not-two", "3 answers are compared",
     ),
     "marks for gamma": (MARKED, PAIR, {"preference": Preference(gamma=5.0)}, "no-marks", "set differences=true"),
+    "a reward's margin": (
+        SWIFT | {"margin": 2.0}, SWIFT,
+        {"objective": "reward", "reward": Reward(margin=True)}, "no-number", "no 'margin'",
+    ),
     "phrases": (MARKED, PAIR, {"preference": Preference(terms={"phrases": 1.0})}, "no-phrases", "no phrase is marked"),
 }  # fmt: skip
 """What a term needs → a row that has it, one that has not, the stage, the fault, what is said."""
@@ -66,13 +75,8 @@ def planned(small: Small, folder: Path, good: Mapping[str, Any], bad: Mapping[st
     picture(0).save(folder / "a.png")
     rows = [bad if n == 7 else good for n in range(20)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made: Stage = replace(
-        small.recipe.stages[1],
-        objective="preference",
-        train={"llm": Rate(lr=1e-4, lora=Lora(rank=2))},
-        batch=20,
-        **stage,
-    )
+    given = {"objective": "preference", "train": {"llm": Rate(lr=1e-4, lora=Lora(rank=2))}, "batch": 20} | stage
+    made: Stage = replace(small.recipe.stages[1], **given)
     source = open_source(folder / "rows.jsonl", root=folder)
     return planner(small.model, made, source, small.processor.tokenizer, seed=0)
 

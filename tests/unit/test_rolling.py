@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import tuned_fixtures
 from safetensors.torch import load_file
 
 from quintet.answers import Answer
 from quintet.components.lora import lora_parameters
-from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
 from quintet.errors import CheckpointError, ConfigError, DataError, TrainingError
 from quintet.lab.align import Start
@@ -31,16 +31,7 @@ from quintet.training.symbolic import correct, symbolic
 from quintet.values import Node, Sample
 from systems import Small, says, shown, user
 
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("rolling") / "scenes", 24, 0, World())
-
-
-@pytest.fixture(scope="module")
-def run(scenes: Path) -> Path:
-    train(Job(recipe="llava15", scale="tiny", out=scenes.parent / "sft", scenes=scenes))
-    return scenes.parent / "sft"
+scenes, run = tuned_fixtures.scenes, tuned_fixtures.run
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import tuned_fixtures
 from compare_fixtures import Quiet
 
-from quintet.data.scenes import World, make_scenes
 from quintet.data.sources import open_source
 from quintet.errors import ConfigError
 from quintet.lab.align import method_names
@@ -21,21 +21,11 @@ from quintet.lab.claims.run import _asking, _name, _tested, _untestable
 from quintet.lab.claims.swap import margins
 from quintet.lab.claims.told import _lines
 from quintet.lab.pairs import Work
-from quintet.lab.run import Job, train
 from quintet.model.checkpoint import read_json, write_json
 from quintet.serving.engine import Engine
 from quintet.values import Node, Sample, Text, Turn
 
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("study") / "scenes", 24, 0, World())
-
-
-@pytest.fixture(scope="module")
-def run(scenes: Path) -> Path:
-    train(Job(recipe="llava15", scale="tiny", out=scenes.parent / "sft", scenes=scenes))
-    return scenes.parent / "sft"
+scenes, run = tuned_fixtures.scenes, tuned_fixtures.run
 
 
 def asked(run: Path, scenes: Path, out: Path, *claims: str, share: tuple[int, int] = (1, 1)) -> Study:

@@ -14,7 +14,7 @@ from quintet.evaluation.endpoint import EndpointJudge
 from quintet.evaluation.judge import Asked, Judge, Rating, TruthJudge, sentences
 from quintet.evaluation.metrics.rated import Asking, read_rating
 from quintet.evaluation.written import Choices, WrittenJudge
-from quintet.model.checkpoint import read_json
+from quintet.model.checkpoint import ends_digest, read_json
 from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Sample, Text, Turn
@@ -67,7 +67,7 @@ def _written(name: str, cache: Path) -> WrittenJudge | None:
         )
     model = folder / "model" if (folder / "model").is_dir() else folder
     # A run that was trained again is another judge: what the one before said is not its own.
-    files = [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in sorted(model.glob("*.safetensors"))]
+    files = [(each.name, ends_digest(each)) for each in sorted(model.glob("*.safetensors"))]
     return ModelJudge(
         Engine.open(folder), name=str(folder.resolve()), identity=f"{folder.resolve()} {files}", cache=cache
     )

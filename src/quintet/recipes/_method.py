@@ -39,8 +39,6 @@ class Method(Config):
         return Recipe(model=model, stages=stages, chat=asking, paper=self.paper)
 
 
-def lora_on_llm(
-    lr: float, *, rank: int, alpha: float, dropout: float = 0.0, beside: tuple[str, ...] = ()
-) -> Mapping[str, Rate]:
+def lora_on_llm(lr: float, *, rank: int, alpha: float, beside: tuple[str, ...] = ()) -> Mapping[str, Rate]:
     """Adapters on every linear layer of the LLM, others beside them by name; everything else frozen."""
-    return {"llm": Rate(lr=lr, lora=Lora(rank=rank, alpha=alpha, dropout=dropout, beside=beside))}
+    return {"llm": Rate(lr=lr, lora=Lora(rank=rank, alpha=alpha, beside=beside))}

@@ -20,6 +20,7 @@ def planner(
     references: References | None = None,
 ) -> Planner:
     """The planner of a stage on this rank."""
+    how = stage.preference or (stage.reward if stage.objective == "reward" else None)
     plan = Plan(
         batch=stage.batch,
         steps=stage.num_steps(len(source)),
@@ -33,7 +34,7 @@ def planner(
         completion=stage.completion,
         contrast=stage.contrast,
         differences=stage.differences,
-        check=stage.preference.check if stage.preference else None,
+        check=how.check if how else None,
     )
     specs = {kind: model.config.spec(kind) for kind in model.config.encoders}
     measure = measure_with(specs, model.config.columns)

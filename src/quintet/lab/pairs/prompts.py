@@ -20,11 +20,10 @@ def questions(work: Work) -> Iterator[dict[str, Any]]:
 
 
 def descriptions(work: Work) -> Iterator[dict[str, Any]]:
-    """A description of each picture, whose length is free (a row that does not say so costs what LLaVA-RLHF's do)."""
+    """A description of each picture."""
     for truth in work.truths:
         rng = random.Random(f"{work.seed}/descriptions/{truth.image.stem}")
-        row = _row(truth.image.stem, work.name(truth), work.question, caption(truth.scene, rng, "long"))
-        yield row | {"length_bonus": 0.0}
+        yield _row(truth.image.stem, work.name(truth), work.question, caption(truth.scene, rng, "long"))
 
 
 def preferred(work: Work) -> Iterator[dict[str, Any]]:

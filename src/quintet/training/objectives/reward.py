@@ -9,12 +9,13 @@ from typing import Literal
 
 from torch import Tensor
 
+from quintet.answers import Answers
 from quintet.config.base import Config
-from quintet.errors import ConfigError
+from quintet.errors import ConfigError, DataError
 from quintet.model.mllm import MLLM
 from quintet.training.objectives import rewards
 from quintet.training.objectives.lm import Notes
-from quintet.values import Batch
+from quintet.values import Batch, Tokens
 
 __all__ = ["Reward", "reward"]
 
@@ -39,6 +40,19 @@ class Reward(Config):
     def __post_init__(self) -> None:
         if self.centering < 0:
             raise ConfigError(f"centering is {self.centering}; it is 0 or more")
+
+    def check(self, tokens: Tokens) -> None:
+        """Looks whether a sample has what is learnt from, before anything is computed of it.
+
+        Raises:
+            DataError: no answer of it is better than another, or one has no `margin` where that counts.
+        """
+        answers = Answers.alone(tokens.answers, tokens.enter, tokens.exit)
+        won, _ = answers.pairs()
+        if not len(won):
+            raise DataError("no-pair", "no answer is better than another one, and a reward model compares them")
+        if self.margin:
+            answers.numbers("margin", won)
 
 
 def reward(model: MLLM, batch: Batch, how: Reward) -> tuple[Tensor, float, Notes]:
