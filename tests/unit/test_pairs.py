@@ -39,7 +39,7 @@ class Scripted:
         made = []
         for sample in samples:
             self.prompts.append(sample)
-            [medium] = sample.media()
+            medium = sample.media()[0]
             scene = self.scenes[Path(medium.ref.name).name]
             count = max(1, len(sample.root.children))
             rng = random.Random(f"{medium.ref.name}{medium.ref.change}{sample.root.turns}{sampling.seed}")
@@ -94,7 +94,11 @@ def test_equal_seeds_make_equal_files(name: str, scenes: Path, tmp_path: Path) -
 
 def rows(name: str, scenes: Path, tmp_path: Path) -> list[dict[str, Any]]:
     build(name, work(scenes), tmp_path / "rows.jsonl")
-    return [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    return rows_of(tmp_path / "rows.jsonl")
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.mark.parametrize("name", ["truth", "injected", "corrected", "graded"])
@@ -174,8 +178,7 @@ def test_a_caption_is_all_that_its_judge_goes_by(scenes: Path) -> None:
     assert judge.holds(asked, said)[:2] == [True, False]
     [both, one] = judge.rate(asked, ["There is a red circle. The digit 7 is shown.", "The digit 7 is shown."])
     assert both is not None
-    assert one is not None
-    assert (both.mean, one.helpfulness, one.faithfulness) == (5, 3, 5)
+    assert (both.mean, one) == (5, Rating(4, 4, 4)), "one score, the mean of 3 for half of it and 5 for no error"
     seen: list[Asked] = []
 
     class Watched(TruthJudge):
@@ -183,8 +186,50 @@ def test_a_caption_is_all_that_its_judge_goes_by(scenes: Path) -> None:
             seen.append(asked)
             return super().rate(asked, answers)
 
-    assert list(BUILDERS["proxy"](work(scenes, judge=Watched())))
+    assert list(BUILDERS["proxy"](work(scenes, judge=Watched(), frames=1)))
     assert all(each.caption and each.scene is None and each.picture is None for each in seen)
+
+
+def test_a_proxy_tells_of_each_picture_of_a_sequence_and_all_are_shown(
+    scenes: Path, tmp_path: Path, processor: Processor
+) -> None:
+    known = read_truth(scenes / "train.truth.jsonl")
+    by_name = {truth.image.relative_to(scenes).as_posix(): truth for truth in known}
+    seen: list[tuple[Asked, Sequence[str]]] = []
+
+    class Watched(TruthJudge):
+        def rate(self, asked: Asked, answers: Sequence[str]) -> list[Rating | None]:
+            order = list(dict.fromkeys(answers))
+            seen.append((asked, order))
+            scores = {order[0]: 4.0, order[1]: 3.0}
+            return [Rating(score, score, score) for score in (scores.get(each, 3.5) for each in answers)]
+
+    made = work(scenes, judge=Watched(), frames=3)
+    count = build("proxy", replace(made, rows=1000), tmp_path / "rows.jsonl")
+    # Every three that follow each other: first those that share none.
+    assert count == len(seen) == len(known) - 2
+    disjoint = [name for row in rows_of(tmp_path / "rows.jsonl")[: len(known) // 3] for name in row["images"]]
+    assert len(set(disjoint)) == len(disjoint) == len(known) // 3 * 3
+    source = open_source(tmp_path / "rows.jsonl", root=scenes)
+    scripted = made.engine
+    assert isinstance(scripted, Scripted)
+    for index, row in enumerate(rows_of(tmp_path / "rows.jsonl")):
+        asked, answers = seen[index]
+        assert (row["chosen"], row["rejected"]) == (answers[0], answers[1])
+        shown = [by_name[name] for name in row["images"]]
+        told = asked.caption.split("Picture ")[1:]
+        assert [each[0] for each in told] == ["1", "2", "3"]
+        for each, truth in zip(told, shown, strict=True):
+            assert {(c.kind, c.what) for c in claims(each)} == {(c.kind, c.what) for c in truths(truth.scene)}
+        sample = source.sample(index)
+        for one in (sample, scripted.prompts[index]):
+            assert [Path(medium.ref.name).name for medium in one.media()] == [each.image.name for each in shown]
+            assert [type(part) for part in one.root.turns[0].parts][:4] == [Media, Media, Media, Text]
+        assert processor.tokens(sample).answers
+    # What the caption says of any of them holds.
+    assert TruthJudge().grade(seen[0][0], [each.text for each in claims(seen[0][0].caption)]) == [0] * len(
+        claims(seen[0][0].caption)
+    )
 
 
 def test_feedback_is_spelt_as_in_public_files_and_as_the_model_is_asked(scenes: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def align(
         str, typer.Option(help="What the model's own answers are worth: exact, truth, or a reward model's run.")
     ] = "",
     judge: Annotated[
-        str, typer.Option(help="Who judges the model's own answers where pairs are made: truth, a run's folder, a URL.")
+        str, typer.Option(help="Who judges where pairs are made: truth, the folder of a run or of transformers, a URL.")
     ] = "truth",
     facts: Annotated[
         Path | None,

@@ -27,8 +27,11 @@ def pairs(
     scenes: SCENES = None,
     rows: Annotated[int, typer.Option(help="At most so many rows.", min=1)] = 2000,
     seed: Annotated[int, typer.Option(help="Of what is drawn.", min=0)] = 0,
-    judge: Annotated[str, typer.Option(help="Who judges answers: truth, a run's folder, or a URL.")] = "truth",
+    judge: Annotated[
+        str, typer.Option(help="Who judges: truth, the folder of a run or of transformers, a URL.")
+    ] = "truth",
     max_tokens: Annotated[int, typer.Option(help="An answer's, at most.", min=1)] = 96,
+    frames: Annotated[int, typer.Option(help="Pictures of a sequence, for proxy; 1 is no sequence.", min=1)] = 3,
 ) -> None:
     """Make preference pairs of Scenes' training pictures as a method does, in a layout that any trainer here reads."""
     from quintet import dist
@@ -58,6 +61,7 @@ def pairs(
             model=(lambda: Engine.open(start, device=dist.device())) if start else None,
             judge=judge_of(judge, cache=cache_folder() / "judge"),
             max_tokens=max_tokens,
+            frames=frames,
             progress=update,
         )
         count = build(name, work, out)

@@ -72,7 +72,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Prompts answered together; scores do not depend on it.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Of lots and of shuffled pictures.", min=0)] = 0,
-    judge: Annotated[str, typer.Option(help="Who rates mmhal's answers: a run's folder or a URL (…/v1).")] = "",
+    judge: Annotated[
+        str, typer.Option(help="Who rates mmhal's answers: the folder of a run or of transformers, a URL.")
+    ] = "",
     as_json: JSON = False,
 ) -> None:
     """Measure a run; every score comes with its 95 % interval and with two controls. Writes RUN/eval/."""

@@ -14,14 +14,12 @@ from typing import Any
 
 from quintet.errors import ConfigError
 from quintet.evaluation.judge import Asked
-from quintet.evaluation.written import WrittenJudge
+from quintet.evaluation.written import WARMER, WrittenJudge, in_words
 
 __all__ = ["EndpointJudge"]
 
 TIMEOUT = 120.0
 MOST_BYTES = 1 << 20
-WARMER = 0.7
-"""The temperature of a repetition: at 0 the same reply would come again."""
 
 
 class EndpointJudge(WrittenJudge):
@@ -67,11 +65,9 @@ class EndpointJudge(WrittenJudge):
 
 
 def _content(asked: Asked, prompt: str) -> Any:
-    """The picture, or the caption that stands for it, and the prompt."""
-    if asked.caption:
-        return f"The picture, in words: {asked.caption}\n{prompt}"
-    if asked.picture is None:
-        return prompt
+    """The picture and the prompt, or words alone."""
+    if asked.caption or asked.picture is None:
+        return in_words(asked, prompt)
     data = base64.b64encode(asked.picture.read()).decode()
     picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     return [picture, {"type": "text", "text": prompt}]

@@ -4,10 +4,11 @@
 |---|---|
 | `truth` | the exact truth of Scenes, or what a caption of Scenes says, claim by claim |
 | a run's folder | any model of ours, asked about each sentence (`quintet.lab.judges`) |
+| a folder of transformers | any model that its classes load (`quintet.evaluation.published`) |
 | a URL | any endpoint that speaks OpenAI's protocol (`quintet.evaluation.endpoint`) |
 
 `rate` gives what VLFeedback's annotators gave, `holds` what RLAIF-V's labeler gave, `grade` and `mend` what HSA-DPO's
-detector and rewriter gave. What the last two say is kept and recorded (`quintet.evaluation.written`). Where a reply
+detector and rewriter gave. What the last three say is kept and recorded (`quintet.evaluation.written`). Where a reply
 cannot be read the verdict is None: whoever asked leaves that answer out.
 """
 
@@ -21,7 +22,7 @@ from quintet.data.scenes.world import Scene
 from quintet.errors import DataError
 from quintet.values import Ref
 
-__all__ = ["Asked", "Judge", "Rating", "TruthJudge", "sentences"]
+__all__ = ["Asked", "Judge", "Rating", "TruthJudge", "rated", "sentences"]
 
 _BETWEEN = re.compile(r"(?<=[.!?])\s+")
 
@@ -50,6 +51,12 @@ class Rating:
     def mean(self) -> float:
         """What answers are compared by."""
         return (self.helpfulness + self.faithfulness + self.ethics) / 3
+
+
+def rated(asked: Asked, helpfulness: float, faithfulness: float) -> Rating:
+    """What a count gives: two aspects; of who reads a caption one score, as LLaVA-Hound's judge gives: their mean."""
+    score = (helpfulness + faithfulness) / 2
+    return Rating(score, score, score) if asked.caption else Rating(helpfulness, faithfulness)
 
 
 class Judge(Protocol):
@@ -96,7 +103,7 @@ class TruthJudge:
             said = claims(answer)
             wrong = sum(untrue(each, known) for each in said) / (3 * len(said)) if said else 0.0
             found = len(named & {(each.kind, each.what) for each in said}) / len(named) if named else 1.0
-            made.append(Rating(1 + 4 * found, 5 - 4 * wrong))
+            made.append(rated(asked, 1 + 4 * found, 5 - 4 * wrong))
         return made
 
     def holds(self, asked: Asked, said: Sequence[str]) -> list[bool | None]:

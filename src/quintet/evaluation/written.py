@@ -16,11 +16,13 @@ from typing import TypeVar
 from quintet.evaluation.judge import Asked, Rating
 from quintet.model.checkpoint import read_json, write_json
 
-__all__ = ["Choices", "WrittenJudge"]
+__all__ = ["WARMER", "WRITTEN", "Choices", "WrittenJudge", "in_words"]
 
 T = TypeVar("T")
 
 TRIES = 3
+WRITTEN, WARMER = 256, 0.7
+"""Tokens that a local model may take to write a verdict; the temperature of a repetition: at 0 the same would come."""
 ASPECTS = ("helpfulness", "visual faithfulness", "ethical considerations")
 
 Choices = Mapping[str, tuple[str, ...]]
@@ -35,8 +37,8 @@ _RATE = (
     "lines: helpfulness: N, visual faithfulness: N, ethical considerations: N.\nQuestion: {question}\nAnswer: {answer}"
 )
 _SCORE = (
-    "Rate this answer to the question about the picture by what you are told of it, from 1 (worst) to 5 (best): how "
-    "accurate it is, and how helpful. End with one line, Score: N.\nQuestion: {question}\nAnswer: {answer}"
+    "Rate this answer to the question by what you are told of what is shown, from 1 (worst) to 5 (best): how accurate "
+    "it is, and how helpful. End with one line, Score: N.\nQuestion: {question}\nAnswer: {answer}"
 )
 _HOLDS = "Is this true of the picture? Write yes or no.\n{sentence}"
 _GRADE = (
@@ -146,6 +148,11 @@ class WrittenJudge(ABC):
             "text": text,
         }
         write_json(place, facts)
+
+
+def in_words(asked: Asked, prompt: str) -> str:
+    """The prompt, behind the caption that stands for what is shown if there is one."""
+    return f"What is shown, in words: {asked.caption}\n{prompt}" if asked.caption else prompt
 
 
 # ---- reading -----------------------------------------------------------------------------------------------------

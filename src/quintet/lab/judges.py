@@ -1,4 +1,4 @@
-"""Judges by name: the truth, a model of ours, an endpoint."""
+"""Judges by name: the truth, a model of ours, one of transformers, an endpoint."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,9 +11,10 @@ from quintet.data.scenes.claims import claims
 from quintet.data.scenes.vocabulary import indefinite
 from quintet.errors import ConfigError
 from quintet.evaluation.endpoint import EndpointJudge
-from quintet.evaluation.judge import Asked, Judge, Rating, TruthJudge, sentences
+from quintet.evaluation.judge import Asked, Judge, Rating, TruthJudge, rated, sentences
 from quintet.evaluation.metrics.rated import Asking, read_rating
-from quintet.evaluation.written import Choices, WrittenJudge
+from quintet.evaluation.published import PublishedJudge
+from quintet.evaluation.written import WARMER, WRITTEN, Choices, WrittenJudge, in_words
 from quintet.model.checkpoint import ends_digest, read_json
 from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
@@ -21,8 +22,6 @@ from quintet.values import Media, Node, Sample, Text, Turn
 
 __all__ = ["ModelJudge", "judge_of", "rater_of"]
 
-WRITTEN, WARMER = 256, 0.7
-"""Tokens that a model of ours may take to write a verdict; the temperature of a repetition."""
 TOGETHER = 16
 """Questions that a model of ours is asked in one batch."""
 
@@ -37,7 +36,9 @@ def judge_of(name: str, *, cache: Path) -> Judge:
         return TruthJudge()
     written = _written(name, cache)
     if written is None:
-        raise ConfigError(f"no judge {name!r}; there are truth, a run's folder, and a URL (http://…/v1)")
+        raise ConfigError(
+            f"no judge {name!r}; there are truth, the folder of a run or of transformers, and a URL (http://…/v1)"
+        )
     return written
 
 
@@ -51,7 +52,9 @@ def rater_of(name: str, *, cache: Path) -> Asking:
         raise ConfigError("the exact truth is known of Scenes alone, ask scenes.mmhal; or name a run's folder or a URL")
     written = _written(name, cache)
     if written is None:
-        raise ConfigError(f"no judge {name!r}; there are a run's folder and a URL (http://…/v1)")
+        raise ConfigError(
+            f"no judge {name!r}; there are the folder of a run or of transformers, and a URL (http://…/v1)"
+        )
     return Asking(written.name, partial(written.ask, readable=lambda text: read_rating(text) is not None))
 
 
@@ -61,16 +64,12 @@ def _written(name: str, cache: Path) -> WrittenJudge | None:
     folder = Path(name)
     if not folder.is_dir():
         return None
-    if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
-        raise ConfigError(
-            f"{folder} is a folder of transformers; take it in first (quintet import {folder} --out RUN), then name RUN"
-        )
     model = folder / "model" if (folder / "model").is_dir() else folder
-    # A run that was trained again is another judge: what the one before said is not its own.
-    files = [(each.name, ends_digest(each)) for each in sorted(model.glob("*.safetensors"))]
-    return ModelJudge(
-        Engine.open(folder), name=str(folder.resolve()), identity=f"{folder.resolve()} {files}", cache=cache
-    )
+    # One that was trained again is another judge: what the one before said is not its own.
+    identity = f"{folder.resolve()} {[(each.name, ends_digest(each)) for each in sorted(model.glob('*.safetensors'))]}"
+    if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
+        return PublishedJudge(folder, identity=identity, cache=cache)
+    return ModelJudge(Engine.open(folder), name=str(folder.resolve()), identity=identity, cache=cache)
 
 
 class ModelJudge(WrittenJudge):
@@ -103,7 +102,7 @@ class ModelJudge(WrittenJudge):
         for answer in answers:
             held = self.holds(asked, said := sentences(answer))
             sure = sum(each is True for each in held)
-            made.append(Rating(1 + min(4, sure), 1 + 4 * sure / len(said) if said else 1.0))
+            made.append(rated(asked, 1 + min(4, sure), 1 + 4 * sure / len(said) if said else 1.0))
         return made
 
     def holds(self, asked: Asked, said: Sequence[str]) -> list[bool | None]:
@@ -155,13 +154,9 @@ class ModelJudge(WrittenJudge):
 
 
 def _sample(asked: Asked, prompt: str, *branches: Node) -> Sample:
-    """The picture, or the caption that stands for it, and the prompt."""
-    if asked.caption:
-        parts: tuple[Media | Text, ...] = (Text(f"The picture, in words: {asked.caption}\n{prompt}"),)
-    else:
-        shown = (Media("image", asked.picture),) if asked.picture else ()
-        parts = (*shown, Text(prompt))
-    return Sample(Node((Turn("user", parts),), branches))
+    """The picture and the prompt, or words alone."""
+    shown = (Media("image", asked.picture),) if asked.picture and not asked.caption else ()
+    return Sample(Node((Turn("user", (*shown, Text(in_words(asked, prompt)))),), branches))
 
 
 def _some(prompts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -36,8 +36,9 @@ FILES = {
 """Name → what its data is."""
 
 _NO_JUDGE = (
-    "mmhal's answers are rated by a judge, and none is given; name one, --judge: a run's folder, or the address of an "
-    "endpoint that speaks OpenAI's protocol. scenes.mmhal is rated from the exact truth and needs none"
+    "mmhal's answers are rated by a judge, and none is given; name one, --judge: the folder of a run or of a model of "
+    "transformers, or the address of an endpoint that speaks OpenAI's protocol. scenes.mmhal is rated from the exact "
+    "truth and needs none"
 )
 
 _DESCRIPTION = "generative"

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from typing import Any
 
-from quintet.data.scenes import Truth, caption
+from quintet.data.scenes import DETAILED, Truth, caption
 from quintet.data.scenes.claims import claims
 from quintet.data.sources.preference_scores import PRAISE
 from quintet.evaluation.judge import Asked, sentences
@@ -16,6 +16,8 @@ __all__ = ["by_claims", "corrected", "feedback", "graded", "proxy", "rated"]
 
 SAMPLED, CLAIMED = 4, 10
 """Answers a prompt: VLFeedback's four; RLAIF-V's ten."""
+EVERYTHING = DETAILED[2]
+"""What is asked of a sequence: it speaks of no one picture."""
 
 
 def rated(work: Work) -> Iterator[dict[str, Any]]:
@@ -34,17 +36,35 @@ def rated(work: Work) -> Iterator[dict[str, Any]]:
 def proxy(work: Work) -> Iterator[dict[str, Any]]:
     """LLaVA-Hound's: the judge reads a caption and sees nothing; chosen is rated at least 4, rejected at most 3.
 
-    One picture a row, and six answers to it; where the paper has the frames of a video, the caption is of that picture.
+    A row is a sequence of pictures, as the paper's are frames of a video: six answers about all of them, and a caption
+    that tells of one after the other. Sequences of the same pictures come last.
     """
-    for truth, answers in work.answers(work.truths, 6, temperature=1.0):
-        asked = Asked(work.question, caption=caption(truth.scene, random.Random(truth.image.stem), "long"))
-        rates = zip(work.judge.rate(asked, answers), answers, strict=True)
+    for shown, answers in work.answers(_sequences(work), 6, temperature=1.0, question=lambda n: EVERYTHING):
+        told = [caption(each.scene, random.Random(each.image.stem), "long") for each in shown]
+        if len(told) > 1:
+            told = [f"Picture {number}: {each}" for number, each in enumerate(told, start=1)]
+        rates = zip(work.judge.rate(Asked(EVERYTHING, caption=" ".join(told)), answers), answers, strict=True)
         known = [(rating.mean, answer) for rating, answer in rates if rating is not None and answer.strip()]
         if not known:
             continue
         best, worst = max(known), min(known)
         if best[0] >= 4 and worst[0] <= 3:
-            yield work.row(truth, best[1], worst[1], chosen_score=round(best[0], 4), rejected_score=round(worst[0], 4))
+            yield {
+                "id": "-".join(each.image.stem for each in shown),
+                "images": [work.name(each) for each in shown],
+                "prompt": EVERYTHING,
+                "chosen": best[1],
+                "rejected": worst[1],
+                "chosen_score": round(best[0], 4),
+                "rejected_score": round(worst[0], 4),
+            }
+
+
+def _sequences(work: Work) -> list[tuple[Truth, ...]]:
+    """So many pictures in a row, first those that share none."""
+    size, truths = work.frames, work.truths
+    starts = (start for first in range(size) for start in range(first, len(truths) - size + 1, size))
+    return [tuple(truths[start : start + size]) for start in starts]
 
 
 def by_claims(work: Work) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,10 @@
 """What a builder of pairs works with: pictures with their truth, a model to sample from, a judge."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from quintet.data.scenes import DETAILED, Truth, read_truth
 from quintet.errors import ConfigError
@@ -16,7 +16,10 @@ from quintet.values import Media, Node, Ref, Sample, Text, Turn
 __all__ = ["Work"]
 
 BATCH = 32
-"""Pictures that are sampled from together."""
+"""Prompts that are sampled from together."""
+
+Shown = TypeVar("Shown", Truth, tuple[Truth, ...])
+"""What a prompt shows: a picture, or a sequence of them."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Work:
     question: str = DETAILED[0]
     max_tokens: int = 96
     """An answer's, at most: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
+    frames: int = 3
+    """Pictures of a sequence, for pairs that stand for a video's (`proxy`)."""
 
     @cached_property
     def truths(self) -> list[Truth]:
@@ -67,28 +72,30 @@ class Work:
 
     def answers(
         self,
-        truths: Sequence[Truth],
+        truths: Sequence[Shown],
         count: int,
         *,
         temperature: float,
         change: Callable[[int], str] = lambda n: "",
         question: Callable[[int], str] | None = None,
-    ) -> Iterator[tuple[Truth, list[str]]]:
-        """`count` answers of the model to each picture; `change` and `question` may differ by its number.
+    ) -> Iterator[tuple[Shown, list[str]]]:
+        """`count` answers of the model to each prompt; `change` and `question` may differ by its number.
 
-        A picture's answers share its prompt: it is read once. Samples are drawn by the seed and the picture's number.
+        A prompt shows one picture or a sequence; its answers share it: it is read once. Samples are drawn by the seed
+        and the prompt's number.
         """
         for start in range(0, len(truths), BATCH):
             chosen = truths[start : start + BATCH]
             numbers = range(start, start + len(chosen))
             prompts = [
-                self._prompt(truth, question(n) if question else self.question, change(n), count)
-                for n, truth in zip(numbers, chosen, strict=True)
+                self._prompt(shown, question(n) if question else self.question, change(n), count)
+                for n, shown in zip(numbers, chosen, strict=True)
             ]
             sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
             yield from zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True)
 
-    def _prompt(self, truth: Truth, question: str, change: str, count: int) -> Sample:
-        picture = Media("image", replace(Ref(self.name(truth), path=truth.image), change=change))
-        turn = Turn("user", (picture, Text(question)))
+    def _prompt(self, shown: Truth | tuple[Truth, ...], question: str, change: str, count: int) -> Sample:
+        sequence = shown if isinstance(shown, tuple) else (shown,)
+        pictures = (Media("image", Ref(self.name(each), path=each.image, change=change)) for each in sequence)
+        turn = Turn("user", (*pictures, Text(question)))
         return Sample(Node((turn,), tuple(Node(()) for _ in range(count)) if count > 1 else ()))

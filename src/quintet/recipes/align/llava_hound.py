@@ -2,7 +2,7 @@
 
 Notable: the caption is a proxy for the frames of a video, the judge reads it and sees nothing; chosen answers are
 rated 4 or 5, rejected ones at most 3; the whole LLM learns and the projector is frozen. The code can add the chosen
-answer's likelihood (γ, released as 0). Pairs of our own are of single pictures; a file's row may have many frames.
+answer's likelihood (γ, released as 0). Pairs of our own are of sequences of pictures; a file's row names its frames.
 """
 
 from quintet.data.template import Template
