@@ -11,6 +11,7 @@ from quintet.data.processor import Processor
 from quintet.model.checkpoint import load_model, save_model
 from quintet.model.generate import Sampling, generate
 from quintet.serving.engine import Engine
+from quintet.training.rolling import continued
 from quintet.values import Node, Sample, Tokens
 
 tried, plain = subjects.tried, subjects.plain
@@ -71,6 +72,25 @@ def test_decoding_with_the_cache_gives_what_recomputing_gives(tried: Subject) ->
         logits = tried.logits(tried.batch([[extended(prompt, [*answer, 0])]]))[0, len(prompt) - 1 : -2]
         assert answer == logits.argmax(-1).tolist()
     assert len({tuple(answer) for answer in found}) > 2, "answers that are all alike prove nothing"
+
+
+def test_several_answers_to_a_prompt_are_each_the_one_answer(tried: Subject) -> None:
+    """Greedy, so alike: what is sampled for pairs and policies, whether the template writes a header or not."""
+    asked = [user("What is it?", *[medium(n, kind) for kind in tried.kinds for n in range(count)]) for count in (1, 2)]
+    engine = Engine(tried.model, tried.processor)
+    alone = engine.sampled([sample(n, turn) for n, turn in enumerate(asked)], sampling=Sampling(max_tokens=6))
+    several = [sample(n, turn, children=(Node(()),) * (n + 2)) for n, turn in enumerate(asked)]
+    found = engine.sampled(several, sampling=Sampling(max_tokens=6))
+    assert found == [one * (n + 2) for n, one in enumerate(alone)]
+    # Drawn, they differ, of a prompt and of two (Kosmos-2's random weights always find the same token likeliest).
+    drawn = engine.sampled(several, sampling=Sampling(max_tokens=6, temperature=1.0))
+    assert all(len(set(each)) > 1 for each in drawn)
+    for n, one in enumerate(several):
+        made = tried.processor.tokens(one, open=True)
+        ids = [[5 + answer, 6, 7] for answer in range(n + 2)]
+        whole = continued(made, ids)
+        assert [whole.ids[whole.enter == node].tolist()[-3:] for node, _ in whole.answers] == ids
+        assert int(whole.weight.sum()) == 3 * (n + 2)
 
 
 def test_the_size_of_the_batch_does_not_change_an_answer(plain: Subject) -> None:

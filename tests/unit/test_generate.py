@@ -50,7 +50,14 @@ def never(ids: list[int]) -> bool:
 def test_leaves_are_the_last_columns_of_nodes_that_hold_no_other() -> None:
     """Row 0: root 0 with leaves 1 (columns 1, 2) and 2, then sample 3. Row 1: a sample of two columns, then padding."""
     made = batch([[0, 1, 1, 2, 3], [0, 0, 1, 1, 1]], [[3, 2, 2, 3, 4], [1, 1, 2, 2, 2]], (5, 2))
-    assert leaves(made) == [Leaf(0, 2), Leaf(0, 3), Leaf(0, 4), Leaf(1, 1)]
+    assert leaves(made) == [Leaf(0, 2, 1), Leaf(0, 3, 2), Leaf(0, 4, 3), Leaf(1, 1, 0)]
+
+
+def test_leaves_that_add_nothing_begin_behind_what_stands_above_them() -> None:
+    """Row 0: root 0 with leaves 1 and 3, and node 2 whose leaves are 3 and 4; then root 5 with leaf 6. No leaf has a
+    column but the sample behind them, 7."""
+    made = batch([[0, 0, 2, 5, 7]], [[5, 5, 5, 7, 8]], (5,))
+    assert leaves(made) == [Leaf(0, 1, 1), Leaf(0, 2, 3), Leaf(0, 2, 4), Leaf(0, 3, 6), Leaf(0, 4, 7)]
 
 
 def test_greedy_answers_repeat_and_end_at_the_limit(model: MLLM) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from quintet.model.mllm import MLLM
 from quintet.values import Batch, Targets
 
-__all__ = ["Leaf", "Sampling", "generate", "leaves"]
+__all__ = ["Leaf", "Sampling", "generate", "leaves", "open_ends"]
 
 ALONE = 1 << 40
 """Intervals from here on belong to columns that nobody sees: leaves that have ended."""
@@ -21,10 +21,11 @@ ALONE = 1 << 40
 
 @dataclass(frozen=True)
 class Leaf:
-    """The last column of a prompt: where the answer begins."""
+    """The last column of a prompt, where the answer begins, and the node that the answer belongs to."""
 
     row: int
     column: int
+    node: int
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,31 @@ class Sampling:
 
 
 def leaves(batch: Batch) -> list[Leaf]:
-    """The leaves of all trees, row by row in the order of their columns.
-
-    A node is a leaf when its interval holds no other: exit = enter + 1.
-    """
-    found = []
+    """The leaves of all trees, row by row in the order of their nodes."""
+    found: list[Leaf] = []
     for row, length in enumerate(batch.lengths):
-        enter, exit = batch.enter[row, :length].tolist(), batch.exit[row, :length].tolist()
-        last = {e: column for column, e in enumerate(enter)}
-        found += [Leaf(row, c) for e, c in sorted(last.items(), key=lambda kv: kv[1]) if exit[c] == e + 1]
+        ends = open_ends(batch.enter[row, :length].tolist(), batch.exit[row, :length].tolist())
+        found += [Leaf(row, column, node) for node, column in ends]
+    return found
+
+
+def open_ends(enter: list[int], exit: list[int]) -> list[tuple[int, int]]:
+    """(node, column) of each leaf: an answer to it begins behind that column.
+
+    A node is a leaf when its interval holds no other: exit = enter + 1. One that adds nothing to what stands above it
+    (an answer of several to one prompt, where the template writes no header) has no column, only its number within the
+    intervals above; its answer begins behind the last column of the innermost.
+
+    >>> open_ends([0, 0, 1], [2, 2, 2]), open_ends([0, 0], [3, 3])
+    ([(1, 2)], [(1, 1), (2, 1)])
+    """
+    last = {node: column for column, node in enumerate(enter)}
+    found: list[tuple[int, int]] = []
+    for node in range(min(enter, default=0), max(exit, default=0)):
+        if node in last:
+            found += [(node, last[node])] if exit[last[node]] == node + 1 else []
+        elif above := [each for each in last if each < node < exit[last[each]]]:
+            found.append((node, last[max(above)]))
     return found
 
 
@@ -80,7 +97,6 @@ class _Run:
             per_row[leaf.row] += 1
         self.shape = (rows, max(per_row))
         at = ([leaf.row for leaf in self.leaves], [leaf.column for leaf in self.leaves])
-        self.enter, self.exit = batch.enter[at].tolist(), batch.exit[at].tolist()
         self.position = batch.positions[at].tolist()
         self.column = width
         self.cache = model.llm.new_cache(rows, width + sampling.max_tokens * max(per_row))
@@ -120,7 +136,7 @@ class _Run:
         for i, (row, slot) in enumerate(self.place):
             self.position[i] += 1
             if i in running:
-                enter[row, slot], exit[row, slot] = self.enter[i], self.exit[i]
+                enter[row, slot], exit[row, slot] = self.leaves[i].node, self.leaves[i].node + 1
                 tokens[row, slot], positions[row, slot] = chosen[i], self.position[i]
         order = (torch.arange(shape[1]) + self.column).expand(shape)
         self.column += shape[1]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from queue import Queue
 from threading import Thread
@@ -101,9 +102,10 @@ class Engine:
     def sampled(self, samples: Sequence[Sample], *, sampling: Sampling) -> list[list[str]]:
         """The answers to each prompt, one for every leaf of its tree; what leaves share is read once."""
         batch = self.processor.batch(list(samples), open=True)
-        texts = iter(self._run(batch, sampling))
+        texts = self._run(batch, sampling)
         counts = [sum(not node.children for node in sample.root.walk()) for sample in samples]
-        return [[next(texts) for _ in range(count)] for count in counts]
+        assert len(texts) == sum(counts), f"{len(texts)} answers for {sum(counts)} leaves"
+        return [texts[stop - count : stop] for count, stop in zip(counts, accumulate(counts), strict=True)]
 
     def stream(self, sample: Sample, *, sampling: Sampling | None = None) -> Iterator[str]:
         """The answer to one prompt, piece by piece as it is made."""

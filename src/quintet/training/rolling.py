@@ -27,7 +27,7 @@ from quintet.data.processor import Processor
 from quintet.errors import DataError, TrainingError
 from quintet.log import logger
 from quintet.model.checkpoint import read_json, write_json
-from quintet.model.generate import Sampling, generate
+from quintet.model.generate import Sampling, generate, open_ends
 from quintet.model.mllm import MLLM, Output
 from quintet.training.hardware import autocast
 from quintet.training.objectives import rewards
@@ -282,10 +282,7 @@ def _numbers(sample: Sample) -> Mapping[str, float]:
 
 def continued(prompt: Tokens, answers: Sequence[Sequence[int]]) -> Tokens:
     """A prompt that waits for its answers, with these ids behind its leaves, in the order of the leaves; all learnt."""
-    ends = {
-        e: c for c, (e, x) in enumerate(zip(prompt.enter.tolist(), prompt.exit.tolist(), strict=True)) if x == e + 1
-    }
-    leaves = sorted(ends.items(), key=lambda leaf: leaf[1])
+    leaves = open_ends(prompt.enter.tolist(), prompt.exit.tolist())
     assert len(leaves) == len(answers), f"{len(answers)} answers for {len(leaves)} leaves"
     columns: dict[str, list[Tensor]] = {name: [] for name in ("ids", "enter", "exit", "order", "position", "parent")}
     count, told = len(prompt), list[tuple[int, Answer]]()
