@@ -220,7 +220,7 @@ def test_without_a_target_kl_costs_the_same(drawn: Draw) -> None:
 @pytest.mark.parametrize(("scale", "expected"), [(False, [-1.0, 0.0, 0.0, 1.0]), (True, [-0.9999, 0, 0, 0.9999])])
 def test_a_group_is_compared_with_its_mean(drawn: Draw, scale: bool, expected: list[float]) -> None:
     """Rewards 1, 2, 3 of answers of 1, 2 and 1 tokens; their deviation is 1, and 1e-4 is added to it."""
-    how = Rollouts(prompts=1, group=3, reward="told", scale=scale, kl=0.1)
+    how = Rollouts(prompts=1, group=3, reward="told", scale=scale)
     told = {"old": [0.0] * 4, "before": [0.0] * 4}
     found, _ = drawn(how, answers=((1.0, 2.0, 3.0),), lengths=(1, 2, 1), **told)
     assert known(found, "advantage") == pytest.approx(expected, abs=1e-6)
@@ -237,3 +237,9 @@ def test_what_an_iteration_holds_is_read_back_as_it_was_made(small: Small, drawn
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ConfigError, match="lam"):
         replace(PPO, lam=1.5)
+    # What PPO reads, GRPO would pass over in silence.
+    for setting in ({"kl": 0.1}, {"target": 6.0}, {"lam": 0.9}, {"whiten": False}, {"whiten_rewards": True}):
+        [name] = setting
+        with pytest.raises(ConfigError, match=f"{name} is .* nothing reads it; it is PPO's"):
+            Rollouts(**setting)  # type: ignore[arg-type]
+        replace(PPO, **setting)  # type: ignore[arg-type]

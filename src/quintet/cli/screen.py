@@ -1,5 +1,7 @@
 """The terminal that commands write to. Into a pipe or a file, lines are wide enough that nothing is folded or cut."""
 
+import os
+
 from rich.console import Console
 
 __all__ = ["screen"]
@@ -8,6 +10,6 @@ _PIPE = 160
 
 
 def screen(*, stderr: bool = False) -> Console:
-    """A console on stdout, or on stderr."""
+    """A console on stdout, or on stderr; as wide as COLUMNS says, where it says so."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_PIPE)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=_PIPE)

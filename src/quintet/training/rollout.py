@@ -3,13 +3,16 @@
 Defaults are GRPO's (Shao et al. 2024, arXiv:2402.03300); those of PPO and of LLaVA-RLHF are in their recipes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from quintet.config.base import Config
 from quintet.errors import ConfigError
 
 __all__ = ["Rollouts"]
+
+_OF_PPO = ("kl", "estimator", "floor", "target", "gamma", "lam", "whiten", "whiten_rewards")
+"""Settings that nothing reads where answers are compared with those of their group."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +65,14 @@ class Rollouts(Config):
     def __post_init__(self) -> None:
         if self.advantage == "group" and self.group < 2:
             raise ConfigError(f"group is {self.group}; an answer is compared with the others of its prompt: at least 2")
+        changed = [
+            each.name for each in fields(self) if each.name in _OF_PPO and getattr(self, each.name) != each.default
+        ]
+        if self.advantage == "group" and changed:
+            raise ConfigError(
+                f"{changed[0]} is {getattr(self, changed[0])}, and where answers are compared within their group nothing "
+                "reads it; it is PPO's (advantage gae). GRPO's KL is in the loss: policy.kl"
+            )
         if min(self.prompts, self.group, self.epochs, self.max_tokens) < 1 or self.temperature <= 0:
             raise ConfigError("prompts, group, epochs and max_tokens are at least 1, and temperature is over 0")
         if not 0 <= self.lam <= 1 or not 0 <= self.gamma <= 1:
