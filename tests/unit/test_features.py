@@ -122,12 +122,14 @@ def test_a_file_that_is_gone_is_a_fault_of_the_data(tmp_path: Path) -> None:
 
 def test_the_fingerprint_changes_with_a_weight_a_setting_and_the_number_format() -> None:
     layer = torch.nn.Linear(2, 2)
+    layer.temperature = torch.nn.Parameter(torch.tensor(1.0))
     prints = [fingerprint(layer, "a", torch.float32), fingerprint(layer, "b", torch.float32)]
     prints.append(fingerprint(layer, "a", torch.bfloat16))
-    with torch.no_grad():
-        layer.bias[0] += 1
-    prints.append(fingerprint(layer, "a", torch.float32))
-    assert len(set(prints)) == 4
+    for weight in (layer.bias[:1], layer.temperature):
+        with torch.no_grad():
+            weight += 1
+        prints.append(fingerprint(layer, "a", torch.float32))
+    assert len(set(prints)) == 5
 
 
 # ---- whether it pays ---------------------------------------------------------------------------------------------

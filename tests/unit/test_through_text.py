@@ -16,18 +16,24 @@ from torch import Tensor
 from conftest import byte_tokenizer, picture, picture_rows
 from quintet.components.experts.expert import ExpertConfig
 from quintet.components.experts.published import Captioner, Detector
+from quintet.data.changes import changed
+from quintet.data.contrast import Contrast
+from quintet.data.media import decode_image
 from quintet.data.pipeline import Plan, Planner, measure_with
 from quintet.data.processor import Processor
-from quintet.data.scenes import World, render, sample_scene
+from quintet.data.scenes import World, make_scenes, render, sample_scene
 from quintet.data.scenes.reader import SceneReader, look
 from quintet.data.sources import open_source
 from quintet.data.template import Frame
 from quintet.data.texts import Texts, Told
 from quintet.errors import ConfigError
+from quintet.lab.align import Start
 from quintet.lab.pretrained import load_tokenizer
 from quintet.lab.recipe import load_recipe
+from quintet.lab.run import Job, train
 from quintet.recipes._scale import at_scale
 from quintet.recipes.captioner import CHAT
+from quintet.training.folder import Metrics, RunFolder
 from quintet.values import Media, Node, Ref, Sample, Text, Turn
 from systems import shown
 
@@ -169,6 +175,55 @@ def test_a_picture_that_cannot_be_read_drops_its_row_and_says_which(tmp_path: Pa
     step = planner.step(0)
     assert step.seen == 3
     assert [(e.fault, e.row) for e in step.dropped] == [("unsupported-format", 2)]
+
+
+# ---- aligned -----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Adds(ExpertConfig):
+    """An expert that says how bright a picture is."""
+
+    @property
+    def writes(self) -> Literal["caption", "text", "objects"]:
+        return "caption"
+
+    def build(self) -> "Adds":
+        return self
+
+    def __call__(self, value: Tensor) -> str:
+        return f"sum {int(value.long().sum())}"
+
+
+@pytest.mark.parametrize("how", ["crop", "noise"])
+def test_of_a_picture_made_worse_is_told_what_is_left_of_it(how: Literal["crop", "noise"], tmp_path: Path) -> None:
+    """mDPO's and POVID's second tree: its words are of the other picture, or there would be nothing to compare."""
+    picture(1).save(tmp_path / "1.png")
+    row = {"image": "1.png", "question": "What is it?", "chosen": "A dog.", "rejected": "A cat."}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n")
+    made = processor()
+    texts = Texts({"image": {"Caption": Adds()}}, folder=tmp_path / "kept")
+    source = Told(open_source(tmp_path / "pairs.jsonl"), texts)
+    plan = Plan(batch=1, steps=1, row=1024, micro=1024, seed=0, contrast=Contrast(how=how))
+    sample, tokens = Planner(source, made.template, made.tokenizer, measure_with({}, made.model.columns), plan)._read(0)
+    whole, worse = (medium for root in (sample.root, *sample.others) for turn in root.turns
+                    for medium in turn.parts if isinstance(medium, Media))  # fmt: skip
+    pixels = torch.from_numpy(np.array(decode_image(whole.ref))).permute(2, 0, 1)
+    assert whole.text == f"Caption: {Adds()(pixels)}"
+    assert worse.ref.change.startswith(how)
+    assert worse.text == f"Caption: {Adds()(changed(pixels, worse.ref.change))}" != whole.text
+    spelt = made.tokenizer.decode(tokens.ids.tolist())
+    assert whole.text in spelt
+    assert worse.text in spelt
+
+
+def test_it_is_aligned_on_pairs_of_its_own(tmp_path: Path) -> None:
+    """Rows that a stage makes for itself are told as those of files are."""
+    scenes = make_scenes(tmp_path / "scenes", 24, 0, World())
+    train(Job(recipe="captioner", scale="tiny", out=tmp_path / "run", scenes=scenes))
+    for method, reward in (("mdpo", ""), ("grpo", "exact")):
+        rows = [] if method == "grpo" else ["stages.mdpo.data.pairs=truth"]
+        train(Job(recipe=method, scale="tiny", out=tmp_path / method, scenes=scenes, start=Start(tmp_path / "run"),
+                  reward=reward, sets=rows))  # fmt: skip
+        assert Metrics.read(RunFolder(tmp_path / method).metrics)
 
 
 # ---- published models --------------------------------------------------------------------------------------------

@@ -67,9 +67,10 @@ class Contrast(Config):
         return replace(sample, others=(*sample.others, Node(turns, again)))
 
     def _changed(self, turn: Turn, random: np.random.Generator) -> Turn:
+        # What stands for a medium in words was read off it as it was.
         parts = (
-            replace(part, ref=replace(part.ref, change=self._text(random))) if isinstance(part, Media) else part
-            for part in turn.parts
+            replace(p, ref=replace(p.ref, change=self._text(random)), text=None) if isinstance(p, Media) else p
+            for p in turn.parts
         )
         return replace(turn, parts=tuple(parts))
 

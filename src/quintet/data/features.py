@@ -43,7 +43,7 @@ def fingerprint(module: torch.nn.Module, settings: str, dtype: torch.dtype) -> s
     digest = hashlib.sha256(f"{settings}/{dtype}".encode())
     for name, value in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:20]
 
 

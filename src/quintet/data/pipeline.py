@@ -25,6 +25,7 @@ from quintet.data.media import image_size, load_image
 from quintet.data.pack import pack, share
 from quintet.data.references import References
 from quintet.data.template import Template
+from quintet.data.texts import Told
 from quintet.data.tokenizer import Tokenizer
 from quintet.errors import DataError, TrainingError
 from quintet.sizes import rounded
@@ -154,6 +155,8 @@ class Planner:
             for drawing in (plan.completion, plan.contrast):
                 if drawing:
                     sample = drawing.draw(sample, seed=seed)
+            if plan.contrast and isinstance(self.source, Told):
+                sample = self.source.texts.sample(sample)
             made = self.template.tokens(sample, self.tokenizer, self.measure)
             if plan.completion:
                 made = plan.completion(made, self.tokenizer, seed=seed)

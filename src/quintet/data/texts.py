@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from quintet.components.experts.expert import Expert, ExpertConfig
+from quintet.data.changes import changed
 from quintet.data.features import content_hash
 from quintet.data.media import decode_image
 from quintet.values import Media, Node, Part, Ref, Sample
@@ -81,6 +82,7 @@ class _Kept:
         if digest not in self.known:
             self.expert = self.expert or self.config.build()
             pixels = torch.from_numpy(np.array(decode_image(ref))).permute(2, 0, 1)
+            pixels = changed(pixels, ref.change) if ref.change else pixels
             # A line is a line, whatever it was told of.
             self.known[digest] = " ".join(self.expert(pixels).split())
             if self.file is not None:

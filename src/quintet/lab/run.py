@@ -264,7 +264,7 @@ def _own(job: Job, recipe: Recipe, stage: Stage, model: MLLM, tokenizer: Tokeniz
     made = own_rows(stage, work, out=out, note=job.note)
     if dist.is_first():
         dist.barrier()
-    return _judged(job, stage, made)
+    return _told(_judged(job, stage, made), recipe)
 
 
 def _judged(job: Job, stage: Stage, source: Source) -> Source:
