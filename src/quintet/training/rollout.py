@@ -70,8 +70,8 @@ class Rollouts(Config):
         ]
         if self.advantage == "group" and changed:
             raise ConfigError(
-                f"{changed[0]} is {getattr(self, changed[0])}, and where a group's answers are compared nothing reads it; "
-                "it is PPO's (advantage gae). GRPO's KL is in the loss: policy.kl"
+                f"{changed[0]} is {getattr(self, changed[0])}, and nothing reads it where a group is compared; it is "
+                "PPO's (advantage gae). GRPO's KL is in the loss: policy.kl"
             )
         if min(self.prompts, self.group, self.epochs, self.max_tokens) < 1 or self.temperature <= 0:
             raise ConfigError("prompts, group, epochs and max_tokens are at least 1, and temperature is over 0")
