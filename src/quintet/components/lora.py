@@ -33,7 +33,6 @@ __all__ = [
     "merge",
     "same_name",
     "save",
-    "undropped",
     "using",
 ]
 
@@ -119,7 +118,7 @@ class LoraLinear(nn.Linear):
         # No weight of its own: the base's parameter object moves in, so optimizers and ties stay valid.
         super().__init__(base.in_features, base.out_features, bias=False, device="meta")
         self.weight, self.bias = base.weight, base.bias
-        self.cfg, self.active, self.drops = cfg, True, True
+        self.cfg, self.active = cfg, True
         like = {"device": base.weight.device, "dtype": torch.promote_types(base.weight.dtype, torch.float32)}
         self.lora_A = nn.Parameter(torch.empty(cfg.rank, base.in_features, **like))
         self.lora_B = nn.Parameter(torch.zeros(base.out_features, cfg.rank, **like))
@@ -143,7 +142,7 @@ class LoraLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         first, second, scale = self._update()
         # Scaled while it is thin: the wide product is an output's size in memory, there and back.
-        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training and self.drops), first.to(x.dtype)) * scale
+        thin = F.linear(F.dropout(x, self.cfg.dropout, self.training), first.to(x.dtype)) * scale
         update = F.linear(thin, second.to(x.dtype))
         if self.lora_magnitude is None:
             return F.linear(x, self.weight, self.bias) + update
@@ -210,13 +209,6 @@ def disabled(module: nn.Module) -> Iterator[None]:
     Backward passes belong inside as well if activations are recomputed.
     """
     with _set([layer for layer in _adapted(module).values() if layer.active], active=False):
-        yield
-
-
-@contextmanager
-def undropped(module: nn.Module) -> Iterator[None]:
-    """Inside, the adapters see all of their inputs, in training too: two forwards over one batch can be compared."""
-    with _set(list(_adapted(module).values()), drops=False):
         yield
 
 

@@ -164,17 +164,13 @@ class Planner:
                 made = mark_differences(made)
             if plan.check:
                 plan.check(made)
+            if len(made) > plan.row:
+                message = f"{len(made)} tokens; a row holds {plan.row}. Raise the stage's `row` or shorten the sample"
+                raise DataError("too-long", message, file=made.origin.file, row=made.origin.row)
             if self.references:
                 made = self.references.give(made)
         except DataError as error:
             raise error.at(file=self.source.name, row=index + 1) from None
-        if len(made) > self.plan.row:
-            raise DataError(
-                "too-long",
-                f"{len(made)} tokens; a row holds {self.plan.row}. Raise the stage's `row` or shorten the sample",
-                file=made.origin.file,
-                row=made.origin.row,
-            )
         return sample, made
 
     def step(self, step: int) -> StepPlan:

@@ -364,15 +364,23 @@ class MLLM(nn.Module):
             self.tokens = None
 
     @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Evaluation mode without a graph, then back to what was."""
+    def steady(self) -> Iterator[None]:
+        """Evaluation mode, then back to what was: nothing is dropped inside, so that passes can be compared.
+
+        Neither adapters' inputs, nor activations of a published LLM, nor tokens that an expert has no room for.
+        """
         was_training = self.training
         self.eval()
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             self.train(was_training)
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without a graph, then back to what was."""
+        with self.steady(), torch.no_grad():
+            yield
 
 
 def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:

@@ -25,17 +25,21 @@ class Method(Config):
     paper: Paper
 
     def over(self, model: MLLM.Config, template: Template) -> Recipe:
-        """The model trained on by this method, as a recipe."""
-        if any("score" in stage.train for stage in self.stages):
+        """The model trained on by this method, as a recipe. A model without connectors has none that learns."""
+        stages = self.stages
+        if any("score" in stage.train for stage in stages):
             model = replace(model, score=True)
+        if not model.connectors:
+            kept = ({part: rate for part, rate in each.train.items() if part != "connectors"} for each in stages)
+            stages = tuple(replace(each, train=train) for each, train in zip(stages, kept, strict=True))
         if not self.asks:
-            return Recipe(model=model, stages=self.stages, chat=template, paper=self.paper)
+            return Recipe(model=model, stages=stages, chat=template, paper=self.paper)
         # A model that was made so before is asked so already: rows bring conditions of their own, so stages do without.
         after = template.user.after.removeprefix(self.asks)
         plain, asking = (
             replace(template, user=replace(template.user, after=each)) for each in (after, self.asks + after)
         )
-        stages = tuple(replace(stage, template=plain) for stage in self.stages)
+        stages = tuple(replace(stage, template=plain) for stage in stages)
         return Recipe(model=model, stages=stages, chat=asking, paper=self.paper)
 
 

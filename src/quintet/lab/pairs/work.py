@@ -92,7 +92,9 @@ class Work:
                 for n, shown in zip(numbers, chosen, strict=True)
             ]
             sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
-            yield from zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True)
+            for shown, answers in zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True):
+                # In a row `<image>` is a picture's place, whoever writes it: what says so says nothing.
+                yield shown, ["" if "<image>" in each else each for each in answers]
 
     def _prompt(self, shown: Truth | tuple[Truth, ...], question: str, change: str, count: int) -> Sample:
         sequence = shown if isinstance(shown, tuple) else (shown,)

@@ -49,9 +49,9 @@ class Policy(Config):
 def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes]:
     """Sum over the answers' tokens, how many there are, and sums to report.
 
-    Adapters drop nothing, as where the answers were drawn: the ratio of a first step is 1.
+    Nothing is dropped, as where the answers were drawn: the ratio of a first step is 1.
     """
-    with lora.undropped(model):
+    with model.steady():
         return _policy(model, batch, how)
 
 

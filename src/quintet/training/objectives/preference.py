@@ -5,8 +5,8 @@ attended once. Every two of them of which one is better are a pair. Log-probabil
 forward; an answer's is the sum over its node.
 
 The reference is the model before the stage: its log-probabilities come with the batch, if they were computed before,
-or from the same weights with adapters off. Adapters run without dropout, whatever they are set to: noise in one of two
-models that are compared would be taken for what it learnt.
+or from the same weights with adapters off. Nothing is dropped, whatever adapters and LLM are set to: noise in one of
+two models that are compared would be taken for what it learnt.
 """
 
 from collections.abc import Mapping
@@ -138,7 +138,7 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
         TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
         DataError: a sample lacks what a term needs; where rows are planned `Preference.check` has found it before.
     """
-    with lora.undropped(model):
+    with model.steady():
         seen = model.look(batch)
         policy = _State(model, batch, seen)
         reference = _reference(model, batch, how, seen)
