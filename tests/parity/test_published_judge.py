@@ -184,6 +184,8 @@ def test_pairs_are_judged_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
 
     class Talks:
+        specials = ()
+
         def sampled(self, samples: Any, *, sampling: Any) -> list[list[str]]:
             return [["A ball.", "A balls.", "A", "B", "C", "D"] for _ in samples]
 

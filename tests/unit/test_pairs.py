@@ -34,6 +34,7 @@ class Scripted:
     def __init__(self, truths: Sequence[Truth]) -> None:
         self.scenes = {truth.image.name: truth.scene for truth in truths}
         self.prompts: list[Sample] = []
+        self.specials = ("</box>",)
 
     def sampled(self, samples: Sequence[Sample], *, sampling: Sampling) -> list[list[str]]:
         made = []
@@ -123,19 +124,20 @@ def test_answers_are_told_apart_claim_by_claim(scenes: Path, tmp_path: Path) -> 
         assert wrong[0] < wrong[1]
 
 
-def test_an_answer_that_shows_a_picture_says_nothing(scenes: Path, tmp_path: Path) -> None:
-    """Untrained models write any token; in a row this one would ask for a picture that is not there."""
+@pytest.mark.parametrize("token", ["<image>", "</box>"])
+def test_an_answer_that_no_row_can_hold_says_nothing(token: str, scenes: Path, tmp_path: Path) -> None:
+    """Little trained models write any token; in a row this is a picture that is not there, or letters."""
 
     class Shows(Scripted):
         def sampled(self, samples: Sequence[Sample], *, sampling: Sampling) -> list[list[str]]:
             made = super().sampled(samples, sampling=sampling)
-            return [[f"{each} <image>" if n % 2 else each for each in some] for n, some in enumerate(made)]
+            return [[f"{each} {token}" if n % 2 else each for each in some] for n, some in enumerate(made)]
 
     made = Shows(read_truth(scenes / "train.truth.jsonl"))
     shown = Work(scenes=scenes, rows=ROWS, model=lambda: made)  # type: ignore[arg-type, return-value]
     count = build("corrected", shown, tmp_path / "rows.jsonl")
     assert 0 < count < len(list(BUILDERS["corrected"](work(scenes))))
-    assert "<image>" not in (tmp_path / "rows.jsonl").read_text()
+    assert token not in (tmp_path / "rows.jsonl").read_text()
 
 
 def test_where_no_pair_is_short_enough_none_is_kept() -> None:

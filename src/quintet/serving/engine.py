@@ -68,6 +68,11 @@ class Engine:
         matched = place / CAPTIONS / TRAINED
         return cls(model, processor, captions=captions, matched=matched if matched.exists() else None, device=device)
 
+    @property
+    def specials(self) -> tuple[str, ...]:
+        """The special tokens, which no text spells: it may write them all the same."""
+        return tuple(self.processor.tokenizer.specials)
+
     def fits(self, task: Task) -> bool:
         """Whether the model can be asked the task: rankings need a connector that matches, answers an LLM."""
         return self.captions is not None if task.together else not isinstance(self.model.llm, NoLLM)

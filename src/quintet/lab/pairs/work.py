@@ -93,8 +93,11 @@ class Work:
             ]
             sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
             for shown, answers in zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True):
-                # In a row `<image>` is a picture's place, whoever writes it: what says so says nothing.
-                yield shown, ["" if "<image>" in each else each for each in answers]
+                yield shown, [self._plain(answer) for answer in answers]
+
+    def _plain(self, answer: str) -> str:
+        """The answer, or nothing if a row cannot hold it: there special tokens are letters, or a picture's place."""
+        return "" if any(token in answer for token in ("<image>", *self.engine.specials)) else answer
 
     def _prompt(self, shown: Truth | tuple[Truth, ...], question: str, change: str, count: int) -> Sample:
         sequence = shown if isinstance(shown, tuple) else (shown,)

@@ -49,7 +49,7 @@ def described(work: Work) -> Iterator[dict[str, Any]]:
         for number, question in enumerate(truth.questions[:4]):
             before = f"<image>\nImage description: {answer}\n\n" if number == 0 else ""
             said += [{"from": "human", "value": before + question.text}, {"from": "gpt", "value": question.answer}]
-        if said:
+        if said and answer.strip():
             yield {"id": truth.image.stem, "image": work.name(truth), "conversations": said}
 
 
