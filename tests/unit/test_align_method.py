@@ -299,10 +299,13 @@ def test_pairs_are_written_where_their_name_says_what_they_are(scenes: Path, tmp
         assert found.exit_code == 1
         assert f"what is written ends in {ending}" in found.stderr
         if ending == ".jsonl":
-            found = CliRunner().invoke(
-                app, [*args, "--out", str(tmp_path / "pairs.jsonl"), "--judge", "http://127.0.0.1:9/v1"]
-            )
-            assert "pairs 'truth' ask no judge; rated, proxy, claims, corrected, graded, feedback do" in found.stderr
+            for option, words in (
+                (("--judge", "http://127.0.0.1:9/v1"),
+                 "pairs 'truth' ask no judge; rated, proxy, claims, corrected, graded, feedback do"),
+                (("--frames", "2"), "pairs 'truth' show one picture; --frames is for proxy"),
+            ):  # fmt: skip
+                found = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "pairs.jsonl"), *option])
+                assert words in found.stderr
         taken = tmp_path / f"pairs{ending}"
         taken.touch()
         found = CliRunner().invoke(app, [*args, "--out", str(taken)])

@@ -31,7 +31,9 @@ def pairs(
         str, typer.Option(help="Who judges: truth, the folder of a run or of transformers, a URL.")
     ] = "truth",
     max_tokens: Annotated[int, typer.Option(help="An answer's, at most.", min=1)] = 96,
-    frames: Annotated[int, typer.Option(help="Pictures of a sequence, for proxy; 1 is no sequence.", min=1)] = 3,
+    frames: Annotated[
+        int | None, typer.Option(help="Pictures of a sequence, for proxy; 1 is no sequence. Default: 3.", min=1)
+    ] = None,
 ) -> None:
     """Make preference pairs of Scenes' training pictures as a method does, in a layout that any trainer here reads."""
     from quintet import dist
@@ -40,7 +42,7 @@ def pairs(
     from quintet.errors import ConfigError, nearest
     from quintet.lab.align import Start, method_names, pairs_of
     from quintet.lab.judges import judge_of
-    from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
+    from quintet.lab.pairs import BUILDERS, FRAMES, JUDGED, Work, build, unread
     from quintet.lab.run import cache_folder, scenes_folder
     from quintet.serving.engine import Engine
 
@@ -50,6 +52,8 @@ def pairs(
         raise ConfigError(f"no method and no pairs {method!r}{nearest(method, known)}")
     if judge != "truth" and name not in JUDGED:
         raise ConfigError(f"pairs {name!r} ask no judge; {', '.join(JUDGED)} do")
+    if frames is not None and name != "proxy":
+        raise ConfigError(f"pairs {name!r} show one picture; --frames is for proxy")
     _check(out, ".jsonl")
     given = Start(start).facts.get("scenes") if start else None
     folder = scenes or (Path(given) if given else scenes_folder())
@@ -61,7 +65,7 @@ def pairs(
             model=(lambda: Engine.open(start, device=dist.device())) if start else None,
             judge=judge_of(judge, cache=cache_folder() / "judge"),
             max_tokens=max_tokens,
-            frames=frames,
+            frames=frames or FRAMES,
             progress=update,
         )
         count = build(name, work, out)

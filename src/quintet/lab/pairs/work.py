@@ -13,10 +13,13 @@ from quintet.model.generate import Sampling
 from quintet.serving.engine import Engine
 from quintet.values import Media, Node, Ref, Sample, Text, Turn
 
-__all__ = ["Work"]
+__all__ = ["FRAMES", "Work"]
 
 BATCH = 32
 """Prompts that are sampled from together."""
+
+FRAMES = 3
+"""Pictures of a sequence: with more, a model that was tuned on single pictures says less of each (docs/log.md)."""
 
 Shown = TypeVar("Shown", Truth, tuple[Truth, ...])
 """What a prompt shows: a picture, or a sequence of them."""
@@ -38,7 +41,7 @@ class Work:
     question: str = DETAILED[0]
     max_tokens: int = 96
     """An answer's, at most: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
-    frames: int = 3
+    frames: int = FRAMES
     """Pictures of a sequence, for pairs that stand for a video's (`proxy`)."""
 
     @cached_property
