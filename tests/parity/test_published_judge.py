@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from conftest import picture, published_tokenizer
 from quintet.cli.app import app
 from quintet.data.scenes import World, make_scenes
-from quintet.errors import ConfigError
+from quintet.errors import ConfigError, DataError
 from quintet.evaluation.judge import Asked
 from quintet.evaluation.published import PublishedJudge
 from quintet.lab.judges import judge_of, rater_of
@@ -60,13 +60,26 @@ def llava(folder: Path) -> Path:
 
 
 def words_alone(folder: Path, kind: str) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        LlamaConfig,
+        LlamaForCausalLM,
+        T5Config,
+        T5ForConditionalGeneration,
+    )
 
     words = published_tokenizer(front="<s>" if kind == "llama" else "", bos="<s>")
     words.chat_template = READS if kind == "llama" else None
     torch.manual_seed(0)
     if kind == "llama":
         model: Any = LlamaForCausalLM(LlamaConfig(vocab_size=len(words), **LLM))
+    elif kind == "bart":
+        sizes = {f"{side}_{name}": size for side in ("encoder", "decoder")
+                 for name, size in (("layers", 1), ("attention_heads", 4), ("ffn_dim", 48))}  # fmt: skip
+        model = BartForConditionalGeneration(
+            BartConfig(vocab_size=len(words), d_model=32, decoder_start_token_id=50, forced_eos_token_id=None, **sizes)
+        )
     else:
         config: Any = T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4)
         config.decoder_start_token_id = 50  # a letter: from a special token random weights never come away
@@ -103,10 +116,16 @@ def test_a_model_that_sees_is_shown_the_picture_where_its_template_has_it(tmp_pa
         said += judge.say(["Is it red?"], asked, again=0)
         assert said[-1] == processor.decode(ids, skip_special_tokens=True).strip()
     assert len(set(said)) > 1, "what is seen is judged"
-    # One that is repeated is drawn, the same way every time.
-    once, twice = (list(judge.say(["Is it red?"] * 3, shown(tmp_path, 0), again=1)) for _ in range(2))
-    assert once == twice
-    assert len({*once, said[0]}) == 4
+    # One that is repeated is drawn, the same way every time, whatever the folder draws by.
+    (folder / "generation_config.json").write_text('{"do_sample": true, "top_k": 1, "num_return_sequences": 2}')
+    for each in (judge, published(folder, tmp_path)):
+        asked = shown(tmp_path, 0)
+        assert list(each.say(["Is it red?"], asked, again=0)) == said[:1]
+        once, twice = ([*each.say(["Is it red?"], asked, again=n)] for n in (1, 2))
+        assert once == list(each.say(["Is it red?"], asked, again=1))
+        assert len({*said[:1], *once, *twice}) == 3
+    # A template of its own makes it another judge, for which nothing is kept.
+    assert judge.identity != published(folder, tmp_path).identity
 
 
 @pytest.mark.parametrize("name", ["blip2", "blip2 t5", "instructblip"])
@@ -128,7 +147,39 @@ def test_without_a_template_the_processor_places_the_picture(name: str, tmp_path
     assert said != [""]
 
 
-@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_a_template_is_found_where_the_tokenizer_has_it_and_refused_where_it_takes_no_parts(tmp_path: Path) -> None:
+    folder = llava(tmp_path / "llava")
+    template = folder / "chat_template.jinja"
+    template.rename(tmp_path / "moved")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": SEES}))
+    asked = shown(tmp_path, 1)
+    moved = [*published(folder, tmp_path).say(["Is it red?"], asked, again=0)]
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "moved").rename(template)
+    assert moved == [*published(folder, tmp_path).say(["Is it red?"], asked, again=0)]
+    template.write_text("{% for m in messages %}USER: {{ m['content'] }} ASSISTANT:{% endfor %}")
+    with pytest.raises(ConfigError, match="takes text alone, and is to place a picture"):
+        list(published(folder, tmp_path).say(["Is it red?"], asked, again=0))
+    judge = published(folder, tmp_path)
+    inputs = judge._inputs("Is it red?", [])
+    assert judge.processor.tokenizer.decode(inputs["input_ids"][0]) == "USER: Is it red? ASSISTANT:"
+    template.write_text("{{ raise_exception('never') }}")
+    with pytest.raises(ConfigError, match=r"cannot be asked \(TemplateError: never\)"):
+        list(published(folder, tmp_path).say(["Is it red?"], asked, again=0))
+
+
+def test_what_it_cannot_do_is_not_blamed_on_its_template(tmp_path: Path) -> None:
+    folder = llava(tmp_path / "llava")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="not a picture"):
+        list(published(folder, tmp_path).say(["x"], Asked("", Ref("1.png", path=tmp_path / "1.png")), again=0))
+    spoken = test_spoken.MADE["blip2"](tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="it may read no prompt without a picture"):
+        list(published(spoken.folder, tmp_path).say(["x"], Asked("", caption="A red ball."), again=0))
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", "bart"])
 def test_a_model_of_words_alone_reads_what_stands_for_the_picture(kind: str, tmp_path: Path) -> None:
     """With one beginning, not two: the template writes it, so the tokenizer does not."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -150,7 +201,7 @@ def test_a_model_of_words_alone_reads_what_stands_for_the_picture(kind: str, tmp
     said = list(judge.say(["Is it red?"], asked, again=0))
     assert said == [tokenizer.decode(ids, skip_special_tokens=True).strip()]
     assert said != [""]
-    with pytest.raises(ConfigError, match="reads words alone, and is to see a picture; with `proxy` it reads"):
+    with pytest.raises(ConfigError, match="reads words alone, and is to see a picture; `proxy` lets it read"):
         list(judge.say(["Is it red?"], shown(tmp_path, 1), again=0))
 
 
@@ -203,6 +254,15 @@ def test_what_cannot_judge_is_refused_with_its_reason(tmp_path: Path) -> None:
                                      image_size=16, patch_size=8)).save_pretrained(tmp_path / "tower")  # fmt: skip
     with pytest.raises(ConfigError, match="is a clip_vision_model, which writes no text"):
         judge_of(str(tmp_path / "tower"), cache=tmp_path)
+    # What a file lacks would be random, and judge.
+    from safetensors.torch import load_file, save_file
+
+    folder = words_alone(tmp_path / "lacking", "llama")
+    weights = load_file(folder / "model.safetensors")
+    held = {name: tensor for name, tensor in weights.items() if "mlp" not in name}
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights, which would be random: model\.layers\.0\.mlp"):
+        judge_of(str(folder), cache=tmp_path)
     # Weights as a pickle are not read, code of a folder is not run.
     folder = words_alone(tmp_path / "pickled", "llama")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

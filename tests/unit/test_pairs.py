@@ -18,7 +18,7 @@ from quintet.data.sources.preference_scores import FEEDBACK, PRAISE, condition
 from quintet.errors import ConfigError, DataError
 from quintet.evaluation.judge import Asked, Rating, TruthJudge, sentences
 from quintet.lab.align import load_method
-from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
+from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unheld, unread
 from quintet.lab.pairs.balance import balanced
 from quintet.lab.pairs.worse import IMAGINING
 from quintet.model.generate import Sampling
@@ -137,6 +137,11 @@ def test_an_answer_that_no_row_can_hold_says_nothing(token: str, scenes: Path, t
     shown = Work(scenes=scenes, rows=ROWS, model=lambda: made)  # type: ignore[arg-type, return-value]
     count = build("corrected", shown, tmp_path / "rows.jsonl")
     assert 0 < count < len(list(BUILDERS["corrected"](work(scenes))))
+    assert (
+        unheld(shown)
+        == f"; {len(shown.unheld):,} answers held special tokens, which rows of text cannot, and were left out"
+    )
+    assert len(shown.unheld) > 0 == len(unheld(work(scenes)))
     assert token not in (tmp_path / "rows.jsonl").read_text()
 
 

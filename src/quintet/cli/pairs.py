@@ -42,7 +42,7 @@ def pairs(
     from quintet.errors import ConfigError, nearest
     from quintet.lab.align import Start, method_names, pairs_of
     from quintet.lab.judges import judge_of
-    from quintet.lab.pairs import BUILDERS, FRAMES, JUDGED, Work, build, unread
+    from quintet.lab.pairs import BUILDERS, FRAMES, JUDGED, Work, build, unheld, unread
     from quintet.lab.run import cache_folder, scenes_folder
     from quintet.serving.engine import Engine
 
@@ -73,6 +73,7 @@ def pairs(
     typer.echo(
         f"{count:,} rows{fewer} in {out}; their pictures are named from {folder}: read them with --root {folder}"
         + unread(work.judge)
+        + unheld(work)
     )
 
 

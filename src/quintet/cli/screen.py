@@ -12,4 +12,5 @@ _PIPE = 160
 def screen(*, stderr: bool = False) -> Console:
     """A console on stdout, or on stderr; as wide as COLUMNS says, where it says so."""
     console = Console(stderr=stderr)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(stderr=stderr, width=_PIPE)
+    told = console.is_terminal or os.environ.get("COLUMNS", "").isdigit()
+    return console if told else Console(stderr=stderr, width=_PIPE)

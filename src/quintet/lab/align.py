@@ -15,7 +15,7 @@ from quintet.data.processor import Processor
 from quintet.data.sources import Source, open_source
 from quintet.data.template import Template
 from quintet.errors import CheckpointError, ConfigError, DataError, nearest
-from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unread
+from quintet.lab.pairs import BUILDERS, JUDGED, Work, build, unheld, unread
 from quintet.model.checkpoint import ends_digest, load_model, read_json
 from quintet.model.mllm import MLLM
 from quintet.pace import Pace
@@ -142,8 +142,9 @@ def own_rows(stage: Stage, work: Work, *, out: Path, note: Callable[[str], None]
     if not out.exists():
         note(f"making pairs for stage {stage.name!r} ({stage.data.pairs})")
         before = work.judge.unread
-        made = build(stage.data.pairs, replace(work, progress=Pace(note, "pairs")), out)
-        note(f"{made:,} rows in {out}{unread(work.judge, before)}")
+        work = replace(work, progress=Pace(note, "pairs"), unheld=[])
+        made = build(stage.data.pairs, work, out)
+        note(f"{made:,} rows in {out}{unread(work.judge, before)}{unheld(work)}")
     return open_source(out, root=work.scenes)
 
 

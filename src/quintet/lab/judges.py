@@ -49,7 +49,10 @@ def rater_of(name: str, *, cache: Path) -> Asking:
         ConfigError: there is none of that name; the truth is one of Scenes only.
     """
     if name == "truth":
-        raise ConfigError("the exact truth is known of Scenes alone, ask scenes.mmhal; or name a run's folder or a URL")
+        raise ConfigError(
+            "the exact truth is known of Scenes alone, ask scenes.mmhal; or name the folder of a run or of a model of "
+            "transformers, or a URL"
+        )
     written = _written(name, cache)
     if written is None:
         raise ConfigError(
@@ -65,8 +68,9 @@ def _written(name: str, cache: Path) -> WrittenJudge | None:
     if not folder.is_dir():
         return None
     model = folder / "model" if (folder / "model").is_dir() else folder
-    # One that was trained again is another judge: what the one before said is not its own.
-    identity = f"{folder.resolve()} {[(each.name, ends_digest(each)) for each in sorted(model.glob('*.safetensors'))]}"
+    # One that was trained again or is spelt otherwise is another judge: what the one before said is not its own.
+    files = sorted(each for each in model.iterdir() if each.is_file())
+    identity = f"{folder.resolve()} {[(each.name, ends_digest(each)) for each in files]}"
     if (folder / "config.json").is_file() and "model_type" in read_json(folder / "config.json"):
         return PublishedJudge(folder, identity=identity, cache=cache)
     return ModelJudge(Engine.open(folder), name=str(folder.resolve()), identity=identity, cache=cache)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from quintet.components.llms.hf_seq2seq import HFSeq2Seq
 from quintet.components.lora import Lora
 from quintet.config.base import Config
 from quintet.data.template import Template
+from quintet.errors import ConfigError
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
 from quintet.training.stage import Rate, Stage
@@ -25,8 +27,17 @@ class Method(Config):
     paper: Paper
 
     def over(self, model: MLLM.Config, template: Template) -> Recipe:
-        """The model trained on by this method, as a recipe. A model without connectors has none that learns."""
+        """The model trained on by this method, as a recipe. A model without connectors has none that learns.
+
+        Raises:
+            ConfigError: a reward model on an encoder–decoder.
+        """
         stages = self.stages
+        if isinstance(model.llm, HFSeq2Seq.Config) and any(stage.objective == "reward" for stage in stages):
+            raise ConfigError(
+                "a reward model reads the last token of an answer, and an encoder–decoder has no state there; take a "
+                "decoder as LLM, or a reward that needs no model (truth, exact)"
+            )
         if any("score" in stage.train for stage in stages):
             model = replace(model, score=True)
         if not model.connectors:

@@ -93,7 +93,7 @@ def _aligning(stage: Stage) -> Stage:
     rates = {part: _aligning_rate(part, rate, stage) for part, rate in stage.train.items()}
     drawn = stage.rollouts and replace(stage.rollouts, prompts=4 * ALIGNED_BATCH, max_tokens=96)
     return replace(
-        stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=1024, micro=8192, final=0.02, rollouts=drawn
+        stage, train=rates, batch=ALIGNED_BATCH, epochs=1.0, row=stage.row // 2, micro=8192, final=0.02, rollouts=drawn
     )
 
 

@@ -12,7 +12,7 @@ from quintet.evaluation.judge import Judge
 from quintet.lab.pairs import known, own, prompts, worse
 from quintet.lab.pairs.work import Work
 
-__all__ = ["BUILDERS", "JUDGED", "build", "fill", "unread"]
+__all__ = ["BUILDERS", "JUDGED", "build", "fill", "unheld", "unread"]
 
 BUILDERS: Mapping[str, Callable[[Work], Iterator[dict[str, Any]]]] = {
     "truth": known.truth,
@@ -59,6 +59,13 @@ def unread(judge: Judge, before: int = 0) -> str:
     return f"; {count:,} replies of {judge.name} held no verdict, and what they were about was left out"
 
 
+def unheld(work: Work) -> str:
+    """What is said of answers that no row can hold; "" of none."""
+    if not work.unheld:
+        return ""
+    return f"; {len(work.unheld):,} answers held special tokens, which rows of text cannot, and were left out"
+
+
 def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
     """Writes at most as many rows as the work has, whole or not at all; how many there are.
 
@@ -81,7 +88,7 @@ def fill(rows: Iterator[dict[str, Any]], work: Work, out: Path) -> int:
             "no-rows",
             f"no pair could be made of {len(work.truths):,} pictures: of none is one answer better than another. A "
             "model that does not talk yet has no answers to compare; tune it longer, take pairs from the truth "
-            "(`quintet data pairs truth`), or a file of yours (--data)" + unread(work.judge),
+            "(`quintet data pairs truth`), or a file of yours (--data)" + unread(work.judge) + unheld(work),
         )
     aside.replace(out)
     return count

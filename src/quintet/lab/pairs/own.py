@@ -146,7 +146,7 @@ def _mended(work: Work, truth: Truth, answer: str) -> tuple[str, list[int]] | No
     if len(grades) < len(said) or not any(grades):
         return None
     right = work.judge.mend(asked, said, grades)
-    return None if right is None or right.split() == answer.split() else (right, grades)
+    return None if not right or not work.plain(right) or right.split() == answer.split() else (right, grades)
 
 
 def _mean(grades: Sequence[int]) -> float:

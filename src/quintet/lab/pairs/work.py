@@ -19,7 +19,7 @@ BATCH = 32
 """Prompts that are sampled from together."""
 
 FRAMES = 3
-"""Pictures of a sequence: with more, a model that was tuned on single pictures says less of each (docs/log.md)."""
+"""Pictures of a sequence: of more, a model that was tuned on single ones says too little to be chosen (docs/log.md)."""
 
 Shown = TypeVar("Shown", Truth, tuple[Truth, ...])
 """What a prompt shows: a picture, or a sequence of them."""
@@ -43,6 +43,9 @@ class Work:
     """An answer's, at most: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
     frames: int = FRAMES
     """Pictures of a sequence, for pairs that stand for a video's (`proxy`)."""
+
+    unheld: list[str] = field(default_factory=list)
+    """Answers that no row can hold, so far (`plain`)."""
 
     @cached_property
     def truths(self) -> list[Truth]:
@@ -96,11 +99,14 @@ class Work:
             ]
             sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
             for shown, answers in zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True):
-                yield shown, [self._plain(answer) for answer in answers]
+                yield shown, [self.plain(answer) for answer in answers]
 
-    def _plain(self, answer: str) -> str:
+    def plain(self, answer: str) -> str:
         """The answer, or nothing if a row cannot hold it: there special tokens are letters, or a picture's place."""
-        return "" if any(token in answer for token in ("<image>", *self.engine.specials)) else answer
+        if not any(token in answer for token in ("<image>", *self.engine.specials)):
+            return answer
+        self.unheld.append(answer)
+        return ""
 
     def _prompt(self, shown: Truth | tuple[Truth, ...], question: str, change: str, count: int) -> Sample:
         sequence = shown if isinstance(shown, tuple) else (shown,)

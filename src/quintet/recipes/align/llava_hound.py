@@ -25,6 +25,7 @@ def method(template: Template) -> Method:
                 epochs=3.0,
                 warmup=0.1,
                 schedule="linear",
+                row=4096,
                 objective="preference",
                 preference=Preference(),
             ),
