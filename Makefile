@@ -21,8 +21,7 @@ quickstart: .venv-quickstart/ready
 	.venv-quickstart/bin/quintet quickstart --out $(OUT)
 
 ## Every recipe on the same data with the same budget, with the committed table's two seeds. The same command goes on
-## after a stop. Hours on two cores: 2.1 by arithmetic, not measured whole: a seed is 3,922 s of training and 3,646 s of
-## evaluation on one thread (docs/results/compare.json), and two run side by side. A third seed would make it 3.2.
+## after a stop. 92 minutes on two cores, beside other work (docs/compare.md); a third seed would make it 140.
 compare: .venv-quickstart/ready
 	seq $(JOBS) | $(SHARED) compare --all --budget $(BUDGET) --seeds $(SEEDS) --limit 300 --out $(COMPARED) --share {}/$(JOBS)
 	mkdir -p docs/results

@@ -145,6 +145,15 @@ def test_an_answer_that_no_row_can_hold_says_nothing(token: str, scenes: Path, t
     assert token not in (tmp_path / "rows.jsonl").read_text()
 
 
+def test_phrases_are_marked_once_each(tmp_path: Path) -> None:
+    """Two blue squares, one small and one at the bottom: both may become "a large blue square at the bottom"."""
+    twins = make_scenes(tmp_path / "scenes", 400, 2, World())
+    for row in BUILDERS["phrases"](Work(scenes=twins, rows=1000)):
+        for side in ("correct_answer_masked", "hallucinated_answer_masked"):
+            assert row[side].count("<MASK>") == 2
+            assert "<MASK><MASK>" not in row[side], row["id"]
+
+
 def test_where_no_pair_is_short_enough_none_is_kept() -> None:
     assert balanced([{"chosen": "one", "rejected": "word " * 60}]) == []
 

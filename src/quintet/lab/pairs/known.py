@@ -36,7 +36,8 @@ def phrases(work: Work) -> Iterator[dict[str, Any]]:
     for number, truth in enumerate(work.truths):
         rng = random.Random(f"{work.seed}/phrases/{truth.image.stem}")
         pair = pair_of(truth.scene, rng, edits=2, added=0.0)
-        if pair is None or None in pair.right:
+        # Two sentences that were changed into the same one cannot be told apart by their words.
+        if pair is None or None in pair.right or len(set(pair.wrong)) < len(pair.wrong):
             continue
         right, wrong = (_masked(text, said) for text, said in ((pair.chosen, pair.right), (pair.rejected, pair.wrong)))
         question = truth.questions[number % len(truth.questions)]
