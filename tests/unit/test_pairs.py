@@ -40,6 +40,7 @@ class Scripted:
         made = []
         for sample in samples:
             self.prompts.append(sample)
+            assert sampling.max_tokens == 96 * len(sample.media())
             medium = sample.media()[0]
             scene = self.scenes[Path(medium.ref.name).name]
             count = max(1, len(sample.root.children))

@@ -30,7 +30,7 @@ def pairs(
     judge: Annotated[
         str, typer.Option(help="Who judges: truth, the folder of a run or of transformers, a URL.")
     ] = "truth",
-    max_tokens: Annotated[int, typer.Option(help="An answer's, at most.", min=1)] = 96,
+    max_tokens: Annotated[int, typer.Option(help="An answer's, at most, for each picture.", min=1)] = 96,
     frames: Annotated[
         int | None, typer.Option(help="Pictures of a sequence, for proxy; 1 is no sequence. Default: 3.", min=1)
     ] = None,

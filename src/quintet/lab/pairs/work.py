@@ -40,7 +40,7 @@ class Work:
     progress: Callable[[int, int], None] = lambda done, total: None
     question: str = DETAILED[0]
     max_tokens: int = 96
-    """An answer's, at most: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
+    """An answer's, at most, for each picture: Scenes' longest descriptions take fewer. Papers allow 512 (RLAIF-V)."""
     frames: int = FRAMES
     """Pictures of a sequence, for pairs that stand for a video's (`proxy`)."""
 
@@ -97,7 +97,8 @@ class Work:
                 self._prompt(shown, question(n) if question else self.question, change(n), count)
                 for n, shown in zip(numbers, chosen, strict=True)
             ]
-            sampling = Sampling(self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
+            longest = max(len(_sequence(shown)) for shown in chosen)
+            sampling = Sampling(longest * self.max_tokens, temperature, seed=self.seed * 1_000_003 + start)
             for shown, answers in zip(chosen, self.engine.sampled(prompts, sampling=sampling), strict=True):
                 yield shown, [self.plain(answer) for answer in answers]
 
@@ -109,7 +110,10 @@ class Work:
         return ""
 
     def _prompt(self, shown: Truth | tuple[Truth, ...], question: str, change: str, count: int) -> Sample:
-        sequence = shown if isinstance(shown, tuple) else (shown,)
-        pictures = (Media("image", Ref(self.name(each), path=each.image, change=change)) for each in sequence)
+        pictures = (Media("image", Ref(self.name(each), path=each.image, change=change)) for each in _sequence(shown))
         turn = Turn("user", (*pictures, Text(question)))
         return Sample(Node((turn,), tuple(Node(()) for _ in range(count)) if count > 1 else ()))
+
+
+def _sequence(shown: Truth | tuple[Truth, ...]) -> tuple[Truth, ...]:
+    return shown if isinstance(shown, tuple) else (shown,)
