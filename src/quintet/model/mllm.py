@@ -9,8 +9,7 @@
 The model never sees text or pictures as files; it gets a `Batch`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +36,7 @@ from quintet.components.roles import (
 from quintet.components.token_rows import TokenRows
 from quintet.config.base import Config
 from quintet.errors import ConfigError, DataError, nearest
+from quintet.model import modes
 from quintet.sizes import rounded
 from quintet.values import Batch, Features, Layout, Region, Spots, Targets
 
@@ -363,24 +363,7 @@ class MLLM(nn.Module):
             self.tokens.write(self.llm.tables())
             self.tokens = None
 
-    @contextmanager
-    def steady(self) -> Iterator[None]:
-        """Evaluation mode, then back to what was: nothing is dropped inside, so that passes can be compared.
-
-        Neither adapters' inputs, nor activations of a published LLM, nor tokens that an expert has no room for.
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            yield
-        finally:
-            self.train(was_training)
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Evaluation mode without a graph, then back to what was."""
-        with self.steady(), torch.no_grad():
-            yield
+    steady, inference = modes.steady, modes.inference
 
 
 def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:
