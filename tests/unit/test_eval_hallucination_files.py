@@ -224,7 +224,7 @@ def test_pictures_of_mmhal_have_the_end_of_their_address_or_their_id(tmp_path: P
 def test_without_a_judge_mmhal_says_which_there_are(tmp_path: Path) -> None:
     write(tmp_path / "response_template.json", [question()])
     with pytest.raises(
-        ConfigError, match=r"rated by a judge, and none is given.*run's folder.*endpoint.*scenes\.mmhal"
+        ConfigError, match=r"rated by a judge, and none is given.*folder of a run.*endpoint.*scenes\.mmhal"
     ):
         find_task("mmhal", data=tmp_path)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quintet.answers import Answer
 from quintet.components import lora
 from quintet.components.lora import Lora
-from quintet.model.mllm import MLLM, Output
+from quintet.model.mllm import Output
 from quintet.recipes import llava15
 from quintet.training.objectives.policy import VALUE, Policy, counted, policy
 from quintet.training.objectives.reward import Reward, reward
@@ -43,8 +43,6 @@ class Told(nn.Module):
         super().__init__()
         self.logps, self.told = nn.Parameter(torch.tensor(logps)), nn.Parameter(torch.tensor(scores))
         self.words = torch.tensor(logits or [[0.0]])
-
-    steady = MLLM.steady
 
     def forward(self, batch: Batch, *, only_targets: bool = False) -> Output:
         read = batch.targets.slots if only_targets else None

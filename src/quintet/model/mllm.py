@@ -363,7 +363,7 @@ class MLLM(nn.Module):
             self.tokens.write(self.llm.tables())
             self.tokens = None
 
-    steady, inference = modes.steady, modes.inference
+    inference = modes.inference
 
 
 def _inner(name: str, part: nn.Module) -> dict[str, nn.Module]:

@@ -14,6 +14,7 @@ from quintet.components import lora
 from quintet.config.base import Config
 from quintet.errors import ConfigError
 from quintet.model.mllm import MLLM, Output
+from quintet.model.modes import steady
 from quintet.training.objectives import rewards
 from quintet.training.objectives.lm import Notes
 from quintet.values import Batch
@@ -51,7 +52,7 @@ def policy(model: MLLM, batch: Batch, how: Policy) -> tuple[Tensor, float, Notes
 
     Nothing is dropped, as where the answers were drawn: the ratio of a first step is 1.
     """
-    with model.steady():
+    with steady(model):
         return _policy(model, batch, how)
 
 

@@ -23,6 +23,7 @@ from quintet.config.base import Config
 from quintet.data.contrast import KEPT, UNSEEN
 from quintet.errors import ConfigError, DataError, TrainingError, nearest
 from quintet.model.mllm import MLLM, Output
+from quintet.model.modes import steady
 from quintet.training.objectives import pair_losses as losses
 from quintet.training.objectives.lm import Notes
 from quintet.values import Batch, Features, Tokens
@@ -138,7 +139,7 @@ def preference(model: MLLM, batch: Batch, how: Preference) -> tuple[Tensor, floa
         TrainingError: a reference is needed, none came with the batch, and the model has no adapters to turn off.
         DataError: a sample lacks what a term needs; where rows are planned `Preference.check` has found it before.
     """
-    with model.steady():
+    with steady(model):
         seen = model.look(batch)
         policy = _State(model, batch, seen)
         reference = _reference(model, batch, how, seen)
