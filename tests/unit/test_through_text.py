@@ -179,18 +179,13 @@ def test_a_picture_that_cannot_be_read_drops_its_row_and_says_which(tmp_path: Pa
 
 # ---- aligned -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
-class Adds(ExpertConfig):
+class Adds(Says):
     """An expert that says how bright a picture is."""
 
-    @property
-    def writes(self) -> Literal["caption", "text", "objects"]:
-        return "caption"
-
-    def build(self) -> "Adds":
-        return self
+    said: str = "sum"
 
     def __call__(self, value: Tensor) -> str:
-        return f"sum {int(value.long().sum())}"
+        return f"{self.said} {int(value.long().sum())}"
 
 
 @pytest.mark.parametrize("how", ["crop", "noise"])
