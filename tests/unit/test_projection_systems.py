@@ -112,7 +112,18 @@ def test_minigpt_v2s_six_identifiers_begin_a_question_about_a_picture(
 def test_minigpt_v2_has_six_identifiers() -> None:
     tags = [each.tag for each in recipe("minigpt_v2").template.identifiers]
     assert sorted(tags) == sorted(["[vqa]", "[caption]", "[grounding]", "[refer]", "[identify]", "[detection]"])
-    assert all(stage.template.identifiers for stage in recipe("minigpt_v2").stages)
+    pairs, *tasks = (stage.template for stage in recipe("minigpt_v2").stages)
+    assert all(template.identifiers for template in tasks)
+    assert not pairs.identifiers, "weakly-labelled pairs have no instruction"
+
+
+def test_minigpt_v2s_weakly_labelled_pairs_are_a_picture_and_its_caption() -> None:
+    small, _, processor = tiny("minigpt_v2")
+    pairs = replace(processor, template=small.stages[0].template)
+    columns = pairs.tokens(asked("[caption] Describe it.", "A dog."))
+    assert pairs.tokenizer.decode(columns.ids.tolist()).endswith("A dog.\n")
+    assert "Describe" not in pairs.tokenizer.decode(columns.ids.tolist())
+    assert "[INST]" not in pairs.tokenizer.decode(columns.ids.tolist())
 
 
 IDENTIFIED = {

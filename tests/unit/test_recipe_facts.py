@@ -88,7 +88,7 @@ minigpt4: 224 px, layer -1, full
   pretrain | connectors.image.project 1e-4 | 256 | 20000 steps | captions: laion cc sbu
   finetune | connectors.image.project 3e-5 | 12 | 400 steps | instructions: cc_sbu_align
 minigpt_v2: 448 px, layer -1, patch, norm
-  broad | connectors 1e-4, llm (LoRA of rank 64) 1e-4 | 96 | 400000 steps | captions: weakly fine-grained
+  broad | connectors 1e-4, llm (LoRA of rank 64) 1e-4 | 96 | 400000 steps | captions: weakly
   fine-grained | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 64 | 50000 steps | instructions: fine-grained
   instruct | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 24 | 35000 steps | instructions: llava flickr30k unnatural
 mm1: 378 px, layer -1, patch
@@ -117,7 +117,7 @@ open_flamingo: 224 px, layer -1, patch
   interleaved | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~2048 | 1 epoch | interleaved: mmc4
 pali_x: 756 px, layer -1, patch, norm
   mixture | connectors ~1e-4, llm ~1e-4 | ~4096 | 1 epoch | captions: pali-x mixture
-  resolution | ~connectors 1e-4, ~llm 1e-4 | ~4096 | ~1 epoch | regions: ocr detection
+  resolution | ~connectors 1e-4, ~llm 1e-4 | ~4096 | ~1 epoch | ~instructions: ocr detection
 qwen_vl: 448 px, layer -1, patch
   pretrain | encoders 2e-4, connectors 2e-4 | 30720 | 50000 steps | captions: 1.4b
   multitask | encoders 5e-5, connectors 5e-5, llm 5e-5 | 4096 | 19000 steps | regions: 76.8m

@@ -49,7 +49,7 @@ STARTER_BATCH: Mapping[str, int] = {
 
 STARTER_EPOCHS = 2.0
 """Of a recipe, shared evenly by its stages: as long for three stages as for one. The stages that stand
-for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` takes less."""
+for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` changes it."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
 ALIGNED_RATE, ADAPTER_RATE, REWARD_RATE, SCORE_RATE = 1e-4, 2e-4, 1e-3, 3e-3

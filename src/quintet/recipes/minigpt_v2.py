@@ -7,7 +7,11 @@ plain text.
 
 Its code's data sets bring their identifier; here the words of a question choose it (`_templates.IDENTIFIERS`), so that
 rows need not name it. A question that begins with one keeps it; conversations of the last stage have none in its code
-and [vqa] here. Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+and [vqa] here. Its code's weakly-labelled pairs (LAION, CC, SBU) have no instruction: a caption follows its picture as
+in MiniGPT-4. The paper has the fine-grained sets in the first stage too; a stage has one template here, so they come
+with the second. Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+
+At the starter scale the connector and the adapters learn at 5e-3 (docs/log.md).
 """
 
 from quintet.components.connectors.concat import Concat
@@ -17,7 +21,7 @@ from quintet.components.lora import Lora
 from quintet.components.presets_llm import LLAMA2_CHAT_7B
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Paper, Recipe
-from quintet.recipes._templates import MINIGPT_V2
+from quintet.recipes._templates import MINIGPT_V2, PLAIN
 from quintet.training.stage import Data, Rate, Stage
 
 
@@ -34,8 +38,8 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="broad",
-                data=Data(name="weakly-labelled+fine-grained", kind="captions"),
-                template=MINIGPT_V2,
+                data=Data(name="weakly-labelled", kind="captions"),
+                template=PLAIN,
                 train={"connectors": Rate(lr=1e-4), "llm": Rate(lr=1e-4, lora=adapters)},
                 batch=96,
                 steps=400_000,
@@ -58,6 +62,8 @@ def recipe() -> Recipe:
                 final=0.1,
             ),
         ),
+        starter=1.5,
+        starter_rates={"connectors": 5e-3, "llm": 5e-3},
         paper=Paper(
             title="MiniGPT-v2: Large Language Model as a Unified Interface for Vision-Language Multi-task Learning",
             authors="Chen et al.",
