@@ -29,6 +29,7 @@ from quintet.lab.run import Job, scenes_rows, stage_source, train
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
 from quintet.recipes._scale import at_scale
+from quintet.training.stage import Data
 from quintet.values import Batch, Features, Layout, Media, Node, Part, Ref, Sample, Text, Tokens, Turn
 from systems import enlarge, tiny
 
@@ -274,12 +275,37 @@ def test_text_without_pictures_is_in_the_batches_of_the_papers_that_say_so(
     assert len(plain) == pytest.approx(share * len(source), abs=1)
 
 
+def test_rows_of_another_kind_are_in_the_batches_in_their_share(scenes: Path, tmp_path: Path) -> None:
+    recipe = at_scale(load_recipe("qwen_vl")[1], "tiny")
+    source = stage_source(Job(recipe="qwen_vl", out=tmp_path, scale="tiny", scenes=scenes), recipe, recipe.stages[1])
+    files = Counter(Path(source.sample(i).origin.file).name for i in range(len(source)))
+    pointed = len(open_source(scenes_rows(scenes, "regions")))
+    assert files.total() == pointed
+    assert files["train.json"] == pytest.approx(pointed / 2, abs=1)
+    assert files["train_regions.json"] == pytest.approx(pointed / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("mixed", "message"),
+    [
+        ({"text": 0.0}, "shares of the rows are over 0"),
+        ({"text": 0.6, "captions": 0.4}, "under 1 together"),
+        ({"txet": 0.5}, "rows of kind 'txet' cannot be mixed into regions; did you mean 'text'"),
+        ({"regions": 0.5}, "rows of kind 'regions' cannot be mixed into regions"),
+        ({"preferences": 0.5}, "cannot be mixed into regions"),
+    ],
+)
+def test_shares_that_are_none_are_refused(mixed: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Data(name="some", kind="regions", mixed=mixed)
+
+
 def test_what_is_told_without_a_picture_is_shown_by_the_templates_that_learn_it(scenes: Path) -> None:
     """A template of captions leaves questions out, and would teach answers to nothing."""
     stages = [stage for name in recipe_names() for stage in load_recipe(name)[1].stages]
     sample = open_source(scenes_rows(scenes, "text")).sample(0)
     [told] = [part.text.split("\n")[0] for part in sample.root.turns[0].parts if isinstance(part, Text)]
-    templates = [stage.template for stage in stages if stage.data.text or stage.data.kind == "text"]
+    templates = [stage.template for stage in stages if "text" in (stage.data.kind, *stage.data.mixed)]
     assert len(templates) >= 8
     for template in templates:
         tokenizer = byte_tokenizer(*template.added_tokens)

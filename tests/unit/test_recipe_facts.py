@@ -120,8 +120,8 @@ pali_x: 756 px, layer -1, patch, norm
   resolution | ~connectors 1e-4, ~llm 1e-4 | ~4096 | ~1 epoch | ~instructions: ocr detection
 qwen_vl: 448 px, layer -1, patch
   pretrain | encoders 2e-4, connectors 2e-4 | 30720 | 50000 steps | captions: 1.4b
-  multitask | encoders 5e-5, connectors 5e-5, llm 5e-5 | 4096 | 19000 steps | regions: 76.8m
-  instruct | connectors 1e-5, llm 1e-5 | 128 | 8000 steps | ~regions: 350k
+  multitask | encoders 5e-5, connectors 5e-5, llm 5e-5 | 4096 | 19000 steps | ~regions (50 % instructions): 76.8m
+  instruct | connectors 1e-5, llm 1e-5 | 128 | 8000 steps | ~regions (50 % instructions): 350k
 sharegpt4v: 336 px, layer -2, patch
   align | connectors 1e-3 | 256 | 1 epoch | captions: 558k
   pretrain | encoders (upper 1/2 of the layers) 2e-5, connectors 2e-5, llm 2e-5 | 256 | 1 epoch | captions: sharegpt4v
@@ -168,6 +168,7 @@ REASONS: Mapping[tuple[str, str], str] = {
     ("cogvlm", "pretrain-grounding"): "captions and referring expressions, spelt as a question and its answer",
     ("kosmos2", "pretrain"): "The paper counts tokens: 419 thousand",
     ("llama_adapter_v2", "captions"): "its captions last 150 epochs of split data, here one",
+    ("qwen_vl", "multitask"): "shares of the tasks are not in our sources",
     ("qwen_vl", "instruct"): "conversations with localisation among them",
 }
 """(recipe, stage or `encoder`) → words of its docstring that say what is marked there."""
@@ -242,7 +243,8 @@ def ours(stage: Stage) -> Line:
     """What a stage has in the cells of the table."""
     trains = {part + (f" ({rate.how})" if rate.how else ""): rate.lr for part, rate in stage.train.items()}
     amount = f"{stage.steps} steps" if stage.steps else f"{stage.epochs:g} epoch"
-    kind = stage.data.kind + (f" ({stage.data.text:.0%} text)".replace("%", " %") if stage.data.text else "")
+    mixed = "".join(f" ({share:.0%} {kind})".replace("%", " %") for kind, share in stage.data.mixed.items())
+    kind = stage.data.kind + mixed
     cells = {"trains": trains, "batch": stage.batch, "amount": amount, "kind": kind}
     return Line(cells, stage.data.name)
 
@@ -315,7 +317,7 @@ def any_amount(stage: Stage) -> Stage:
         ("llava", stages(lambda s: replace(s, train={**s.train, "llm": Rate(lr=2e-5)}), 0), "trains"),
         ("llama_adapter_v2", stages(lambda s: replace(s, data=replace(s.data, kind="instructions")), -1), "kind"),
         ("vila", stages(lambda s: replace(s, data=replace(s.data, name="llava-v1.5-blend+textcaps")), -1), "flan"),
-        ("vila", stages(lambda s: replace(s, data=replace(s.data, text=0.0)), -1), "60 % text"),
+        ("vila", stages(lambda s: replace(s, data=replace(s.data, mixed={})), -1), "60 % text"),
         ("vila", stages(lambda s: replace(s, train={"connectors": s.train["connectors"]}), 1), "trains"),
         ("shikra", stages(any_amount), "batch"),
         ("minigpt_v2", stages(any_amount), "amount"),

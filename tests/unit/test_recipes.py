@@ -197,6 +197,19 @@ def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_mat
     assert rates("sharegpt4v")[1]["encoders"] == STARTER_RATES["encoders"]
 
 
+def test_behind_a_header_that_the_starter_llm_never_read_an_answer_begins_with_a_space() -> None:
+    """ChatML and Fuyu's <0x04>; what it has read stays as it is published, and all does at full scale."""
+    changed = set()
+    for name in NAMES:
+        recipe = load_recipe(name)[1]
+        small = at_scale(recipe, "starter")
+        before, after = [s.template for s in (*recipe.before, *recipe.stages)], [s.template for s in small.stages]
+        changed |= {old.name for old, new in zip(before, after, strict=True) if (old.answer, new.answer) == ("", " ")}
+        assert all(new.answer in (old.answer, " ") for old, new in zip(before, after, strict=True))
+        assert at_scale(recipe, "tiny").template.answer == recipe.template.answer
+    assert changed == {"qwen_vl", "fuyu"}
+
+
 @pytest.mark.parametrize(("scale", "most"), [("starter", 10_000_000), ("tiny", 300_000)])
 def test_a_small_scale_is_small(recipe: Recipe, scale: str, most: int) -> None:
     with torch.device("meta"):

@@ -107,12 +107,13 @@ def scenes_rows(folder: Path, kind: str) -> Path:
 
 
 def _scenes_source(folder: Path, data: Data) -> Source:
-    """What a stage learns from without a file of its own: as many rows of Scenes, a share of them without pictures."""
+    """What a stage learns from without a file of its own: as many rows of Scenes, with other kinds in their shares."""
     source = open_source(scenes_rows(folder, data.kind), pages=data.pages)
-    if not data.text:
+    if not data.mixed:
         return source
-    plain = open_source(scenes_rows(folder, "text"))
-    return Mix.weighted([source, plain], weights=[1 - data.text, data.text], size=len(source), name=source.name)
+    others = [open_source(scenes_rows(folder, kind), pages=data.pages) for kind in data.mixed]
+    weights = [1 - sum(data.mixed.values()), *data.mixed.values()]
+    return Mix.weighted([source, *others], weights=weights, size=len(source), name=source.name)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,11 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float, rates: Mappi
 
 
 def _starter_template(template: Template) -> Template:
-    return replace(template, regions=template.regions.starter())
+    # Its LLM has not read headers of added tokens (ChatML's). Behind them, as nearly everywhere that it has read, an
+    # answer begins with a space: without, it takes digits from descriptions into no answer (docs/log.md).
+    unread = any(token in template.assistant for token in template.added)
+    answer = template.answer or (" " if unread else "")
+    return replace(template, regions=template.regions.starter(), answer=answer)
 
 
 def _starter_rate(part: str, rate: Rate, model: MLLM.Config, aligns: bool) -> Rate:

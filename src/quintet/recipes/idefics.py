@@ -56,7 +56,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="instruct",
-                data=Data(name="idefics-instruct", kind="instructions", text=0.29),
+                data=Data(name="idefics-instruct", kind="instructions", mixed={"text": 0.29}),
                 template=IDEFICS_INSTRUCT,
                 train={"encoders": rate, "connectors": rate, "fusion": rate, "llm": rate},
                 batch=100,  # 205 K tokens

@@ -49,7 +49,7 @@ def recipe() -> Recipe:
 
 def _stage(name: str, *, lr: float, batch: int, steps: int, captions: bool) -> Stage:
     pages = Data(name="text-pairs-interleaved", kind="interleaved")
-    language = Data(name="unnatural-instructions-flan", kind="captions", text=288 / 1_072)
+    language = Data(name="unnatural-instructions-flan", kind="captions", mixed={"text": 288 / 1_072})
     return Stage(
         name=name,
         data=pages if captions else language,

@@ -57,7 +57,9 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="instruct",
-                data=Data(name="alpaca-52k-and-llava-158k", kind="instructions", text=0.25, rows=52_002 + 157_712),
+                data=Data(
+                    name="alpaca-52k-and-llava-158k", kind="instructions", mixed={"text": 0.25}, rows=52_002 + 157_712
+                ),
                 template=CHAT,
                 train={"encoders.image.adapters": rate, "connectors": rate, "fusion": rate},
                 batch=32,

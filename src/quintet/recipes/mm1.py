@@ -46,7 +46,9 @@ def recipe() -> Recipe:
         stages=(
             Stage(
                 name="pretrain",
-                data=Data(name="interleaved-captions-text", kind="interleaved", text=0.1, pages=Pages(pictures=16)),
+                data=Data(
+                    name="interleaved-captions-text", kind="interleaved", mixed={"text": 0.1}, pages=Pages(pictures=16)
+                ),
                 template=INTERLEAVED,
                 train={part: Rate(lr=rate) for part in everything},
                 batch=512,

@@ -41,7 +41,9 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="instruct",
-                data=Data(name="alpaca-vicuna-baize-llava150k", kind="instructions", text=0.62, rows=361_481),
+                data=Data(
+                    name="alpaca-vicuna-baize-llava150k", kind="instructions", mixed={"text": 0.62}, rows=361_481
+                ),
                 template=MPLUG_OWL,
                 train={"llm": Rate(lr=2e-5, lora=Lora(rank=8, alpha=32, dropout=0.05, targets=("q_proj", "v_proj")))},
                 batch=256,

@@ -32,7 +32,7 @@ def recipe() -> Recipe:
             Stage(
                 name="instruct",
                 # LLaVA 158 K, A-OKVQA 5000, COCO 512, OCR-VQA 512, MiniGPT-4 3.5 K, and as much text.
-                data=Data(name="multimodal-gpt", kind="instructions", text=0.5, rows=167_500),
+                data=Data(name="multimodal-gpt", kind="instructions", mixed={"text": 0.5}, rows=167_500),
                 template=MULTIMODAL_GPT,
                 train={"llm": Rate(lr=1e-5, lora=llm), "fusion": Rate(lr=1e-5, lora=fusion)},
                 batch=256,

@@ -1,17 +1,19 @@
 """Qwen-VL: one layer of resampling, places kept, three stages (Bai et al. 2023, arXiv:2308.12966).
 
 Notable: 256 queries on a 16 × 16 grid, with fixed positions on queries and keys, take 1024 patches at 448 px (256 at
-224 px in the first stage). The last stage learns conversations with localisation among them. Pictures stand between
-<img> and </img> and are numbered in chat; boxes are <box>(x1,y1),(x2,y2)</box> after <ref>…</ref>, in whole
-thousandths. The encoder and the adapter train first, then all, then all but the encoder.
+224 px in the first stage). The second stage mixes seven tasks, the last one learns conversations with localisation
+among them. Pictures stand between <img> and </img> and are numbered in chat; boxes are <box>(x1,y1),(x2,y2)</box> after
+<ref>…</ref>, in whole thousandths. The encoder and the adapter train first, then all, then all but the encoder.
 
 The first stage has pictures of 224 px, the model here has one size, 448: its features are those of the later stages.
 The encoder is OpenCLIP's bigG without the class token. The released fine-tuning also learns the markers of every turn.
-At the starter scale every query begins by looking at its own place, and the LLM learns the template's end marker. The
-first stage's rate falls by 0.95 a layer of the encoder in the paper (memory); here all layers have one. <quad>, for
+The first stage's rate falls by 0.95 a layer of the encoder in the paper (memory); here all layers have one. <quad>, for
 areas of four corners, is among the added tokens, but has no spelling of regions here. Schedules' ends, warm-ups, and
 the batches of the last two stages are given from memory. Qwen-7B is read through our decoder; its released files have
 other names.
+
+At the starter scale every query begins by looking at its own place, the LLM learns the template's end marker, and half
+of the rows of the last two stages have no region: the paper's shares of the tasks are not in our sources.
 """
 
 from quintet.components.connectors.resampler import Resampler
@@ -61,7 +63,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="multitask",
-                data=Data(name="qwen-vl-76.8m", kind="regions", rows=76_800_000),
+                data=Data(name="qwen-vl-76.8m", kind="regions", mixed={"instructions": 0.5}, rows=76_800_000),
                 template=QWEN_VL_TASKS,
                 train={"encoders": Rate(lr=5e-5), "connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
                 batch=4_096,
@@ -73,7 +75,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="instruct",
-                data=Data(name="qwen-vl-chat-350k", kind="regions", rows=350_000),
+                data=Data(name="qwen-vl-chat-350k", kind="regions", mixed={"instructions": 0.5}, rows=350_000),
                 template=QWEN_VL,
                 train={"connectors": Rate(lr=1e-5), "llm": Rate(lr=1e-5)},
                 batch=128,
@@ -84,6 +86,7 @@ def recipe() -> Recipe:
                 weight_decay=0.05,
             ),
         ),
+        starter=1.25,
         starter_rates={"encoders": 3e-5},
         paper=PAPER,
     )

@@ -45,7 +45,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="joint",
-                data=Data(name="llava-v1.5-blend+flan-1m-text", kind="instructions", text=0.6),
+                data=Data(name="llava-v1.5-blend+flan-1m-text", kind="instructions", mixed={"text": 0.6}),
                 template=VICUNA_V1,
                 train={"connectors": Rate(lr=2e-5), "llm": Rate(lr=2e-5)},
                 batch=128,

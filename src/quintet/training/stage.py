@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from quintet.components.lora import Lora
 from quintet.config.base import Config
@@ -11,13 +11,16 @@ from quintet.data.completion import Completion
 from quintet.data.contrast import Contrast
 from quintet.data.sources.pages import Pages
 from quintet.data.template import Template
-from quintet.errors import ConfigError
+from quintet.errors import ConfigError, nearest
 from quintet.training.objectives.policy import Policy
 from quintet.training.objectives.preference import LIVE, WORSE, Preference
 from quintet.training.objectives.reward import Reward
 from quintet.training.rollout import Rollouts
 
-__all__ = ["Data", "Rate", "Stage"]
+__all__ = ["Data", "Kind", "Rate", "Stage"]
+
+Kind = Literal["captions", "instructions", "interleaved", "regions", "text", "preferences"]
+"""Of rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +61,23 @@ class Data(Config):
     """
 
     name: str
-    kind: Literal["captions", "instructions", "interleaved", "regions", "text", "preferences"]
+    kind: Kind
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
-    text: float = 0.0
-    """Share of rows without a picture, in kinds whose rows have one: named where the paper makes a point of it."""
+    mixed: Mapping[str, float] = field(default_factory=dict)
+    """Other kinds → their shares of the rows, where the paper mixes them: `{"text": 0.6}` is 60 % without a picture."""
     pages: Pages | None = None
     """What the paper takes of interleaved documents."""
     pairs: str = ""
     """How answers are made and compared where there is no file: a name of `quintet data pairs`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.text < 1:
-            raise ConfigError(f"text is {self.text}; it is a share of the rows, at least 0 and under 1")
+        if any(share <= 0 for share in self.mixed.values()) or sum(self.mixed.values()) >= 1:
+            raise ConfigError(f"mixed is {dict(self.mixed)}; shares of the rows are over 0, and under 1 together")
+        others = set(get_args(Kind)) - {self.kind, "preferences"}
+        for kind in self.mixed:
+            if kind not in others:
+                raise ConfigError(f"rows of kind {kind!r} cannot be mixed into {self.kind}{nearest(kind, others)}")
 
 
 @dataclass(frozen=True, kw_only=True)
