@@ -290,6 +290,7 @@ def test_rows_of_another_kind_are_in_the_batches_in_their_share(scenes: Path, tm
     [
         ({"text": 0.0}, "shares of the rows are over 0"),
         ({"text": 0.6, "captions": 0.4}, "under 1 together"),
+        ({"text": float("nan")}, "shares of the rows are over 0"),
         ({"txet": 0.5}, "rows of kind 'txet' cannot be mixed into regions; did you mean 'text'"),
         ({"regions": 0.5}, "rows of kind 'regions' cannot be mixed into regions"),
         ({"preferences": 0.5}, "cannot be mixed into regions"),

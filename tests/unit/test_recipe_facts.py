@@ -88,7 +88,7 @@ minigpt4: 224 px, layer -1, full
   pretrain | connectors.image.project 1e-4 | 256 | 20000 steps | captions: laion cc sbu
   finetune | connectors.image.project 3e-5 | 12 | 400 steps | instructions: cc_sbu_align
 minigpt_v2: 448 px, layer -1, patch, norm
-  broad | connectors 1e-4, llm (LoRA of rank 64) 1e-4 | 96 | 400000 steps | captions: weakly
+  broad | connectors 1e-4, llm (LoRA of rank 64) 1e-4 | 96 | 400000 steps | ~captions: weakly
   fine-grained | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 64 | 50000 steps | instructions: fine-grained
   instruct | connectors 1e-5, llm (LoRA of rank 64) 1e-5 | 24 | 35000 steps | instructions: llava flickr30k unnatural
 mm1: 378 px, layer -1, patch
@@ -163,11 +163,12 @@ REASONS: Mapping[tuple[str, str], str] = {
     ("open_flamingo", "pairs"): "64 and 32 samples a GPU, 64 GPUs",
     ("open_flamingo", "interleaved"): "64 and 32 samples a GPU, 64 GPUs",
     ("pali_x", "mixture"): "are not printed and are ours",
-    ("pali_x", "resolution"): "are not printed and are ours",
+    ("pali_x", "resolution"): "Scenes' conversations, with words, digits and boxes",
     ("shikra", "dialogue"): "three epochs in its repository",
     ("cogvlm", "pretrain-grounding"): "captions and referring expressions, spelt as a question and its answer",
     ("kosmos2", "pretrain"): "The paper counts tokens: 419 thousand",
     ("llama_adapter_v2", "captions"): "its captions last 150 epochs of split data, here one",
+    ("minigpt_v2", "broad"): "a stage has one template here",
     ("qwen_vl", "multitask"): "shares of the tasks are not in our sources",
     ("qwen_vl", "instruct"): "conversations with localisation among them",
 }

@@ -195,6 +195,8 @@ def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_mat
     assert rates("kosmos1")[0]["connectors"] == STARTER_RATES["connectors"], "one layer is no transformer"
     assert [stage.get("encoders") for stage in rates("qwen_vl")] == [3e-5, 3e-5, None], "its own, where it learns"
     assert rates("sharegpt4v")[1]["encoders"] == STARTER_RATES["encoders"]
+    assert [stage["llm"] for stage in rates("pali_x")] == [5e-4, 5e-4], "a random LLM learns slowly or badly"
+    assert [(s["connectors"], s["llm"]) for s in rates("minigpt_v2")] == [(5e-3, 5e-3)] * 3, "and adapters fast"
 
 
 def test_behind_a_header_that_the_starter_llm_never_read_an_answer_begins_with_a_space() -> None:

@@ -75,7 +75,15 @@ def _leaves(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, A
     for key, inner in value.items():
         path = f"{before}{key}"
         # A name is how a stage is found, the template is the model's, and what the paper's set is called sets nothing.
-        if key == "type" or path in ("name", "template", "data.name", "data.kind", "data.rows", "data.pages"):
+        if key == "type" or path in (
+            "name",
+            "template",
+            "data.name",
+            "data.kind",
+            "data.rows",
+            "data.pages",
+            "data.mixed",
+        ):
             continue
         if isinstance(inner, Mapping) and inner:
             yield from _leaves(inner, f"{path}.")

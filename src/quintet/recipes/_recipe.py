@@ -69,7 +69,7 @@ class Recipe(Config):
     there are none, and these stages run first (`at_scale`): what the paper freezes must have learnt something."""
     starter: float = 1.0
     """Share of the starter scale's samples that it learns from: where each costs more, fewer keep a recipe within
-    four minutes on two cores; where those are not enough, it takes more than the others do."""
+    four minutes on two cores; over 1 where the scale's own are too few."""
     starter_rates: Mapping[str, float] = field(default_factory=dict)
     """Part → peak rate at the starter scale, where that is not the scale's own."""
 

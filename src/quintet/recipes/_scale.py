@@ -170,8 +170,8 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float, rates: Mappi
 
 
 def _starter_template(template: Template) -> Template:
-    # Its LLM has not read headers of added tokens (ChatML's). Behind them, as nearly everywhere that it has read, an
-    # answer begins with a space: without, it takes digits from descriptions into no answer (docs/log.md).
+    # The starter LLM has not read headers of added tokens (ChatML's). Behind them an answer begins with a space, as
+    # nearly everywhere that it has read: without, a model that describes digits never answers with them (docs/log.md).
     unread = any(token in template.assistant for token in template.added)
     answer = template.answer or (" " if unread else "")
     return replace(template, regions=template.regions.starter(), answer=answer)

@@ -10,7 +10,7 @@ How it was trained is not published: the two stages here, their rates and batche
 A comma parts coordinates, as users write them; its processor makes each number one token. Tokenizers without the tags
 get them as added tokens, and so `quintet show` counts six rows that are in the published table.
 The newline is |NEWLINE|, a row of the embedding, which an import copies; here it is a vector of the connector. The LLM
-is Persimmon; its 8B base model has the published shape.
+is Persimmon; its 8B base model has the published shape. At the starter scale an answer begins with a space.
 """
 
 from dataclasses import replace

@@ -7,9 +7,11 @@ plain text.
 
 Its code's data sets bring their identifier; here the words of a question choose it (`_templates.IDENTIFIERS`), so that
 rows need not name it. A question that begins with one keeps it; conversations of the last stage have none in its code
-and [vqa] here. Its code's weakly-labelled pairs (LAION, CC, SBU) have no instruction: a caption follows its picture as
-in MiniGPT-4. The paper has the fine-grained sets in the first stage too; a stage has one template here, so they come
-with the second. Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+and [vqa] here. Batches and steps of the first two stages are memory; the last stage is the released configuration's.
+
+The weakly-labelled pairs (LAION, CC, SBU) have no instruction in its code: a caption follows its picture, and a line's
+end ends it, which is the code's default (this stage's configuration is not released). The paper has the fine-grained
+sets in the first stage too; a stage has one template here, so they come with the second.
 
 At the starter scale the connector and the adapters learn at 5e-3 (docs/log.md).
 """

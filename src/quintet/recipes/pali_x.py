@@ -10,7 +10,8 @@ No code and no weights exist. The encoder is ViT-22B as its own paper gives it. 
 UL2-20B's widths with mT5's vocabulary. Where we differ: the model has one size of pictures, the last, and two stages
 for its sub-stages; the paper's spans are of text alone, here also of captions under their pictures; image tokens are
 not predicted. From memory: prompts, the form of boxes, the shares of the objectives, which are PaLI's. Rates, batches
-and steps are not printed and are ours; so is what trains in the second stage (as in the first).
+and steps are not printed and are ours; so is what trains in the second stage (as in the first), and that it learns
+Scenes' conversations, with words, digits and boxes in their answers, where no file is given.
 
 At the starter scale no trained encoder–decoder ships with the package: the LLM is a random one of three and three
 layers, which learns all it knows of language in these stages; at 5e-4, since at 1e-3 it reads no digits (docs/log.md).

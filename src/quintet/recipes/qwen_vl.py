@@ -12,8 +12,9 @@ areas of four corners, is among the added tokens, but has no spelling of regions
 the batches of the last two stages are given from memory. Qwen-7B is read through our decoder; its released files have
 other names.
 
-At the starter scale every query begins by looking at its own place, the LLM learns the template's end marker, and half
-of the rows of the last two stages have no region: the paper's shares of the tasks are not in our sources.
+At the starter scale every query begins by looking at its own place, the LLM learns the template's end marker, and an
+answer in ChatML begins with a space. Without a file, half of the rows of the last two stages are conversations, which
+is ours: the paper's shares of the tasks are not in our sources.
 """
 
 from quintet.components.connectors.resampler import Resampler

@@ -65,16 +65,16 @@ class Data(Config):
     rows: int | None = None
     """Rows of the published set, for the planner; None if it is not known."""
     mixed: Mapping[str, float] = field(default_factory=dict)
-    """Other kinds → their shares of the rows, where the paper mixes them: `{"text": 0.6}` is 60 % without a picture."""
+    """Other kinds → their shares of the rows: `{"text": 0.6}` is 60 % without a picture. Of Scenes, not of files."""
     pages: Pages | None = None
     """What the paper takes of interleaved documents."""
     pairs: str = ""
     """How answers are made and compared where there is no file: a name of `quintet data pairs`."""
 
     def __post_init__(self) -> None:
-        if any(share <= 0 for share in self.mixed.values()) or sum(self.mixed.values()) >= 1:
+        if not all(share > 0 for share in self.mixed.values()) or not sum(self.mixed.values()) < 1:
             raise ConfigError(f"mixed is {dict(self.mixed)}; shares of the rows are over 0, and under 1 together")
-        others = set(get_args(Kind)) - {self.kind, "preferences"}
+        others = set(get_args(Kind)) - {self.kind, "preferences"} if self.kind != "preferences" else set()
         for kind in self.mixed:
             if kind not in others:
                 raise ConfigError(f"rows of kind {kind!r} cannot be mixed into {self.kind}{nearest(kind, others)}")

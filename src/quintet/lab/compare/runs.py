@@ -139,7 +139,8 @@ class Asked:
     def fits(self, recipe: Recipe) -> bool:
         """Whether the recipe reads what the task shows, ranks where it asks for rankings, and was taught it at all."""
         ranks = any(not stage.reads for stage in recipe.stages)
-        taught = not self.task.learnt_from or any(s.data.kind == self.task.learnt_from for s in recipe.stages)
+        kinds = {kind for stage in recipe.stages for kind in (stage.data.kind, *stage.data.mixed)}
+        taught = not self.task.learnt_from or self.task.learnt_from in kinds
         return taught and self.kinds <= set(recipe.model.kinds) and (ranks or not self.task.together)
 
 
