@@ -41,6 +41,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_aligned(name: str, scenes: Path, tmp_path: Path) -> None:
     stages = load_recipe(name)[1].stages
     once = [f"stages.{stage.name}.steps=1" for stage in stages]
+    if name == "pali_x":  # its random weights write hardly anything but sentinels, which no row of text can hold
+        once += ["stages.resolution.steps=20", "stages.resolution.train.llm.lr=0.01"]
     train(Job(recipe=name, scale="tiny", out=tmp_path / "run", scenes=scenes, sets=once))
     start = Start(tmp_path / "run")
     # Kosmos-2's random weights write tokens that no row of text can hold.
