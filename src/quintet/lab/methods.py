@@ -71,19 +71,14 @@ def settings(name: str, scale: str) -> dict[str, dict[str, Any]]:
     return {stage.name: dict(_leaves(stage.to_json())) for stage in aligned_stages(method.stages, scale)}
 
 
+_SETS_NOTHING = {"name", "template", *(f"data.{each}" for each in ("name", "kind", "rows", "pages", "mixed"))}
+"""A name is how a stage is found, the template is the model's, and what the paper's set is like is said by its file."""
+
+
 def _leaves(value: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, inner in value.items():
         path = f"{before}{key}"
-        # A name is how a stage is found, the template is the model's, and what the paper's set is called sets nothing.
-        if key == "type" or path in (
-            "name",
-            "template",
-            "data.name",
-            "data.kind",
-            "data.rows",
-            "data.pages",
-            "data.mixed",
-        ):
+        if key == "type" or path in _SETS_NOTHING:
             continue
         if isinstance(inner, Mapping) and inner:
             yield from _leaves(inner, f"{path}.")
