@@ -117,7 +117,7 @@ open_flamingo: 224 px, layer -1, patch
   interleaved | connectors 1e-4, fusion 1e-4, tokens 1e-4 | ~2048 | 1 epoch | interleaved: mmc4
 pali_x: 756 px, layer -1, patch, norm
   mixture | connectors ~1e-4, llm ~1e-4 | ~4096 | 1 epoch | captions: pali-x mixture
-  resolution | ~connectors 1e-4, ~llm 1e-4 | ~4096 | ~1 epoch | ~instructions: ocr detection
+  resolution | ~connectors 1e-4, ~llm 1e-4 | ~4096 | ~1 epoch | ~instructions (30 % ocr): ocr detection
 qwen_vl: 448 px, layer -1, patch
   pretrain | encoders 2e-4, connectors 2e-4 | 30720 | 50000 steps | captions: 1.4b
   multitask | encoders 5e-5, connectors 5e-5, llm 5e-5 | 4096 | 19000 steps | ~regions (50 % instructions): 76.8m
@@ -163,7 +163,7 @@ REASONS: Mapping[tuple[str, str], str] = {
     ("open_flamingo", "pairs"): "64 and 32 samples a GPU, 64 GPUs",
     ("open_flamingo", "interleaved"): "64 and 32 samples a GPU, 64 GPUs",
     ("pali_x", "mixture"): "are not printed and are ours",
-    ("pali_x", "resolution"): "Scenes' conversations, with words, digits and boxes",
+    ("pali_x", "resolution"): "three of ten ask for what is written",
     ("shikra", "dialogue"): "three epochs in its repository",
     ("cogvlm", "pretrain-grounding"): "captions and referring expressions, spelt as a question and its answer",
     ("kosmos2", "pretrain"): "The paper counts tokens: 419 thousand",

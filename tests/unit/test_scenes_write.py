@@ -51,7 +51,7 @@ def test_pictures_are_named_by_their_pixels_and_splits_are_disjoint(made: Path) 
 
 
 def test_llava_files_have_the_fields_and_the_picture_first(made: Path) -> None:
-    for split, kind in itertools.product(SPLITS, ("", "_captions", "_regions")):
+    for split, kind in itertools.product(SPLITS, ("", "_captions", "_regions", "_ocr")):
         for row in json.loads((made / f"{split}{kind}.json").read_text()):
             places = sum(turn["value"].count("<region>") for turn in row["conversations"])
             assert set(row) == {"id", "image", "conversations", *["regions"] * (places > 0)}
@@ -64,6 +64,19 @@ def test_llava_files_have_the_fields_and_the_picture_first(made: Path) -> None:
             assert sum("<image>" in turn["value"] for turn in turns) == 1
             assert all(turn["value"] for turn in turns)
             assert len(turns) == 2 if kind == "_captions" else len(turns) >= 2
+
+
+def test_every_word_and_digit_is_asked_for_once(made: Path) -> None:
+    for split in SPLITS:
+        rows = {row["id"]: row["conversations"] for row in json.loads((made / f"{split}_ocr.json").read_text())}
+        for each in read_truth(made / f"{split}.truth.jsonl"):
+            digit, word = each.scene.digit, each.scene.word
+            written = ([str(digit.value)] if digit else []) + ([word.text] if word else [])
+            turns = rows.pop(each.image.stem, [])
+            assert sorted(turn["value"] for turn in turns[1::2]) == written
+            for asked, said in zip(turns[::2], turns[1::2], strict=True):
+                assert ("digit" in asked["value"]) == said["value"].isdigit()
+        assert not rows
 
 
 def test_what_is_told_in_words_answers_the_questions_without_a_picture(made: Path) -> None:

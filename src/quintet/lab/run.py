@@ -96,6 +96,7 @@ def scenes_rows(folder: Path, kind: str) -> Path:
         "captions": "train_captions.json",
         "regions": "train_regions.json",
         "interleaved": "train_interleaved.jsonl",
+        "ocr": "train_ocr.json",
         "text": "train_text.json",
     }
     file = folder / names.get(kind, "train.json")

@@ -42,6 +42,7 @@ STARTER_BATCH: Mapping[str, int] = {
     "instructions": 16,
     "interleaved": 16,
     "regions": 16,
+    "ocr": 16,
     "text": 16,
     "preferences": 16,
 }

@@ -10,8 +10,8 @@ No code and no weights exist. The encoder is ViT-22B as its own paper gives it. 
 UL2-20B's widths with mT5's vocabulary. Where we differ: the model has one size of pictures, the last, and two stages
 for its sub-stages; the paper's spans are of text alone, here also of captions under their pictures; image tokens are
 not predicted. From memory: prompts, the form of boxes, the shares of the objectives, which are PaLI's. Rates, batches
-and steps are not printed and are ours; so is what trains in the second stage (as in the first), and that it learns
-Scenes' conversations, with words, digits and boxes in their answers, where no file is given.
+and steps are not printed and are ours; so is what trains in the second stage (as in the first), and the shares of its
+tasks: of Scenes' rows, where no file is given, three of ten ask for what is written, the others are conversations.
 
 At the starter scale no trained encoder–decoder ships with the package: the LLM is a random one of three and three
 layers, which learns all it knows of language in these stages; at 5e-4, since at 1e-3 it reads no digits (docs/log.md).
@@ -48,7 +48,7 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="resolution",
-                data=Data(name="pali-x-ocr-detection", kind="instructions"),
+                data=Data(name="pali-x-ocr-detection", kind="instructions", mixed={"ocr": 0.3}),
                 template=PALI_X,
                 completion=Completion(one=True),
                 train=train,
@@ -56,7 +56,7 @@ def recipe() -> Recipe:
                 row=4096,
             ),
         ),
-        starter=1.7,
+        starter=2.0,
         starter_rates={"llm": 5e-4},
         paper=Paper(
             title="PaLI-X: On Scaling up a Multilingual Vision and Language Model",

@@ -19,8 +19,8 @@ from quintet.training.rollout import Rollouts
 
 __all__ = ["Data", "Kind", "Rate", "Stage"]
 
-Kind = Literal["captions", "instructions", "interleaved", "regions", "text", "preferences"]
-"""Of rows."""
+Kind = Literal["captions", "instructions", "interleaved", "regions", "ocr", "text", "preferences"]
+"""Of rows: `ocr` asks for what is written in a picture, `text` has no picture."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,20 @@ of the picture, and fails on a question that is asked first.
 
 import random
 
-from quintet.data.scenes.language import BRIEF, DETAILED, KINDS, Question, ask, caption, grounding, referring
+from quintet.data.scenes.language import (
+    BRIEF,
+    DETAILED,
+    KINDS,
+    Question,
+    ask,
+    caption,
+    grounding,
+    questions,
+    referring,
+)
 from quintet.data.scenes.world import Scene
 
-__all__ = ["conversation", "describe", "pointing", "pretrain", "told"]
+__all__ = ["conversation", "describe", "pointing", "pretrain", "reading", "told"]
 
 
 def conversation(
@@ -45,6 +55,11 @@ def pointing(scene: Scene, rng: random.Random, turns: int = 8) -> list[Question]
     room = min(len(pointed), turns - len(pointed))
     others = conversation(scene, rng, room, boxes=0.0) if room else []
     return rng.sample([*pointed, *others], len(pointed) + len(others))
+
+
+def reading(scene: Scene, rng: random.Random) -> list[Question]:
+    """What is written, in random order: a question each about the word and the digit. None where nothing is."""
+    return questions(scene, rng, ("word", "digit"))
 
 
 def describe(scene: Scene, rng: random.Random) -> tuple[str, str]:

@@ -4,6 +4,7 @@
     OUT/images/<split>/<hash>.png    named by their pixels: no picture is in two splits, or twice in one
     OUT/<split>.json                 LLaVA conversations; <split>_captions.json: one caption each, to align a connector;
                                      <split>_regions.json: questions that point, and questions where things are;
+                                     <split>_ocr.json: questions about what is written, of the pictures that have it;
                                      <split>_text.json: scenes told in words, and the questions: no picture;
                                      <split>_fewshot.json: solved examples, then the question (`pages.py`)
     OUT/<split>_interleaved.jsonl    documents of several pictures in MMC4's layout
@@ -31,7 +32,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from quintet.data.scenes.conversations import conversation, pointing, pretrain, told
+from quintet.data.scenes.conversations import conversation, pointing, pretrain, reading, told
 from quintet.data.scenes.pages import Shown, contexts, documents
 from quintet.data.scenes.pope import Occurrences, pope
 from quintet.data.scenes.questions import Question, grounding, questions, referring
@@ -44,7 +45,7 @@ __all__ = ["LAYOUT", "Format", "Truth", "make_scenes", "read_truth", "split_size
 
 Format = Literal["llava", "webdataset", "both"]
 
-LAYOUT = 4
+LAYOUT = 5
 """Raised whenever equal arguments would no longer give equal files."""
 
 _SHARD = 1000
@@ -205,6 +206,9 @@ def _write_all(
             _write_json(root / f"{split}_captions.json", captions)
             pointing = [_llava(split, made, made.pointing) for made in kept if made.pointing]
             _write_json(root / f"{split}_regions.json", pointing)
+            ocr = random.Random(f"{seed}/{split}/ocr")
+            read = [(made, reading(made.scene, ocr)) for made in kept]
+            _write_json(root / f"{split}_ocr.json", [_llava(split, made, turns) for made, turns in read if turns])
             text = random.Random(f"{seed}/{split}/text")
             _write_json(root / f"{split}_text.json", [_told(made.name, told(made.scene, text)) for made in kept])
             shown = [Shown(_image(split, made.name), made.scene, made.caption[1], made.questions) for made in kept]

@@ -62,7 +62,7 @@ def fingerprint(scenes: Path) -> str:
     digest = hashlib.sha256()
     for name in (
         "scenes.json", "train_captions.json", "train.json", "train_regions.json", "train_interleaved.jsonl",
-        "train_text.json", "test.truth.jsonl", "test_fewshot.json",
+        "train_ocr.json", "train_text.json", "test.truth.jsonl", "test_fewshot.json",
     ):  # fmt: skip
         if not (path := scenes / name).is_file():
             raise ConfigError(f"{scenes} holds no {name}; make Scenes with `quintet data make scenes --out FOLDER`")
