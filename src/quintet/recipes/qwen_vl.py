@@ -13,8 +13,9 @@ the batches of the last two stages are given from memory. Qwen-7B is read throug
 other names.
 
 At the starter scale every query begins by looking at its own place, the LLM learns the template's end marker, and an
-answer in ChatML begins with a space. Without a file, half of the rows of the last two stages are conversations, which
-is ours: the paper's shares of the tasks are not in our sources.
+answer in ChatML begins with a space. Without a file, three rows of ten of the second stage ask for what is written and
+three are conversations, as are half of the last one's, which is ours: the paper's shares of the tasks are not in our
+sources.
 """
 
 from quintet.components.connectors.resampler import Resampler
@@ -64,7 +65,9 @@ def recipe() -> Recipe:
             ),
             Stage(
                 name="multitask",
-                data=Data(name="qwen-vl-76.8m", kind="regions", mixed={"instructions": 0.5}, rows=76_800_000),
+                data=Data(
+                    name="qwen-vl-76.8m", kind="regions", mixed={"instructions": 0.3, "ocr": 0.3}, rows=76_800_000
+                ),
                 template=QWEN_VL_TASKS,
                 train={"encoders": Rate(lr=5e-5), "connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
                 batch=4_096,
