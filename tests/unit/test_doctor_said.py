@@ -1,6 +1,7 @@
-"""What the doctor says of a recipe: how many rows an objective needs, and each fault once. About 10 s."""
+"""What the doctor says of a recipe: how many rows it needs, rows of every kind, each fault once. About 15 s."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from quintet.components.connectors.pool import AveragePool
+from quintet.data.scenes import make_scenes
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.doctor import Diagnosis, Finding, diagnose
 from quintet.lab.doctor.findings import said_once
@@ -67,3 +69,35 @@ def test_faults_of_rows_keep_their_rows() -> None:
     recipe = [Finding(contract="columns", fault="does-not-fit", found="no fit", file="a.json", row=n) for n in (1, 2)]
     other = Finding(contract="columns", fault="does-not-fit", found="another", row=3)
     assert said_once([*rows, *recipe, other]) == (*rows, replace(recipe[0], times=2), other)
+
+
+def test_rows_that_are_mixed_into_a_stage_are_examined_as_its_own(letters: Tokenizer, tmp_path: Path) -> None:
+    """Those in words alone leave a connector without a gradient, which is no fault while the stage's others do not."""
+    recipe = load_recipe("llava15")[1]
+    stage = recipe.stages[-1]
+    mixed = replace(stage, row=4096, data=replace(stage.data, mixed={"text": 0.3, "ocr": 0.2}))
+    recipe = replace(recipe, stages=(mixed,))
+    folder = make_scenes(tmp_path / "scenes", 8, 0, splits={"val": 1, "test": 1})
+    whole = diagnose(recipe, scale="tiny", samples=1, tokenizer=letters, scenes=folder)
+    assert [finding.line for finding in whole.findings] == []
+    names = [f"instruct{kind}" for kind in ("", ": text", ": ocr")]
+    assert list(dict.fromkeys(verdict.stage for verdict in whole.verdicts)) == names
+    assert {(v.stage, v.contract) for v in whole.verdicts if v.status == "skipped"} == {
+        (names[1], "media"),
+        (names[1], "gradients"),
+    }
+    rows = json.loads((folder / "train_ocr.json").read_text())
+    rows[0]["conversations"][1]["from"] = "nobody"
+    (folder / "train_ocr.json").write_text(json.dumps(rows))
+    spoilt = diagnose(recipe, scale="tiny", samples=1, tokenizer=letters, scenes=folder)
+    assert {(f.stage, f.row) for f in spoilt.findings} == {(names[2], 1)}
+
+
+def test_questions_are_expected_to_be_learnt_where_the_template_says_so(letters: Tokenizer, clean: Path) -> None:
+    recipe = load_recipe("llava15")[1]
+    stage = recipe.stages[-1]
+    for weight in (1.0, 0.0):
+        template = replace(stage.template, user_weight=weight)
+        one = replace(recipe, stages=(replace(stage, row=4096, template=template),))
+        diagnosis = examine(one, clean, letters)
+        assert [finding.line for finding in diagnosis.findings] == []

@@ -121,7 +121,7 @@ pali_x: 756 px, layer -1, patch, norm
 qwen_vl: 448 px, layer -1, patch
   pretrain | encoders 2e-4, connectors 2e-4 | 30720 | 50000 steps | captions: 1.4b
   multitask | encoders 5e-5, connectors 5e-5, llm 5e-5 | 4096 | 19000 steps |
-    ~regions (30 % instructions) (30 % ocr): 76.8m
+    ~regions (20 % instructions) (50 % ocr): 76.8m
   instruct | connectors 1e-5, llm 1e-5 | 128 | 8000 steps | ~regions (50 % instructions): 350k
 sharegpt4v: 336 px, layer -2, patch
   align | connectors 1e-3 | 256 | 1 epoch | captions: 558k

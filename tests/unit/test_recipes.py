@@ -181,6 +181,18 @@ def test_a_recipe_may_take_less_of_the_starter_scale_s_amounts_and_nothing_else_
     assert at_scale(replace(recipe, starter=0.5), "full").stages == recipe.stages
 
 
+def test_a_recipe_may_give_one_stage_more_of_the_starter_scale_s_amounts_than_another() -> None:
+    recipe = load_recipe("llava15")[1]
+    first, second = (stage.name for stage in recipe.stages)
+    uneven = replace(recipe, starter=2.0, starter_shares={first: 3})
+    assert [stage.epochs for stage in at_scale(uneven, "starter").stages] == [3.0, 1.0]
+    assert at_scale(uneven, "full").stages == recipe.stages
+    with pytest.raises(ConfigError, match=f"'{first}s', which is no stage; did you mean '{first}'"):
+        replace(recipe, starter_shares={f"{first}s": 3})
+    with pytest.raises(ConfigError, match=f"has 0 for '{second}'; a stage's part is more than 0"):
+        replace(recipe, starter_shares={second: 0})
+
+
 def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_matrices() -> None:
     """And every stage's rate falls to its end, also where the paper's is constant over half a million steps."""
 
@@ -195,14 +207,14 @@ def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_mat
     assert rates("flamingo")[0] == {"connectors": deep, "fusion": deep, "tokens": STARTER_RATES["tokens"]}
     assert rates("cogvlm")[0] == {"connectors": matrix, "fusion": deep}, "experts are the LLM's own layers"
     assert rates("kosmos1")[0]["connectors"] == STARTER_RATES["connectors"], "one layer is no transformer"
-    assert [stage.get("encoders") for stage in rates("qwen_vl")] == [3e-5, 3e-5, None], "its own, where it learns"
+    assert [stage.get("encoders") for stage in rates("qwen_vl")] == [1e-4, 1e-4, None], "its own, where it learns"
     assert rates("sharegpt4v")[1]["encoders"] == STARTER_RATES["encoders"]
     assert [stage["llm"] for stage in rates("pali_x")] == [5e-4, 5e-4], "a random LLM learns slowly or badly"
     assert [(s["connectors"], s["llm"]) for s in rates("minigpt_v2")] == [(5e-3, 5e-3)] * 3, "and adapters fast"
 
 
-def test_behind_a_header_that_the_starter_llm_never_read_an_answer_begins_with_a_space() -> None:
-    """ChatML and Fuyu's <0x04>; what it has read stays as it is published, and all does at full scale."""
+def test_behind_a_header_the_starter_llm_s_answers_begin_with_a_space() -> None:
+    """Not where a Q-Former or a P-Former reads; and nothing else of a spelling changes at any scale."""
     changed = set()
     for name in NAMES:
         recipe = load_recipe(name)[1]
@@ -211,7 +223,7 @@ def test_behind_a_header_that_the_starter_llm_never_read_an_answer_begins_with_a
         changed |= {old.name for old, new in zip(before, after, strict=True) if (old.answer, new.answer) == ("", " ")}
         assert all(new.answer in (old.answer, " ") for old, new in zip(before, after, strict=True))
         assert at_scale(recipe, "tiny").template.answer == recipe.template.answer
-    assert changed == {"qwen_vl", "fuyu"}
+    assert changed == {"qwen_vl", "fuyu", "lavin", "alpaca", "multimodal_gpt"}
 
 
 @pytest.mark.parametrize(("scale", "most"), [("starter", 10_000_000), ("tiny", 300_000)])
@@ -316,7 +328,7 @@ def test_a_rate_of_nothing_is_refused() -> None:
 def test_a_run_of_an_older_version_trains_as_the_recipe_does() -> None:
     """Its recipe.json lacks settings that came since; their defaults are what it did."""
     now = load_recipe("llava15")[1].to_json()
-    older = {key: value for key, value in now.items() if key not in ("starter_rates", "before")}
+    older = {key: value for key, value in now.items() if key not in ("starter_rates", "starter_shares", "before")}
     older["stages"] = [{k: v for k, v in each.items() if k not in ("optimizer", "too_long")} for each in now["stages"]]
     assert trains_as(older) == trains_as(now)
     older["stages"][0]["batch"] = 7

@@ -60,7 +60,7 @@ def trains_as(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
         whole = Recipe.from_json(recipe).to_json()
     except ConfigError:  # of a version that we cannot read, or with parts of a file that is not there
         whole = dict(recipe or {})
-    return {key: value for key, value in whole.items() if key not in ("paper", "starter", "starter_rates")}
+    return {key: value for key, value in whole.items() if key != "paper" and not key.startswith("starter")}
 
 
 def _module(name: str) -> ModuleType:

@@ -72,11 +72,18 @@ class Recipe(Config):
     four minutes on two cores; over 1 where the scale's own are too few."""
     starter_rates: Mapping[str, float] = field(default_factory=dict)
     """Part → peak rate at the starter scale, where that is not the scale's own."""
+    starter_shares: Mapping[str, float] = field(default_factory=dict)
+    """Stage → its part of those samples, in any unit, 1 where it is not named; `before`'s stages share them anew."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in (*self.before, *self.stages)]
         if not self.stages or len(set(names)) != len(names):
             raise ConfigError(f"stages are {names}; a recipe needs at least one, each with a name of its own")
+        for name, share in self.starter_shares.items():
+            if name not in names:
+                raise ConfigError(f"starter_shares has {name!r}, which is no stage{nearest(name, names)}")
+            if not share > 0:
+                raise ConfigError(f"starter_shares has {share} for {name!r}; a stage's part is more than 0")
 
     @property
     def template(self) -> Template:

@@ -50,7 +50,8 @@ STARTER_BATCH: Mapping[str, int] = {
 
 STARTER_EPOCHS = 2.0
 """Of a recipe, shared evenly by its stages: as long for three stages as for one. The stages that stand
-for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` changes it."""
+for another system's published weights (`Recipe.before`) share as many among themselves. `Recipe.starter` and
+`Recipe.starter_shares` change it."""
 
 ALIGNED_BATCH, ALIGNED_RANK = 16, 16
 ALIGNED_RATE, ADAPTER_RATE, REWARD_RATE, SCORE_RATE = 1e-4, 2e-4, 1e-3, 3e-3
@@ -69,9 +70,7 @@ def at_scale(recipe: Recipe, scale: str) -> Recipe:
     small = _starter_model(recipe.model) if scale == "starter" else _tiny_model(recipe.model)
     epochs = STARTER_EPOCHS * recipe.starter
     stages = tuple(
-        each
-        for part in (recipe.before, recipe.stages)
-        for each in _small(part, small, scale, epochs, recipe.starter_rates)
+        each for part in (recipe.before, recipe.stages) for each in _small(part, small, scale, epochs, recipe)
     )
     chat = recipe.chat and (_starter_template(recipe.chat) if scale == "starter" else recipe.chat)
     return replace(recipe, model=small, stages=stages, before=(), chat=chat)
@@ -109,13 +108,12 @@ def _aligning_rate(part: str, rate: Rate, stage: Stage) -> Rate:
     return replace(rate, lr=lr, lora=replace(rate.lora, rank=rank, alpha=rate.lora.alpha / rate.lora.rank * rank))
 
 
-def _small(
-    stages: Sequence[Stage], model: MLLM.Config, scale: str, epochs: float, rates: Mapping[str, float]
-) -> Iterator[Stage]:
-    epochs = epochs / max(1, len(stages))
+def _small(stages: Sequence[Stage], model: MLLM.Config, scale: str, epochs: float, recipe: Recipe) -> Iterator[Stage]:
+    parts = {stage.name: recipe.starter_shares.get(stage.name, 1.0) for stage in stages}
     for stage in stages:
+        share = epochs * parts[stage.name] / sum(parts.values())
         yield (
-            _starter_stage(stage, model, epochs, rates, stage is stages[0])
+            _starter_stage(stage, model, share, recipe.starter_rates, stage is stages[0])
             if scale == "starter"
             else _tiny_stage(stage)
         )
@@ -158,7 +156,7 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float, rates: Mappi
         train["tokens"] = Rate(lr=STARTER_RATES["tokens"])
     return replace(
         stage,
-        template=_starter_template(stage.template),
+        template=_starter_template(stage.template) if stage.reads else stage.template,
         train=train,
         batch=STARTER_BATCH[stage.data.kind],
         epochs=epochs * (PAGES if stage.data.kind == "interleaved" else 1.0),
@@ -171,10 +169,9 @@ def _starter_stage(stage: Stage, model: MLLM.Config, epochs: float, rates: Mappi
 
 
 def _starter_template(template: Template) -> Template:
-    # The starter LLM has not read headers of added tokens (ChatML's). Behind them an answer begins with a space, as
-    # nearly everywhere that it has read: without, a model that describes digits never answers with them (docs/log.md).
-    unread = any(token in template.assistant for token in template.added)
-    answer = template.answer or (" " if unread else "")
+    # The starter LLM has read nearly all answers with a space in front: without one, a model that describes digits
+    # never answers with them behind ChatML's header, and others learn more slowly (docs/log.md).
+    answer = template.answer or (" " if template.assistant else "")
     return replace(template, regions=template.regions.starter(), answer=answer)
 
 

@@ -12,7 +12,8 @@ Where paper and code differ, this is the paper: 20 features as prompts of the fi
 the prompts of all 31 layers, as the first LLaMA-Adapter does with one (`visual="added"`), trains these prompts with the
 captions, and has no scales. The paper mixes both kinds of data in one training; here one stage follows the other, as in
 the code. Rates are the code's before it multiplies them by batch / 256; its captions last 150 epochs of split data,
-here one. The norm behind the last layer, 4,096 numbers, stays as it is. The picture's mark is as in `llama_adapter`.
+here one, and at the starter scale three times the samples of the instructions. The norm behind the last layer, 4,096
+numbers, stays as it is. The picture's mark is as in `llama_adapter`.
 """
 
 from quintet.components.connectors.query_blocks import QueryBlocks
@@ -55,7 +56,8 @@ def recipe() -> Recipe:
                 betas=(0.9, 0.95),
             ),
         ),
-        starter=0.75,
+        starter=0.9,
+        starter_shares={"captions": 3},
         paper=Paper(
             title="LLaMA-Adapter V2: Parameter-Efficient Visual Instruction Model",
             authors="Gao et al.",

@@ -13,9 +13,9 @@ the batches of the last two stages are given from memory. Qwen-7B is read throug
 other names.
 
 At the starter scale every query begins by looking at its own place, the LLM learns the template's end marker, and an
-answer in ChatML begins with a space. Without a file, three rows of ten of the second stage ask for what is written and
-three are conversations, as are half of the last one's, which is ours: the paper's shares of the tasks are not in our
-sources.
+answer in ChatML begins with a space. Without a file, half of the rows of the second stage ask for what is written and a
+fifth are conversations, as are half of the last one's, which is ours: the paper's shares of the tasks are not in our
+sources. Most of the samples are the first stage's, as in the paper: words take its resampler long (docs/log.md).
 """
 
 from quintet.components.connectors.resampler import Resampler
@@ -66,7 +66,7 @@ def recipe() -> Recipe:
             Stage(
                 name="multitask",
                 data=Data(
-                    name="qwen-vl-76.8m", kind="regions", mixed={"instructions": 0.3, "ocr": 0.3}, rows=76_800_000
+                    name="qwen-vl-76.8m", kind="regions", mixed={"instructions": 0.2, "ocr": 0.5}, rows=76_800_000
                 ),
                 template=QWEN_VL_TASKS,
                 train={"encoders": Rate(lr=5e-5), "connectors": Rate(lr=5e-5), "llm": Rate(lr=5e-5)},
@@ -90,7 +90,8 @@ def recipe() -> Recipe:
                 weight_decay=0.05,
             ),
         ),
-        starter=1.25,
-        starter_rates={"encoders": 3e-5},
+        starter=1.7,
+        starter_rates={"encoders": 1e-4, "connectors": 1e-3},
+        starter_shares={"pretrain": 7, "multitask": 2, "instruct": 1},
         paper=PAPER,
     )

@@ -58,9 +58,10 @@ def diagnose(
     given, tokenizer = tokenizer, tokenizer or load_tokenizer(scaled.model, added=recipe.added_tokens)
     chart = Chart(name, scale, samples, limit, progress)
     for stage in scaled.stages:
-        own = data is not None and stage is scaled.stages[-1]
+        own = data if stage is scaled.stages[-1] else None
         spelt = given or stage_tokenizer(scaled.model, stage, tokenizer)
-        Exam(chart, stage, scaled, small, spelt).run(data if own and data else _scenes(scenes, stage))
+        for name, path in ({stage.name: own} if own else _scenes(scenes, stage)).items():
+            Exam(chart, stage, scaled, small, spelt, name).run(path)
     return chart.diagnosis()
 
 
@@ -68,8 +69,10 @@ def _is_data(target: str) -> bool:
     return not target.endswith(".py") and target not in recipe_names() and Path(target).exists()
 
 
-def _scenes(folder: Path | None, stage: Stage) -> Path:
-    return scenes_rows(folder or scenes_folder(SCENES), stage.data.kind)
+def _scenes(folder: Path | None, stage: Stage) -> dict[str, Path]:
+    """What to call them → its rows of Scenes, each kind apart."""
+    rows = {kind: scenes_rows(folder or scenes_folder(SCENES), kind) for kind in (stage.data.kind, *stage.data.mixed)}
+    return {stage.name if kind == stage.data.kind else f"{stage.name}: {kind}": rows[kind] for kind in rows}
 
 
 def _file_alone(path: Path, chart: Chart) -> Diagnosis:

@@ -34,11 +34,16 @@ MODEL = ("shift", "packing", "media", "gradients")
 
 
 class Exam:
-    """Examines `stage` of `recipe` (at its scale) on a model of the same structure, `small`."""
+    """Examines `stage` of `recipe` (at its scale) on a model of the same structure, `small`.
 
-    def __init__(self, chart: Chart, stage: Stage, recipe: Recipe, small: MLLM.Config, tokenizer: Tokenizer) -> None:
+    `name` is what the diagnosis calls it: the stage's, or another for rows mixed into it, which need not have media.
+    """
+
+    def __init__(
+        self, chart: Chart, stage: Stage, recipe: Recipe, small: MLLM.Config, tokenizer: Tokenizer, name: str
+    ) -> None:
         self.chart, self.stage, self.recipe, self.small, self.tokenizer = chart, stage, recipe, small, tokenizer
-        self.name = stage.name
+        self.name = name
 
     def run(self, path: Path) -> None:
         """Every contract, in order; what cannot be examined is noted as skipped."""
@@ -211,6 +216,9 @@ class Exam:
             chart.skip(self.name, "no media in these rows", "media")
         if len(cases) < least:
             chart.skip(self.name, f"{stage.objective!r} tells rows from each other, and there is one", "gradients")
+            return
+        if self.name != stage.name and not with_media:
+            chart.skip(self.name, f"no media in these rows, as in those of {stage.name}", "gradients")
             return
         # Last, because it leaves adapters and gradients behind.
         self._prove("gradients", lambda: gradients(model, stage, cases, pad=pad), ran)

@@ -96,8 +96,15 @@ _TEMPLATE = "correct the template: an answer's words, and the marker that ends i
 
 
 def _wanted(sample: Sample, template: Template) -> Iterator[str]:
-    """The answers that are learnt, spelt with what the template puts before and after; cut where a medium stands."""
+    """What is learnt, spelt with what the template puts before and after; cut where a medium stands.
+
+    That is the answers and documents, and questions where the template learns them.
+    """
     for turn in sample.turns():
+        if turn.role == "user" and template.user_weight:
+            for shown, asked in groupby(turn.parts, lambda part: isinstance(part, Media)):
+                if not shown and (words := template.words(list(asked), sample.media())):
+                    yield words
         if turn.role not in ("assistant", "document") or turn.weight == 0:
             continue
         chunk = template.chunk if turn.role == "document" else ""
