@@ -14,6 +14,7 @@ from quintet.data.scenes import make_scenes
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.doctor import Diagnosis, Finding, diagnose
 from quintet.lab.doctor.findings import said_once
+from quintet.lab.pretrained import folder_of
 from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
 
@@ -71,33 +72,48 @@ def test_faults_of_rows_keep_their_rows() -> None:
     assert said_once([*rows, *recipe, other]) == (*rows, replace(recipe[0], times=2), other)
 
 
-def test_rows_that_are_mixed_into_a_stage_are_examined_as_its_own(letters: Tokenizer, tmp_path: Path) -> None:
-    """Those in words alone leave a connector without a gradient, which is no fault while the stage's others do not."""
-    recipe = load_recipe("llava15")[1]
+def mixing(kind: str, folder: Path, tokenizer: Tokenizer, name: str = "llava15", **shares: float) -> Diagnosis:
+    """Of a recipe's last stage, with these rows."""
+    recipe = load_recipe(name)[1]
     stage = recipe.stages[-1]
-    mixed = replace(stage, row=4096, data=replace(stage.data, mixed={"text": 0.3, "ocr": 0.2}))
-    recipe = replace(recipe, stages=(mixed,))
+    stage = replace(stage, row=4096, data=replace(stage.data, kind=kind, mixed=shares))
+    recipe = replace(recipe, stages=(stage,))
+    return diagnose(recipe, scale="tiny", samples=1, tokenizer=tokenizer, scenes=folder)
+
+
+def test_rows_that_are_mixed_into_a_stage_are_examined_as_its_own(letters: Tokenizer, tmp_path: Path) -> None:
     folder = make_scenes(tmp_path / "scenes", 8, 0, splits={"val": 1, "test": 1})
-    whole = diagnose(recipe, scale="tiny", samples=1, tokenizer=letters, scenes=folder)
+    whole = mixing("instructions", folder, letters, text=0.3, ocr=0.2)
     assert [finding.line for finding in whole.findings] == []
-    names = [f"instruct{kind}" for kind in ("", ": text", ": ocr")]
+    names = [f"instruct{kind}" for kind in (": text", ": ocr", "")]
     assert list(dict.fromkeys(verdict.stage for verdict in whole.verdicts)) == names
     assert {(v.stage, v.contract) for v in whole.verdicts if v.status == "skipped"} == {
-        (names[1], "media"),
+        (names[0], "media"),
+        (names[0], "gradients"),
         (names[1], "gradients"),
     }
     rows = json.loads((folder / "train_ocr.json").read_text())
     rows[0]["conversations"][1]["from"] = "nobody"
     (folder / "train_ocr.json").write_text(json.dumps(rows))
-    spoilt = diagnose(recipe, scale="tiny", samples=1, tokenizer=letters, scenes=folder)
-    assert {(f.stage, f.row) for f in spoilt.findings} == {(names[2], 1)}
+    spoilt = mixing("instructions", folder, letters, text=0.3, ocr=0.2)
+    assert {(f.stage, f.row) for f in spoilt.findings} == {(names[1], 1)}
 
 
-def test_questions_are_expected_to_be_learnt_where_the_template_says_so(letters: Tokenizer, clean: Path) -> None:
+def test_what_only_mixed_rows_reach_gets_its_gradient_from_them(letters: Tokenizer, tmp_path: Path) -> None:
+    folder = make_scenes(tmp_path / "scenes", 8, 0, splits={"val": 1, "test": 1})
+    alone = mixing("text", folder, letters)
+    assert {finding.fault for finding in alone.findings} == {"unused-parameter"}
+    assert mixing("text", folder, letters, instructions=0.5).ok
+    assert mixing("instructions", folder, letters, regions=0.5).ok
+
+
+@pytest.mark.parametrize("header", ["", "USER: "])
+def test_questions_are_expected_to_be_learnt_where_the_template_says_so(header: str, clean: Path) -> None:
+    """With the starter's tokenizer too, whose words take the space of a header that is not learnt."""
     recipe = load_recipe("llava15")[1]
     stage = recipe.stages[-1]
-    for weight in (1.0, 0.0):
-        template = replace(stage.template, user_weight=weight)
+    for weight in (1.0, 0.5, 0.0):
+        template = replace(stage.template, user_weight=weight, user=replace(stage.template.user, before=header))
         one = replace(recipe, stages=(replace(stage, row=4096, template=template),))
-        diagnosis = examine(one, clean, letters)
+        diagnosis = examine(one, clean, Tokenizer.load(folder_of("starter/llm")))
         assert [finding.line for finding in diagnosis.findings] == []

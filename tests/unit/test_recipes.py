@@ -189,8 +189,17 @@ def test_a_recipe_may_give_one_stage_more_of_the_starter_scale_s_amounts_than_an
     assert at_scale(uneven, "full").stages == recipe.stages
     with pytest.raises(ConfigError, match=f"'{first}s', which is no stage; did you mean '{first}'"):
         replace(recipe, starter_shares={f"{first}s": 3})
-    with pytest.raises(ConfigError, match=f"has 0 for '{second}'; a stage's part is more than 0"):
-        replace(recipe, starter_shares={second: 0})
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"has {wrong} for '{second}'; a stage's share is a number over 0"):
+            replace(recipe, starter_shares={second: wrong})
+        with pytest.raises(ConfigError, match=f"has {wrong} for 'connectors'; a rate is a number over 0"):
+            replace(recipe, starter_rates={"connectors": wrong})
+    with pytest.raises(ConfigError, match="'conectors', which no stage trains; did you mean 'connectors'"):
+        replace(recipe, starter_rates={"conectors": 1e-3})
+    minigpt4 = replace(load_recipe("minigpt4")[1], starter=1.0, starter_shares={"blip2": 9, "pretrain": 3})
+    stages = at_scale(minigpt4, "starter").stages
+    assert [stage.epochs for stage in stages] == [2.0, 1.5, 0.5], "those of before share among themselves"
+    assert trains_as(uneven.to_json()) == trains_as(recipe.to_json()), "its stages have taken the shares already"
 
 
 def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_matrices() -> None:
@@ -214,16 +223,17 @@ def test_at_starter_scale_layers_of_a_transformer_learn_at_a_lower_rate_than_mat
 
 
 def test_behind_a_header_the_starter_llm_s_answers_begin_with_a_space() -> None:
-    """Not where a Q-Former or a P-Former reads; and nothing else of a spelling changes at any scale."""
+    """Not where a Q-Former or a P-Former reads; and nowhere but at that scale."""
     changed = set()
     for name in NAMES:
         recipe = load_recipe(name)[1]
         small = at_scale(recipe, "starter")
         before, after = [s.template for s in (*recipe.before, *recipe.stages)], [s.template for s in small.stages]
+        before, after = [*before, recipe.template], [*after, small.template]
         changed |= {old.name for old, new in zip(before, after, strict=True) if (old.answer, new.answer) == ("", " ")}
         assert all(new.answer in (old.answer, " ") for old, new in zip(before, after, strict=True))
         assert at_scale(recipe, "tiny").template.answer == recipe.template.answer
-    assert changed == {"qwen_vl", "fuyu", "lavin", "alpaca", "multimodal_gpt"}
+    assert changed == {"qwen_vl", "fuyu", "lavin", "alpaca", "multimodal_gpt", "open_flamingo"}
 
 
 @pytest.mark.parametrize(("scale", "most"), [("starter", 10_000_000), ("tiny", 300_000)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from quintet.config.base import Config
 from quintet.data.template import Template
@@ -73,7 +74,8 @@ class Recipe(Config):
     starter_rates: Mapping[str, float] = field(default_factory=dict)
     """Part → peak rate at the starter scale, where that is not the scale's own."""
     starter_shares: Mapping[str, float] = field(default_factory=dict)
-    """Stage → its part of those samples, in any unit, 1 where it is not named; `before`'s stages share them anew."""
+    """Stage → its share of `starter`'s samples, in any unit, 1 where it is not named. The stages of `before` share as
+    many among themselves."""
 
     def __post_init__(self) -> None:
         names = [s.name for s in (*self.before, *self.stages)]
@@ -82,8 +84,14 @@ class Recipe(Config):
         for name, share in self.starter_shares.items():
             if name not in names:
                 raise ConfigError(f"starter_shares has {name!r}, which is no stage{nearest(name, names)}")
-            if not share > 0:
-                raise ConfigError(f"starter_shares has {share} for {name!r}; a stage's part is more than 0")
+            if not 0 < share < inf:
+                raise ConfigError(f"starter_shares has {share} for {name!r}; a stage's share is a number over 0")
+        parts = list(dict.fromkeys(part for stage in (*self.before, *self.stages) for part in stage.train))
+        for part, rate in self.starter_rates.items():
+            if part not in parts:
+                raise ConfigError(f"starter_rates has {part!r}, which no stage trains{nearest(part, parts)}")
+            if not 0 < rate < inf:
+                raise ConfigError(f"starter_rates has {rate} for {part!r}; a rate is a number over 0")
 
     @property
     def template(self) -> Template:

@@ -8,6 +8,7 @@ from quintet.lab.doctor.chart import Chart, unreadable
 from quintet.lab.doctor.diagnosis import Diagnosis
 from quintet.lab.doctor.exam import Exam
 from quintet.lab.doctor.findings import Progress, Rendered, SourceCount
+from quintet.lab.doctor.patient import Case
 from quintet.lab.doctor.show import plain_segments
 from quintet.lab.pretrained import load_tokenizer, stage_tokenizer
 from quintet.lab.recipe import load_recipe, recipe_names
@@ -60,8 +61,9 @@ def diagnose(
     for stage in scaled.stages:
         own = data if stage is scaled.stages[-1] else None
         spelt = given or stage_tokenizer(scaled.model, stage, tokenizer)
+        cases: list[Case] = []
         for name, path in ({stage.name: own} if own else _scenes(scenes, stage)).items():
-            Exam(chart, stage, scaled, small, spelt, name).run(path)
+            cases += Exam(chart, stage, scaled, small, spelt, name).run(path, cases)
     return chart.diagnosis()
 
 
@@ -70,9 +72,9 @@ def _is_data(target: str) -> bool:
 
 
 def _scenes(folder: Path | None, stage: Stage) -> dict[str, Path]:
-    """What to call them → its rows of Scenes, each kind apart."""
-    rows = {kind: scenes_rows(folder or scenes_folder(SCENES), kind) for kind in (stage.data.kind, *stage.data.mixed)}
-    return {stage.name if kind == stage.data.kind else f"{stage.name}: {kind}": rows[kind] for kind in rows}
+    """What to call them → its rows of Scenes, each kind apart, its own last."""
+    names = {kind: f"{stage.name}: {kind}" for kind in stage.data.mixed} | {stage.data.kind: stage.name}
+    return {name: scenes_rows(folder or scenes_folder(SCENES), kind) for kind, name in names.items()}
 
 
 def _file_alone(path: Path, chart: Chart) -> Diagnosis:

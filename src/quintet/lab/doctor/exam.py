@@ -1,7 +1,7 @@
 """One stage, every contract: its data, its rows as text, then the small model that runs them."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from quintet.data.processor import Processor
@@ -13,7 +13,7 @@ from quintet.lab.doctor.chart import Chart, unreadable
 from quintet.lab.doctor.columns import columns, columns_on_meta
 from quintet.lab.doctor.findings import CONTRACTS, Finding, Rendered
 from quintet.lab.doctor.gradients import gradients
-from quintet.lab.doctor.patient import Reading, choose, read_rows
+from quintet.lab.doctor.patient import Case, Reading, choose, read_rows
 from quintet.lab.doctor.show import segments
 from quintet.model.mllm import MLLM
 from quintet.recipes._recipe import Recipe
@@ -36,7 +36,8 @@ MODEL = ("shift", "packing", "media", "gradients")
 class Exam:
     """Examines `stage` of `recipe` (at its scale) on a model of the same structure, `small`.
 
-    `name` is what the diagnosis calls it: the stage's, or another for rows mixed into it, which need not have media.
+    `name` is what the diagnosis calls it: the stage's, or another for rows mixed into it. Gradients are the whole
+    stage's: what its own rows do not reach others may, so its own are examined last, with those that ran before.
     """
 
     def __init__(
@@ -45,13 +46,13 @@ class Exam:
         self.chart, self.stage, self.recipe, self.small, self.tokenizer = chart, stage, recipe, small, tokenizer
         self.name = name
 
-    def run(self, path: Path) -> None:
-        """Every contract, in order; what cannot be examined is noted as skipped."""
+    def run(self, path: Path, others: Sequence[Case] = ()) -> list[Case]:
+        """Every contract, in order; what cannot be examined is noted as skipped. The cases that the model ran."""
         chart = self.chart
         source, report = chart.check(path, self.name)
         if source is None:
             chart.skip(self.name, _NO_ROWS, *AFTER_DATA)
-            return
+            return []
         reading = read_rows(
             self.stage,
             source,
@@ -76,7 +77,8 @@ class Exam:
         elif not whole:
             chart.skip(self.name, "samples are cut, so no model can run them", "columns", *MODEL)
         else:
-            self._model(reading)
+            return self._model(reading, others)
+        return []
 
     def _nothing(self, reading: Reading) -> Finding:
         return Finding(
@@ -180,7 +182,7 @@ class Exam:
         )
 
     # ---- the model -----------------------------------------------------------------------------------------------
-    def _model(self, reading: Reading) -> None:
+    def _model(self, reading: Reading, others: Sequence[Case]) -> list[Case]:
         chart, stage, pad = self.chart, self.stage, self.tokenizer.pad_id
         chart.progress(f"{self.name}: running the model", 0, 1)
         specials = self.tokenizer.specials  # one that lacks a token was found to
@@ -202,8 +204,7 @@ class Exam:
         misfits = [f for f in reading.findings if f.contract == "columns"] + self._guarded("columns", fit)
         if not chart.judge("columns", self.name, misfits, note="".join(notes)):
             chart.skip(self.name, "columns are broken", *MODEL)
-            return
-        ran = f"{len(cases)} samples"
+            return []
         self._prove("shift", lambda: rows.shift(model, stage, cases[:ROW], pad=pad), f"{len(cases[:ROW])} samples")
         if stage.packing:
             self._prove("packing", lambda: rows.packing(model, cases, pad=pad), "3 samples in a row")
@@ -214,15 +215,15 @@ class Exam:
             self._prove("media", lambda: rows.media(model, with_media, pad=pad), f"{len(with_media)} samples")
         else:
             chart.skip(self.name, "no media in these rows", "media")
-        if len(cases) < least:
+        met = [*cases, *others]
+        if self.name != stage.name:
+            chart.skip(self.name, f"judged with {stage.name}'s own rows", "gradients")
+        elif len(met) < least:
             chart.skip(self.name, f"{stage.objective!r} tells rows from each other, and there is one", "gradients")
-            return
-        if self.name != stage.name and not with_media:
-            chart.skip(self.name, f"no media in these rows, as in those of {stage.name}", "gradients")
-            return
-        # Last, because it leaves adapters and gradients behind.
-        self._prove("gradients", lambda: gradients(model, stage, cases, pad=pad), ran)
+        else:  # last, because it leaves adapters and gradients behind
+            self._prove("gradients", lambda: gradients(model, stage, met, pad=pad), f"{len(met)} samples")
         chart.progress(f"{self.name}: running the model", 1, 1)
+        return cases
 
     def _prove(self, contract: str, examine: Callable[[], Iterable[Finding]], note: str) -> None:
         self.chart.judge(contract, self.name, self._guarded(contract, examine), note=note)

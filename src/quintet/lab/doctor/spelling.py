@@ -53,20 +53,24 @@ class _Span:
 def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Finding]:
     """Compares the learnt tokens, run by run, with the answers of the sample and their end markers.
 
-    Where parts of one answer are learnt and others not, tokens across the border belong to either; there the run must
-    only be part of the answer.
+    Where parts of one answer are learnt and others not, or questions are learnt too, tokens across the border belong to
+    either; there each run must only be part of what is learnt.
     """
     template, tokenizer = processor.template, processor.tokenizer
     wanted = deque(_wanted(sample, template))
     spans = _spans(tokens, tokenizer)
-    if any(isinstance(p, Text) and p.weight == 0 for t in sample.turns() if t.role == "assistant" for p in t.parts):
-        yield from _within(sample, spans, template)
-        return
     for item in tokens.items:
         if bool((tokens.weight[item.start : item.start + item.columns] != 0).any()):
             message = f"columns of the {item.kind} {item.ref.name} in the loss"
             yield _at(sample, "answers", "media-learnt", message, "weight 0 on media", "correct the template's weights")
             return
+    asked = template.user_weight != 0 and any(turn.role == "user" for turn in sample.turns())
+    partly = any(
+        isinstance(p, Text) and p.weight == 0 for t in sample.turns() if t.role == "assistant" for p in t.parts
+    )
+    if asked or partly:
+        yield from _within(sample, spans, template)
+        return
     for span in spans:
         rest = _begin(span.text, tokenizer)
         while wanted and (took := _take(rest, wanted[0], template, tokenizer)) is not None:
@@ -85,8 +89,9 @@ def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fi
 
 
 def _within(sample: Sample, spans: list[_Span], template: Template) -> Iterator[Finding]:
-    said = [t for t in sample.turns() if t.role == "assistant"]
-    whole = _bare("".join(template.words(t.parts, sample.media()) + template.end for t in said))
+    ends = {"assistant": template.end} | ({"user": ""} if template.user_weight else {})
+    said = [t for t in sample.turns() if t.role in ends]
+    whole = _bare("".join(template.words(t.parts, sample.media()) + ends[t.role] for t in said))
     for span in spans:
         if _bare(span.text) not in whole:
             yield _at(sample, "answers", "extra-learnt", f"{_short(span.text)} in the loss", "only answers", _TEMPLATE)
@@ -96,15 +101,8 @@ _TEMPLATE = "correct the template: an answer's words, and the marker that ends i
 
 
 def _wanted(sample: Sample, template: Template) -> Iterator[str]:
-    """What is learnt, spelt with what the template puts before and after; cut where a medium stands.
-
-    That is the answers and documents, and questions where the template learns them.
-    """
+    """The answers that are learnt, spelt with what the template puts before and after; cut where a medium stands."""
     for turn in sample.turns():
-        if turn.role == "user" and template.user_weight:
-            for shown, asked in groupby(turn.parts, lambda part: isinstance(part, Media)):
-                if not shown and (words := template.words(list(asked), sample.media())):
-                    yield words
         if turn.role not in ("assistant", "document") or turn.weight == 0:
             continue
         chunk = template.chunk if turn.role == "document" else ""
