@@ -10,13 +10,17 @@ import pytest
 from rich.console import Console
 
 from quintet.components.connectors.pool import AveragePool
+from quintet.data.processor import Processor
 from quintet.data.scenes import make_scenes
+from quintet.data.sources import open_source
 from quintet.data.tokenizer import Tokenizer
 from quintet.lab.doctor import Diagnosis, Finding, diagnose
 from quintet.lab.doctor.findings import said_once
+from quintet.lab.doctor.spelling import answers
 from quintet.lab.pretrained import folder_of
 from quintet.lab.recipe import load_recipe
 from quintet.recipes._recipe import Recipe
+from quintet.recipes._scale import at_scale
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +76,9 @@ def test_faults_of_rows_keep_their_rows() -> None:
     assert said_once([*rows, *recipe, other]) == (*rows, replace(recipe[0], times=2), other)
 
 
-def mixing(kind: str, folder: Path, tokenizer: Tokenizer, name: str = "llava15", **shares: float) -> Diagnosis:
-    """Of a recipe's last stage, with these rows."""
-    recipe = load_recipe(name)[1]
+def mixing(kind: str, folder: Path, tokenizer: Tokenizer, **shares: float) -> Diagnosis:
+    """Of LLaVA-1.5's last stage, with these rows."""
+    recipe = load_recipe("llava15")[1]
     stage = recipe.stages[-1]
     stage = replace(stage, row=4096, data=replace(stage.data, kind=kind, mixed=shares))
     recipe = replace(recipe, stages=(stage,))
@@ -117,3 +121,18 @@ def test_questions_are_expected_to_be_learnt_where_the_template_says_so(header: 
         one = replace(recipe, stages=(replace(stage, row=4096, template=template),))
         diagnosis = examine(one, clean, Tokenizer.load(folder_of("starter/llm")))
         assert [finding.line for finding in diagnosis.findings] == []
+
+
+def test_an_answer_that_is_not_learnt_is_found_where_questions_are(clean: Path) -> None:
+    tokenizer = Tokenizer.load(folder_of("starter/llm"))
+    template = replace(load_recipe("llava15")[1].stages[-1].template, user_weight=1.0)
+    processor = Processor(tokenizer, template, at_scale(load_recipe("llava15")[1], "tiny").model)
+    sample = open_source(clean).sample(0)
+    tokens = processor.tokens(sample)
+    assert not list(answers(sample, tokens, processor))
+    # The end marker.
+    last = max(i for i, weight in enumerate(tokens.weight.tolist()) if weight)
+    weight = tokens.weight.clone()
+    weight[last] = 0
+    [finding] = answers(sample, replace(tokens, weight=weight), processor)
+    assert finding.fault == "answer-not-learnt"

@@ -54,7 +54,7 @@ def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fi
     """Compares the learnt tokens, run by run, with the answers of the sample and their end markers.
 
     Where parts of one answer are learnt and others not, or questions are learnt too, tokens across the border belong to
-    either; there each run must only be part of what is learnt.
+    either; there each run must only be part of what is said. Of questions and answers together no answer may lack.
     """
     template, tokenizer = processor.template, processor.tokenizer
     wanted = deque(_wanted(sample, template))
@@ -70,6 +70,12 @@ def answers(sample: Sample, tokens: Tokens, processor: Processor) -> Iterator[Fi
     )
     if asked or partly:
         yield from _within(sample, spans, template)
+        learnt = _bare("".join(span.text for span in spans))
+        lost = next((want for want in wanted if _bare(want) not in learnt), None)
+        if lost is not None and not partly:
+            yield _at(
+                sample, "answers", "answer-not-learnt", "an answer that is not in the loss", _short(lost), _TEMPLATE
+            )
         return
     for span in spans:
         rest = _begin(span.text, tokenizer)
@@ -94,7 +100,9 @@ def _within(sample: Sample, spans: list[_Span], template: Template) -> Iterator[
     whole = _bare("".join(template.words(t.parts, sample.media()) + ends[t.role] for t in said))
     for span in spans:
         if _bare(span.text) not in whole:
-            yield _at(sample, "answers", "extra-learnt", f"{_short(span.text)} in the loss", "only answers", _TEMPLATE)
+            yield _at(
+                sample, "answers", "extra-learnt", f"{_short(span.text)} in the loss", "only what is said", _TEMPLATE
+            )
 
 
 _TEMPLATE = "correct the template: an answer's words, and the marker that ends it, have the turn's weight"
